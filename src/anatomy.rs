@@ -1,0 +1,378 @@
+//! Which tensor plays which role, and the architecture that they make.
+//!
+//! Names are used where they help and where shapes agree with them; what they leave open is worked out from shapes and
+//! counts. Where shape cannot tell two roles apart, both are given. Values are never looked at, and nothing here knows
+//! of weights' origin.
+
+pub mod blueprint;
+
+mod architecture;
+mod config;
+mod names;
+mod record;
+mod role;
+mod shapes;
+mod slots;
+
+use std::collections::HashMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::catalog::naming;
+use crate::tensor::TensorMeta;
+pub use architecture::{Architecture, Latent, QkNorm};
+pub use config::config_findings;
+use names::{Best, Group};
+pub use role::{Role, Touch};
+use shapes::Shapes;
+
+/// How a role was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// By the tensor's name, with a shape that agrees.
+    Names,
+    /// By shape and number; the order of names, at most, told equal vectors apart.
+    Shapes,
+}
+
+impl Source {
+    /// The source as reports spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Names => "names",
+            Self::Shapes => "shapes",
+        }
+    }
+}
+
+/// How a tensor touches the residual stream. Axes count from zero, outermost first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Residual {
+    /// A matrix that reads the stream; its channels lie along this axis.
+    Reads(usize),
+    /// A matrix that writes to the stream; its channels lie along this axis.
+    Writes(usize),
+    /// An embedding or an output head; its channels lie along this axis.
+    Embeds(usize),
+    /// A vector that multiplies the stream.
+    Gain,
+    /// A vector that is added to the stream.
+    Bias,
+    /// It does touch the stream, but shape cannot tell along which axis, or whether it multiplies or adds.
+    Ambiguous,
+    /// It does not touch the stream, or its role is unknown.
+    None,
+}
+
+/// What is known of one tensor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Assignment {
+    /// Its role; several where shape cannot tell, none where it is unknown.
+    pub roles: Vec<Role>,
+    /// The layer that its name states.
+    pub layer: Option<u32>,
+    /// The expert that its name states.
+    pub expert: Option<u32>,
+    /// How the role was found.
+    pub by: Option<Source>,
+    /// How it touches the residual stream.
+    pub residual: Residual,
+}
+
+impl Assignment {
+    const UNKNOWN: Self = Self { roles: Vec::new(), layer: None, expert: None, by: None, residual: Residual::None };
+
+    /// The role, where it is settled.
+    pub fn role(&self) -> Option<Role> {
+        match self.roles[..] {
+            [role] => Some(role),
+            _ => None,
+        }
+    }
+}
+
+/// The naming scheme that a checkpoint follows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NamingMatch {
+    /// Id of the scheme.
+    pub scheme: String,
+    /// Its title.
+    pub title: String,
+    /// What stands in front of the scheme's names.
+    pub prefix: String,
+    /// Tensors whose name and shape fit the scheme.
+    pub matched: usize,
+    /// Tensors of the language model, quantisation data aside.
+    pub of: usize,
+}
+
+/// A tensor, or one of every layer, that does not have its usual name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Renamed {
+    /// The name found, with `{layer}` and `{expert}` for numbers that vary.
+    pub found: String,
+    /// The name that the family's standard scheme has.
+    pub canonical: String,
+    /// What the tensor is for.
+    pub role: Role,
+    /// How many tensors this is about.
+    pub count: usize,
+}
+
+/// A checkpoint taken apart.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Anatomy {
+    /// What is known of each tensor, in the order of the tensors.
+    pub assignments: Vec<Assignment>,
+    /// The architecture that they make.
+    pub architecture: Architecture,
+    /// The naming scheme, where the names follow a known one.
+    pub naming: Option<NamingMatch>,
+    /// Names that differ from the standard of the scheme, or of the family where no scheme fits.
+    pub renamed: Vec<Renamed>,
+    /// What most roles come from.
+    pub by: Source,
+    /// What could not be told, and what was left out.
+    pub notes: Vec<String>,
+}
+
+/// Takes a checkpoint apart by names, where a known scheme fits and shapes agree, and by shapes where not. `config` is
+/// asked for the number of heads, nothing else.
+pub fn dissect(tensors: &[TensorMeta], config: Option<&Map<String, Value>>) -> Anatomy {
+    let member = names::language_model(tensors);
+    let mut assignments = vec![Assignment::UNKNOWN; tensors.len()];
+    let mut included = member.clone();
+    for (tensor, role) in names::quantised(tensors) {
+        included[tensor] = false;
+        assignments[tensor].roles = vec![role];
+        assignments[tensor].by = Some(Source::Names);
+    }
+    let groups = names::group(tensors, |tensor| included[tensor]);
+    let (shapes, best) = choose(tensors, &included, &groups);
+    if let Some(best) = best {
+        accept(tensors, &groups, best, &shapes, &mut assignments);
+    }
+    let mut notes = Vec::new();
+    let ordered = slots::fill(tensors, &groups, &shapes, &mut assignments);
+    if !ordered.is_empty() {
+        let names: Vec<&str> = ordered.iter().map(|role| role.as_str()).collect();
+        notes.push(format!("only the order of their names tells {} apart", names.join(", ")));
+    }
+    let settled = is_settled(tensors, &included, &assignments, shapes.architecture.hidden_size);
+    let mut architecture = if settled && shapes.architecture.hidden_size > 0 {
+        record::from_roles(tensors, &assignments, &shapes.architecture)
+    } else {
+        notes.extend(shapes.notes.iter().cloned());
+        shapes.architecture.clone()
+    };
+    if let Some(config) = config {
+        config::hint_heads(config, &mut architecture);
+    }
+    if architecture.heads.is_none() && settled && architecture.q_size.is_some() {
+        notes.push("the number of heads is not visible in shapes".to_owned());
+    }
+    let others = member.iter().filter(|member| !**member).count();
+    if others > 0 {
+        notes.push(format!("{others} tensors of other towers and projectors have no role"));
+    }
+    finish(tensors, &shapes.architecture, &mut assignments);
+    let of = groups.iter().map(|group| group.members.len()).sum();
+    Anatomy {
+        renamed: renamed(&groups, &assignments, best, &architecture),
+        naming: best.map(|best| naming_match(best, of)),
+        by: if best.is_some() { Source::Names } else { Source::Shapes },
+        assignments,
+        architecture,
+        notes,
+    }
+}
+
+/// Takes a checkpoint apart by shapes and counts alone: the names and the order of its tensors change nothing.
+pub fn dissect_by_shape(tensors: &[TensorMeta]) -> Anatomy {
+    let shapes = shapes::analyse(tensors.iter(), None);
+    let mut assignments: Vec<Assignment> = tensors
+        .iter()
+        .map(|meta| {
+            let roles = shapes.roles.get(&meta.shape).cloned().unwrap_or_default();
+            let by = (!roles.is_empty()).then_some(Source::Shapes);
+            Assignment { roles, by, ..Assignment::UNKNOWN }
+        })
+        .collect();
+    finish(tensors, &shapes.architecture, &mut assignments);
+    Anatomy {
+        assignments,
+        architecture: shapes.architecture,
+        naming: None,
+        renamed: Vec::new(),
+        by: Source::Shapes,
+        notes: shapes.notes,
+    }
+}
+
+/// The shapes' reading and the names'. Where a scheme's embedding or final norm states another width than the shapes
+/// suggest and more names agree with it, that width is taken.
+fn choose(tensors: &[TensorMeta], included: &[bool], groups: &[Group]) -> (Shapes, Option<Best>) {
+    let analyse = |width| {
+        let members = tensors.iter().zip(included).filter(|(_, included)| **included).map(|(meta, _)| meta);
+        shapes::analyse(members, width)
+    };
+    let shapes = analyse(None);
+    let a = &shapes.architecture;
+    let best = names::best(tensors, groups, a.hidden_size, &a.family);
+    let stated = stated_width(tensors, groups).filter(|&width| width != a.hidden_size);
+    if let Some(width) = stated
+        && let Some(other) = names::best(tensors, groups, width, "unknown")
+        && other.matched > best.map_or(0, |best| best.matched)
+    {
+        return (analyse(Some(width)), Some(other));
+    }
+    (shapes, best)
+}
+
+/// The width that most embeddings and final norms, by any scheme's names, have.
+fn stated_width(tensors: &[TensorMeta], groups: &[Group]) -> Option<u64> {
+    let mut votes: HashMap<u64, usize> = HashMap::new();
+    for member in groups.iter().filter(|group| group.members.len() == 1).map(|group| (&group.key, &group.members[0])) {
+        let (key, member) = member;
+        let outside = |role| matches!(role, Role::TokenEmbd | Role::OutputNorm);
+        if naming::lookup(key, &member.numbers).any(|hit| outside(hit.row().role))
+            && let Some(&width) = tensors[member.tensor].shape.last()
+        {
+            *votes.entry(width).or_default() += 1;
+        }
+    }
+    votes.into_iter().max_by_key(|&(width, n)| (n, width)).map(|(width, _)| width)
+}
+
+/// Takes over what the names claim. Where the claims contradict each other (a query projection of another size than the
+/// output projection reads) and the shapes have a place for every matrix, only claims that shapes allow are kept.
+fn accept(tensors: &[TensorMeta], groups: &[Group], best: Best, shapes: &Shapes, assignments: &mut [Assignment]) {
+    let d = shapes.architecture.hidden_size;
+    let mut claimed = Vec::new();
+    for group in groups {
+        for member in &group.members {
+            let meta = &tensors[member.tensor];
+            if let Some(hit) = names::claim(best.reading, group, member, meta, d) {
+                claimed.push((member.tensor, hit));
+                let assignment = &mut assignments[member.tensor];
+                assignment.roles = vec![hit.row().role];
+                (assignment.layer, assignment.expert) = (hit.layer, hit.expert);
+                assignment.by = Some(Source::Names);
+            }
+        }
+    }
+    if !shapes.complete {
+        return;
+    }
+    let named = record::from_roles(tensors, assignments, &shapes.architecture);
+    let mut expected: HashMap<Role, Vec<Vec<u64>>> = HashMap::new();
+    for slot in blueprint::blueprint(&named) {
+        expected.entry(slot.role).or_default().push(slot.shape);
+    }
+    let contradicts = |tensor: usize, role: Role| {
+        is_core(role) && expected.get(&role).is_some_and(|shapes| !shapes.contains(&tensors[tensor].shape))
+    };
+    if !claimed.iter().any(|&(tensor, hit)| contradicts(tensor, hit.row().role)) {
+        return;
+    }
+    for (tensor, hit) in claimed {
+        let allowed = shapes.roles.get(&tensors[tensor].shape);
+        if is_core(hit.row().role) && allowed.is_some_and(|roles| !roles.contains(&hit.row().role)) {
+            assignments[tensor] = Assignment::UNKNOWN;
+        }
+    }
+}
+
+/// Matrices that every layer has one of.
+fn is_core(role: Role) -> bool {
+    matches!(
+        role,
+        Role::AttnQ
+            | Role::AttnK
+            | Role::AttnV
+            | Role::AttnO
+            | Role::AttnQkv
+            | Role::FfnGate
+            | Role::FfnUp
+            | Role::FfnDown
+            | Role::FfnGateUp
+    )
+}
+
+/// Whether every matrix and every vector of the stream's width has one role, so that roles make a better record than
+/// counts of shapes.
+fn is_settled(tensors: &[TensorMeta], included: &[bool], assignments: &[Assignment], d: u64) -> bool {
+    let mut matrices = 0;
+    for ((meta, included), assignment) in tensors.iter().zip(included).zip(assignments) {
+        if *included && (meta.shape.len() >= 2 || meta.shape == [d]) {
+            matrices += 1;
+            if assignment.roles.len() != 1 {
+                return false;
+            }
+        }
+    }
+    matrices > 0
+}
+
+/// Works out how each tensor touches the residual stream.
+fn finish(tensors: &[TensorMeta], architecture: &Architecture, assignments: &mut [Assignment]) {
+    for (meta, assignment) in tensors.iter().zip(assignments) {
+        assignment.residual = residual(&assignment.roles, &meta.shape, architecture);
+    }
+}
+
+fn residual(roles: &[Role], shape: &[u64], architecture: &Architecture) -> Residual {
+    let d = architecture.hidden_size;
+    let Some(touch) = roles.first().map(|role| role.touch()) else { return Residual::None };
+    if roles.iter().any(|role| role.touch() != touch) {
+        return if shape.contains(&d) { Residual::Ambiguous } else { Residual::None };
+    }
+    // Stacked experts turned round stand beside other matrices that are not.
+    let turned = architecture.conv1d_transposed && (shape.len() == 3 || !architecture.stacked_experts);
+    let along = |usual: usize, other: usize| {
+        let has = |axis: usize| shape.get(axis) == Some(&d);
+        let (first, second) = if turned { (other, usual) } else { (usual, other) };
+        if has(first) { Some(first) } else { has(second).then_some(second) }
+    };
+    let last = shape.len().saturating_sub(1);
+    let row = last.saturating_sub(1);
+    match touch {
+        Touch::Reads => along(last, row).map_or(Residual::None, Residual::Reads),
+        Touch::Writes => along(row, last).map_or(Residual::None, Residual::Writes),
+        Touch::Embeds if shape.get(last) == Some(&d) => Residual::Embeds(last),
+        Touch::Embeds => shape.iter().position(|&n| n == d).map_or(Residual::None, Residual::Embeds),
+        Touch::Gain if shape == [d] => Residual::Gain,
+        Touch::Bias if shape == [d] => Residual::Bias,
+        Touch::Gain | Touch::Bias | Touch::None => Residual::None,
+    }
+}
+
+fn naming_match(best: Best, of: usize) -> NamingMatch {
+    let scheme = &naming::schemes()[best.reading.scheme];
+    NamingMatch {
+        scheme: scheme.id.clone(),
+        title: scheme.title.clone(),
+        prefix: naming::prefixes()[best.reading.prefix].clone(),
+        matched: best.matched,
+        of,
+    }
+}
+
+fn renamed(
+    groups: &[Group],
+    assignments: &[Assignment],
+    best: Option<Best>,
+    architecture: &Architecture,
+) -> Vec<Renamed> {
+    let own = best.map(|best| &naming::schemes()[best.reading.scheme]);
+    let standard = match own {
+        Some(scheme) => scheme.variant_of.as_deref().map_or(Some(scheme), naming::scheme),
+        None => naming::standard(&architecture.family),
+    };
+    let reading = best.map(|best| best.reading);
+    standard.map_or_else(Vec::new, |standard| slots::renamed(groups, assignments, standard, reading))
+}

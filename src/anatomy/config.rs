@@ -1,0 +1,85 @@
+//! What `config.json` may tell, and where it contradicts the tensors.
+//!
+//! A configuration is a hint: it splits projections into heads where that fits their size, and decides nothing else.
+
+use serde_json::{Map, Value};
+
+use super::Architecture;
+use crate::finding::{Code, Finding, Level};
+
+type Config = Map<String, Value>;
+
+/// Rows that tools add to an embedding to make its height a round number.
+const MOST_PADDING: u64 = 1024;
+
+/// The number under the first of `keys` that the configuration, or its part about the language model, has.
+fn number(config: &Config, keys: &[&str]) -> Option<u64> {
+    let nested = ["text_config", "llm_config", "language_config"].into_iter();
+    let parts = nested.filter_map(|name| config.get(name).and_then(Value::as_object));
+    std::iter::once(config)
+        .chain(parts)
+        .find_map(|part| keys.iter().find_map(|key| part.get(*key).and_then(Value::as_u64)))
+}
+
+/// Splits projections into heads as the configuration says, where that fits.
+pub(super) fn hint_heads(config: &Config, a: &mut Architecture) {
+    if a.heads.is_some() || a.latent.is_some() {
+        return;
+    }
+    let Some(heads) = number(config, &["num_attention_heads", "n_head", "n_heads", "num_heads"]) else { return };
+    let Some(q) = a.q_size.filter(|q| heads > 0 && q % heads == 0) else { return };
+    let head = q / heads;
+    let consistent = a.head_dim.is_none_or(|known| known == head)
+        && number(config, &["head_dim"]).is_none_or(|stated| stated == head)
+        && a.kv_size.is_none_or(|kv| kv % head == 0);
+    if consistent {
+        a.head_dim = Some(head);
+        super::shapes::heads(a);
+    }
+}
+
+/// Where the configuration contradicts the shapes of the tensors.
+pub fn config_findings(config: &Map<String, Value>, architecture: &Architecture) -> Vec<Finding> {
+    let a = architecture;
+    let mut findings = Vec::new();
+    let mut check = |field: &str, stated: Option<u64>, found: Option<u64>| {
+        if let (Some(stated), Some(found)) = (stated, found)
+            && stated != found
+        {
+            let message = format!("config.json states {field} {stated}, the tensors have {found}");
+            findings.push(Finding::new(Code::ConfigMismatch, Level::Warning, message, "config.json".to_owned()));
+        }
+    };
+    if a.layers == 0 {
+        return findings;
+    }
+    check("hidden_size", number(config, &["hidden_size", "n_embd", "d_model", "dim"]), Some(a.hidden_size));
+    let layers = number(config, &["num_hidden_layers", "n_layer", "num_layers", "n_layers"]);
+    check("num_hidden_layers", layers, Some(a.layers));
+    let doubled = config.get("model_type").and_then(Value::as_str) == Some("qwen");
+    let inner = number(config, &["intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"]);
+    let inner = if doubled { inner.map(|size| size / 2) } else { inner };
+    if a.experts.is_none() {
+        check("intermediate_size", inner, a.intermediate_size);
+    }
+    let experts = number(config, &["num_local_experts", "num_experts", "n_routed_experts"]);
+    check("num_experts", experts.filter(|&experts| experts > 1), a.experts);
+    let vocabulary = number(config, &["vocab_size", "padded_vocab_size"]);
+    let padded = |stated: u64, rows: u64| rows >= stated && rows - stated < MOST_PADDING;
+    if !vocabulary.zip(a.vocab_size).is_some_and(|(stated, rows)| padded(stated, rows)) {
+        check("vocab_size", vocabulary, a.vocab_size);
+    }
+    if a.latent.is_none() {
+        let heads = number(config, &["num_attention_heads", "n_head", "n_heads"]);
+        let stated = number(config, &["head_dim"]);
+        check("num_attention_heads x head_dim", heads.zip(stated).map(|(n, d)| n.saturating_mul(d)), a.q_size);
+        let head = stated.or_else(|| heads.zip(a.q_size).filter(|(n, q)| *n > 0 && q % n == 0).map(|(n, q)| q / n));
+        let groups = number(config, &["num_key_value_heads"]);
+        check("num_key_value_heads x head_dim", groups.zip(head).map(|(n, d)| n.saturating_mul(d)), a.kv_size);
+    }
+    if config.get("tie_word_embeddings").and_then(Value::as_bool) == Some(false) && a.tied == Some(true) {
+        let message = "config.json states tie_word_embeddings false, the tensors have no output head of their own";
+        findings.push(Finding::new(Code::ConfigMismatch, Level::Warning, message, "config.json".to_owned()));
+    }
+    findings
+}

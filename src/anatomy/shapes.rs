@@ -1,0 +1,156 @@
+//! The architecture from shapes and counts alone: names, order and values are not looked at.
+//!
+//! The residual stream's width is the size that most matrices share. For every plausible number of layers, attention
+//! and MLP are read off the counts of equal shapes, and the reading that explains most matrices is taken. Embeddings
+//! and vectors follow from what is left.
+
+mod census;
+mod layers;
+mod vectors;
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::blueprint::blueprint;
+use super::{Architecture, Role};
+use crate::tensor::TensorMeta;
+pub(super) use census::Census;
+use layers::Reading;
+
+/// What shapes tell.
+#[derive(Debug)]
+pub(super) struct Shapes {
+    pub(super) architecture: Architecture,
+    /// The roles that a tensor of a shape can have.
+    pub(super) roles: HashMap<Vec<u64>, Vec<Role>>,
+    /// Whether every matrix has its place in the architecture.
+    pub(super) complete: bool,
+    pub(super) notes: Vec<String>,
+}
+
+/// Reads the architecture off the shapes of `tensors`. `width` is the residual stream's, where it is known from
+/// elsewhere.
+pub(super) fn analyse<'a>(tensors: impl Iterator<Item = &'a TensorMeta>, width: Option<u64>) -> Shapes {
+    let census = Census::take(tensors);
+    let Some(d) = width.or_else(|| census.width()) else {
+        let notes = vec!["no matrix of floating-point numbers: nothing tells an architecture".to_owned()];
+        return Shapes {
+            architecture: Architecture { family: "unknown".to_owned(), ..Architecture::default() },
+            roles: HashMap::new(),
+            complete: false,
+            notes,
+        };
+    };
+    let mut a = Architecture { hidden_size: d, ..Architecture::default() };
+    if let Some(reading) = layers::read(&census, d) {
+        fill(&mut a, &reading);
+    }
+    embeddings(&mut a, &census);
+    let rope = vectors::read(&mut a, &census);
+    a.name_family();
+    if matches!(a.family.as_str(), "qwen3" | "llama" | "qwen2") && a.head_dim.is_none() {
+        a.head_dim = rope.map(|n| n * 2);
+    }
+    heads(&mut a);
+    conclude(a, &census, rope)
+}
+
+fn fill(a: &mut Architecture, reading: &Reading) {
+    a.layers = reading.layers;
+    a.q_size = Some(reading.attention.q);
+    a.kv_size = Some(reading.attention.kv);
+    a.fused_qkv = reading.attention.fused;
+    a.latent = reading.attention.latent;
+    a.conv1d_transposed = reading.transposed;
+    let mlp = &reading.mlp;
+    a.gated_mlp = mlp.gated;
+    a.fused_gate_up = mlp.fused;
+    if let Some(dense) = mlp.dense.iter().max_by_key(|dense| dense.layers) {
+        a.intermediate_size = Some(dense.size);
+    }
+    if let Some(mixture) = &mlp.mixture {
+        a.experts = Some(mixture.experts);
+        a.expert_size = Some(mixture.size);
+        a.expert_layers = Some(mixture.layers);
+        a.shared_expert_size = mixture.shared;
+        a.stacked_experts = mixture.stacked;
+        a.conv1d_transposed |= mixture.transposed;
+    }
+}
+
+/// Fills in what follows from the size of a head.
+pub(super) fn heads(a: &mut Architecture) {
+    let Some(head) = a.head_dim.filter(|&head| head > 0) else { return };
+    let whole = |size: Option<u64>| size.filter(|size| size % head == 0).map(|size| size / head);
+    if a.latent.is_none() {
+        a.heads = a.heads.or(whole(a.q_size));
+        a.kv_heads = a.kv_heads.or(whole(a.kv_size));
+    }
+}
+
+/// Matrices that the layers leave over: shape to count.
+fn leftover(a: &Architecture, census: &Census) -> BTreeMap<(u64, u64), u64> {
+    let mut left: BTreeMap<(u64, u64), u64> = census.matrices.iter().map(|(&shape, &n)| (shape, n as u64)).collect();
+    for slot in blueprint(a) {
+        if let [rows, columns] = slot.shape[..]
+            && let Some(n) = left.get_mut(&(rows, columns))
+        {
+            *n = n.saturating_sub(slot.tensors(a));
+        }
+    }
+    left.retain(|_, n| *n > 0);
+    left
+}
+
+/// The tallest table left over is the token embedding, a second one as tall the output head; much smaller ones embed
+/// positions and segments.
+fn embeddings(a: &mut Architecture, census: &Census) {
+    let d = a.hidden_size;
+    let left = leftover(a, census);
+    let mut tables: Vec<(u64, u64)> =
+        left.iter().filter(|((_, columns), n)| *columns == d && **n <= 2).map(|((rows, _), &n)| (*rows, n)).collect();
+    tables.sort_unstable_by(|a, b| b.cmp(a));
+    let mut tables = tables.into_iter();
+    let Some((rows, n)) = tables.next().filter(|(rows, _)| *rows > 4) else { return };
+    a.vocab_size = Some(rows);
+    let turned = left.keys().any(|&(r, c)| r == d && c == rows && r != c);
+    a.tied = Some(n == 1 && !turned);
+    // BERT's pooler is a square of this kind; a square table left over is a position embedding only in a GPT-2.
+    for (rows, _) in tables.filter(|&(rows, n)| n == 1 && (rows != d || a.conv1d_transposed)) {
+        if rows.saturating_mul(2) >= a.vocab_size.unwrap_or(0) && a.tied == Some(true) {
+            // An embedding that was extended, or cut, and a head that was not.
+            a.tied = Some(false);
+        } else if rows <= 4 {
+            a.token_types = a.token_types.or(Some(rows));
+        } else if a.position_embeddings.is_none() && !a.gated_mlp {
+            a.position_embeddings = Some(rows);
+        }
+    }
+}
+
+fn conclude(a: Architecture, census: &Census, rope: Option<u64>) -> Shapes {
+    let mut roles: HashMap<Vec<u64>, Vec<Role>> = HashMap::new();
+    for slot in blueprint(&a) {
+        let known = roles.entry(slot.shape).or_default();
+        if !known.contains(&slot.role) {
+            known.push(slot.role);
+        }
+    }
+    if let Some(n) = rope {
+        roles.entry(vec![n]).or_insert_with(|| vec![Role::RopeFreqs]);
+    }
+    let mut notes = Vec::new();
+    let mut ambiguous: Vec<_> = roles.iter().filter(|(_, roles)| roles.len() > 1).collect();
+    ambiguous.sort_unstable();
+    for (shape, roles) in ambiguous {
+        let names: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
+        notes.push(format!("shape {shape:?} cannot tell {} apart", names.join(", ")));
+    }
+    if a.heads.is_none() && a.q_size.is_some() {
+        notes.push("the number of heads is not visible in shapes".to_owned());
+    }
+    let left: u64 = leftover(&a, census).values().sum();
+    if left > 0 {
+        notes.push(format!("{left} matrices have no place in the architecture that the others make"));
+    }
+    Shapes { complete: left == 0 && a.layers > 0, architecture: a, roles, notes }
+}

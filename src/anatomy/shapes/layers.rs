@@ -1,0 +1,341 @@
+//! Reads attention and MLP off the counts of equal matrices.
+//!
+//! A layer's output projection has as many columns as its query projection has rows, its down projection as many as its
+//! gate and up have rows; keys and values come in pairs. So the counts of a handful of shapes decide how many layers
+//! there are and what is in each.
+
+use super::Census;
+use crate::anatomy::Latent;
+
+/// Distinct shapes of one kind that take part in a reading; real models have fewer than ten.
+const MOST_GROUPS: usize = 12;
+
+/// Numbers of layers that are tried.
+const MOST_CANDIDATES: usize = 48;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Attention {
+    pub(super) q: u64,
+    pub(super) kv: u64,
+    pub(super) fused: bool,
+    pub(super) latent: Option<Latent>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Dense {
+    pub(super) size: u64,
+    pub(super) layers: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Mixture {
+    pub(super) experts: u64,
+    pub(super) size: u64,
+    pub(super) layers: u64,
+    pub(super) shared: Option<u64>,
+    pub(super) stacked: bool,
+    pub(super) transposed: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Mlp {
+    pub(super) gated: bool,
+    pub(super) fused: bool,
+    pub(super) dense: Vec<Dense>,
+    pub(super) mixture: Option<Mixture>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Reading {
+    pub(super) transposed: bool,
+    pub(super) layers: u64,
+    pub(super) attention: Attention,
+    pub(super) mlp: Mlp,
+}
+
+/// Groups of equal matrices: those that read the stream, those that write to it, squares, and those that do neither.
+#[derive(Debug, Clone)]
+struct Pool {
+    d: u64,
+    reads: Vec<(u64, u64)>,
+    writes: Vec<(u64, u64)>,
+    square: u64,
+    others: Vec<((u64, u64), u64)>,
+}
+
+fn largest<T: Ord + Copy>(mut groups: Vec<(T, u64)>) -> Vec<(T, u64)> {
+    groups.sort_unstable_by(|(a, m), (b, n)| n.cmp(m).then_with(|| b.cmp(a)));
+    groups.truncate(MOST_GROUPS);
+    groups
+}
+
+impl Pool {
+    fn new(census: &Census, d: u64, transposed: bool) -> Self {
+        let (mut reads, mut writes, mut others, mut square) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        for (&(rows, columns), &n) in &census.matrices {
+            let n = n as u64;
+            match (rows == d, columns == d) {
+                (true, true) => square = n,
+                (false, true) => reads.push((rows, n)),
+                (true, false) => writes.push((columns, n)),
+                (false, false) => others.push(((rows, columns), n)),
+            }
+        }
+        if transposed {
+            std::mem::swap(&mut reads, &mut writes);
+        }
+        Self { d, reads: largest(reads), writes: largest(writes), square, others: largest(others) }
+    }
+
+    fn readers(&self, width: u64) -> u64 {
+        if width == self.d { self.square } else { count(&self.reads, width) }
+    }
+
+    fn take_readers(&mut self, width: u64, n: u64) -> bool {
+        if width == self.d { take(&mut self.square, n) } else { take_from(&mut self.reads, width, n) }
+    }
+
+    fn take_writers(&mut self, width: u64, n: u64) -> bool {
+        if width == self.d { take(&mut self.square, n) } else { take_from(&mut self.writes, width, n) }
+    }
+
+    fn total(&self) -> u64 {
+        let others: u64 = self.others.iter().map(|(_, n)| n).sum();
+        self.square + others + self.reads.iter().chain(&self.writes).map(|(_, n)| n).sum::<u64>()
+    }
+
+    fn layer_counts(&self, census: &Census) -> Vec<u64> {
+        let groups = self.reads.iter().chain(&self.writes).map(|(_, n)| *n);
+        let counts = groups.chain(self.others.iter().map(|(_, n)| *n)).chain([self.square]);
+        let stacks = census.stacks.values().take(MOST_GROUPS).map(|&n| n as u64);
+        let mut candidates: Vec<u64> = counts
+            .chain(stacks)
+            .flat_map(|n| (1..=8).filter(move |k| n % k <= 2).map(move |k| n / k))
+            .filter(|&layers| layers > 0)
+            .collect();
+        candidates.sort_unstable_by(|a, b| b.cmp(a));
+        candidates.dedup();
+        candidates.truncate(MOST_CANDIDATES);
+        candidates
+    }
+}
+
+fn count<T: PartialEq + Copy>(groups: &[(T, u64)], key: T) -> u64 {
+    groups.iter().find(|(width, _)| *width == key).map_or(0, |(_, n)| *n)
+}
+
+fn take(from: &mut u64, n: u64) -> bool {
+    let enough = *from >= n;
+    if enough {
+        *from -= n;
+    }
+    enough
+}
+
+fn take_from<T: PartialEq + Copy>(groups: &mut [(T, u64)], key: T, n: u64) -> bool {
+    groups.iter_mut().find(|(width, _)| *width == key).is_some_and(|(_, left)| take(left, n))
+}
+
+/// The reading that explains most matrices with as many MLPs as attentions; among equals the usual arrangement: queries
+/// as wide as the stream, separate projections, (out, in) storage, more layers, narrower attention.
+pub(super) fn read(census: &Census, d: u64) -> Option<Reading> {
+    let mut best: Option<(_, Reading)> = None;
+    for transposed in [false, true] {
+        let pool = Pool::new(census, d, transposed);
+        for layers in pool.layer_counts(census) {
+            for (attention, mut rest) in attentions(&pool, layers) {
+                let mlp = mlp(&mut rest, layers, census);
+                let units: u64 = mlp.dense.iter().map(|dense| dense.layers).sum::<u64>()
+                    + mlp.mixture.as_ref().map_or(0, |mixture| mixture.layers);
+                if units == 0 {
+                    continue;
+                }
+                let explained = i128::from(pool.total() - rest.total());
+                let score = explained - 3 * i128::from(units.abs_diff(layers));
+                let plain = !attention.fused;
+                let rank = (score, attention.q == d, plain, !transposed, layers, std::cmp::Reverse(attention.q));
+                if best.as_ref().is_none_or(|(other, _)| rank > *other) {
+                    best = Some((rank, Reading { transposed, layers, attention, mlp }));
+                }
+            }
+        }
+    }
+    best.map(|(_, reading)| reading)
+}
+
+fn attentions(pool: &Pool, layers: u64) -> Vec<(Attention, Pool)> {
+    let mut found = Vec::new();
+    let outputs: Vec<u64> =
+        pool.writes.iter().filter(|(_, n)| *n >= layers).map(|(width, _)| *width).chain([pool.d]).collect();
+    for q in outputs {
+        let mut with_output = pool.clone();
+        if !with_output.take_writers(q, layers) {
+            continue;
+        }
+        let inputs: Vec<u64> =
+            with_output.reads.iter().filter(|(_, n)| *n >= layers).map(|(width, _)| *width).chain([pool.d]).collect();
+        for &rows in &inputs {
+            let mut rest = with_output.clone();
+            if rows <= q && rest.take_readers(q, layers) && rest.take_readers(rows, 2 * layers) {
+                found.push((Attention { q, kv: rows, fused: false, latent: None }, rest));
+            }
+            let mut rest = with_output.clone();
+            let both = rows.saturating_sub(q);
+            if both > 0 && both % 2 == 0 && both / 2 <= q && rest.take_readers(rows, layers) {
+                found.push((Attention { q, kv: both / 2, fused: true, latent: None }, rest));
+            }
+        }
+        latent(&with_output, layers, q, &inputs, &mut found);
+    }
+    found
+}
+
+/// Latent attention: keys and values come from a matrix that does not touch the stream, queries may too.
+fn latent(pool: &Pool, layers: u64, value_size: u64, inputs: &[u64], found: &mut Vec<(Attention, Pool)>) {
+    /// The widest rotary key that all heads share; DeepSeek's has 64.
+    const WIDEST_ROPE: u64 = 256;
+    for &((kv, kv_rank), n) in &pool.others {
+        let rope = |rows: &&u64| **rows > kv_rank && **rows - kv_rank <= WIDEST_ROPE;
+        let Some(&down) = inputs.iter().find(rope) else { continue };
+        let mut with_keys = pool.clone();
+        if n < layers
+            || kv <= value_size
+            || !take_from(&mut with_keys.others, (kv, kv_rank), layers)
+            || !with_keys.take_readers(down, layers)
+        {
+            continue;
+        }
+        let rope_size = down - kv_rank;
+        for &rank in inputs {
+            let mut rest = with_keys.clone();
+            if !rest.take_readers(rank, layers) {
+                continue;
+            }
+            let up = rest.others.iter().find(|((_, columns), n)| *columns == rank && *n >= layers).map(|(s, _)| *s);
+            let (q, q_rank) = up.map_or((rank, None), |(rows, _)| (rows, Some(rank)));
+            if let Some(up) = up {
+                take_from(&mut rest.others, up, layers);
+            }
+            let latent = Some(Latent { q_rank, kv_rank, rope_size, value_size });
+            found.push((Attention { q, kv, fused: false, latent }, rest));
+        }
+    }
+}
+
+fn mlp(pool: &mut Pool, layers: u64, census: &Census) -> Mlp {
+    let mut mlp = Mlp::default();
+    stacked(pool, layers, census, &mut mlp);
+    if mlp.mixture.is_none() {
+        experts(pool, layers, &mut mlp);
+    }
+    for (size, n) in pool.writes.clone() {
+        if n > 0 {
+            dense(pool, size, n, &mut mlp);
+        }
+    }
+    shared(layers, &mut mlp);
+    let units: u64 = mlp.dense.iter().map(|dense| dense.layers).sum();
+    let missing = layers.saturating_sub(units);
+    if mlp.mixture.is_none() && missing > 0 && pool.square >= 2 * missing {
+        // Hidden units as many as channels: the MLP is made of squares too.
+        let d = pool.d;
+        dense(pool, d, missing, &mut mlp);
+    }
+    mlp
+}
+
+fn dense(pool: &mut Pool, size: u64, layers: u64, mlp: &mut Mlp) {
+    let squares = if size == pool.d { layers } else { 0 };
+    let (gated, fused) = if pool.readers(size) >= 2 * layers + squares {
+        pool.take_readers(size, 2 * layers);
+        (true, false)
+    } else if pool.readers(size.saturating_mul(2)) >= layers {
+        pool.take_readers(size.saturating_mul(2), layers);
+        (true, true)
+    } else if pool.readers(size) >= layers + squares {
+        pool.take_readers(size, layers);
+        (false, false)
+    } else {
+        return;
+    };
+    pool.take_writers(size, layers);
+    let most = mlp.dense.iter().map(|dense| dense.layers).max().unwrap_or(0);
+    if mlp.mixture.is_none() && layers > most {
+        (mlp.gated, mlp.fused) = (gated, fused);
+    }
+    mlp.dense.push(Dense { size, layers });
+}
+
+/// Experts with matrices of their own: a router (E, d) in m layers goes with m times E equal down projections, or one
+/// more per layer where a shared expert has their size.
+fn experts(pool: &mut Pool, layers: u64, mlp: &mut Mlp) {
+    for (size, n) in pool.writes.clone() {
+        let routers = pool.reads.clone();
+        let fits = |&(experts, m): &(u64, u64)| {
+            let each = experts.saturating_mul(m);
+            experts >= 2 && m > 0 && m <= layers && experts != size && (n == each || n == each.saturating_add(m))
+        };
+        let Some((experts, m)) = routers.into_iter().find(fits) else { continue };
+        let fused = if pool.readers(size) >= 2 * n {
+            pool.take_readers(size, 2 * n);
+            false
+        } else if pool.readers(size.saturating_mul(2)) >= n {
+            pool.take_readers(size.saturating_mul(2), n);
+            true
+        } else {
+            continue;
+        };
+        pool.take_writers(size, n);
+        pool.take_readers(experts, m);
+        (mlp.gated, mlp.fused) = (true, fused);
+        let shared = (n > experts * m).then_some(size);
+        mlp.mixture = Some(Mixture { experts, size, layers: m, shared, stacked: false, transposed: false });
+        return;
+    }
+}
+
+/// Experts stacked into tensors of rank three.
+fn stacked(pool: &mut Pool, layers: u64, census: &Census, mlp: &mut Mlp) {
+    let d = pool.d;
+    let Some(experts) = census.stacks.iter().max_by_key(|(_, n)| **n).map(|((depth, ..), _)| *depth) else { return };
+    let with = |rows: u64, columns: u64| census.stacks.get(&(experts, rows, columns)).map_or(0, |&n| n as u64);
+    let sizes: Vec<u64> = census
+        .stacks
+        .keys()
+        .filter(|(depth, ..)| *depth == experts)
+        .flat_map(|&(_, rows, columns)| [(rows == d).then_some(columns), (columns == d).then_some(rows)])
+        .flatten()
+        .take(MOST_GROUPS)
+        .collect();
+    for size in sizes {
+        let twice = size.saturating_mul(2);
+        let forms = [
+            (with(d, size), with(twice, d), true, false),
+            (with(size, d), with(d, twice), true, true),
+            (with(d, size), with(size, d) / 2, false, false),
+            (with(size, d), with(d, size) / 2, false, true),
+        ];
+        let fits = |&(down, up, ..): &(u64, u64, bool, bool)| down > 0 && down == up && down <= layers;
+        let Some((n, _, fused, transposed)) = forms.into_iter().find(fits) else { continue };
+        if !pool.take_readers(experts, 2 * n) && !pool.take_readers(experts, n) {
+            continue;
+        }
+        (mlp.gated, mlp.fused) = (true, fused);
+        mlp.mixture = Some(Mixture { experts, size, layers: n, shared: None, stacked: true, transposed });
+        return;
+    }
+}
+
+/// A dense MLP beside the experts in as many layers as they are in is the shared expert.
+fn shared(layers: u64, mlp: &mut Mlp) {
+    let Some(mixture) = &mut mlp.mixture else { return };
+    let units: u64 = mlp.dense.iter().map(|dense| dense.layers).sum::<u64>() + mixture.layers;
+    if mixture.shared.is_none() && units > layers {
+        // In Llama 4 dense and mixture layers can be equally many: the shared expert has the experts' size there.
+        let same = |size: bool, dense: &Dense| dense.layers == mixture.layers && (!size || dense.size == mixture.size);
+        let at = mlp.dense.iter().position(|dense| same(true, dense));
+        if let Some(at) = at.or_else(|| mlp.dense.iter().position(|dense| same(false, dense))) {
+            mixture.shared = Some(mlp.dense.remove(at).size);
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! References: what is compiled into the binary, and folders of fingerprints on disk.
+//!
+//! Every record names where it came from. A reference that cannot be read is an error, never skipped: a scan that
+//! quietly tested less would be a clean bill of health.
+
+pub mod architectures;
+pub mod digests;
+pub mod naming;
+pub mod norms;
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
+
+/// A folder of fingerprint files, one for each reference.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    folder: PathBuf,
+    files: Vec<PathBuf>,
+}
+
+const EXTENSION: &str = "safetensors";
+
+impl Catalog {
+    /// The folder used where none is named: `weightprint/catalog` in the user's data folder, if the system has one.
+    pub fn default_folder() -> Option<PathBuf> {
+        dirs::data_dir().map(|data| data.join("weightprint").join("catalog"))
+    }
+
+    /// Lists the references of a folder, in the order of their file names.
+    ///
+    /// # Errors
+    /// If the folder cannot be listed.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let failed = |source| Error::io(folder, "list", source);
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(folder).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+            if !hidden && path.extension().is_some_and(|extension| extension == EXTENSION) {
+                files.push(path);
+            }
+        }
+        files.sort();
+        Ok(Self { folder: folder.to_path_buf(), files })
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The files of the references.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// Reads the reference in one of the catalog's files.
+    ///
+    /// # Errors
+    /// If it is not a fingerprint, or carries no identifier, or another one than its file name says.
+    pub fn load(&self, file: &Path) -> Result<Fingerprint> {
+        let bad = |what: String| Error::malformed(file, "catalog entry", what);
+        if !Fingerprint::is_fingerprint(file) {
+            return Err(bad("not a fingerprint; a catalog holds what `catalog add` wrote".to_owned()));
+        }
+        let print = Fingerprint::read(file)?;
+        let id = print.subject.id.as_deref().ok_or_else(|| bad("the fingerprint has no identifier".to_owned()))?;
+        if file.file_name() != Some(file_name(id).as_ref()) {
+            return Err(bad(format!("holds `{id}`, which belongs into {}", file_name(id))));
+        }
+        Ok(print)
+    }
+
+    /// The reference with this identifier.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be read.
+    pub fn find(&self, id: &str) -> Result<Fingerprint> {
+        let file = self.folder.join(file_name(id));
+        if !self.files.contains(&file) {
+            return Err(Error::Usage(format!("no reference `{id}` in {}", self.folder.display())));
+        }
+        self.load(&file)
+    }
+
+    /// Adds a reference to the folder, which is made if need be, and returns the file.
+    ///
+    /// # Errors
+    /// If the identifier is not of the form `name` or `organisation/name`, if it is there already and `force` is not
+    /// given, or if the file cannot be written.
+    pub fn add(folder: &Path, id: &str, mut print: Fingerprint, force: bool) -> Result<PathBuf> {
+        Self::check(folder, id, force)?;
+        std::fs::create_dir_all(folder).map_err(|source| Error::io(folder, "make", source))?;
+        print.subject.id = Some(id.to_owned());
+        let file = folder.join(file_name(id));
+        print.write(&file, force)?;
+        Ok(file)
+    }
+
+    /// Whether [`Catalog::add`] would take this identifier; for asking before the work of taking a fingerprint.
+    ///
+    /// # Errors
+    /// If the identifier has another form, or is there already and `force` is not given.
+    pub fn check(folder: &Path, id: &str, force: bool) -> Result<()> {
+        check_id(id)?;
+        if !force && folder.join(file_name(id)).exists() {
+            let folder = folder.display();
+            return Err(Error::Usage(format!("`{id}` is in {folder} already; give --force to replace it")));
+        }
+        Ok(())
+    }
+
+    /// SHA-256 over the names and the digests of the files: two scans with equal digests had the same references.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn digest(&self) -> Result<String> {
+        let mut all = Sha256::new();
+        for file in &self.files {
+            let bytes = std::fs::read(file).map_err(|source| Error::io(file, "read", source))?;
+            all.update(file.file_name().map(|name| name.as_encoded_bytes()).unwrap_or_default());
+            all.update([0]);
+            all.update(Sha256::digest(&bytes));
+        }
+        Ok(hex(&all.finalize()))
+    }
+}
+
+/// Lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// `/` does not go into file names: `--` stands for it, as on hubs.
+fn file_name(id: &str) -> String {
+    format!("{}.{EXTENSION}", id.replace('/', "--"))
+}
+
+fn check_id(id: &str) -> Result<()> {
+    let part = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with(['.', '-'])
+            && !part.contains("--")
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+    };
+    let parts: Vec<&str> = id.split('/').collect();
+    if id.len() > 200 || parts.len() > 2 || !parts.iter().all(|p| part(p)) {
+        let form = "`name` or `organisation/name`, of letters, digits, `.`, `_` and single `-`";
+        return Err(Error::Usage(format!("`{}` is no identifier: it must be {form}", id.escape_debug())));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_that_could_leave_the_folder_or_collide_are_refused() {
+        for good in ["base-a", "meta-llama/Llama-2-7b-hf", "01-ai/Yi_34B.v1"] {
+            assert!(check_id(good).is_ok(), "{good}");
+        }
+        for bad in ["", "/", "a/", "../x", "a/b/c", "a--b", ".hidden", "a b", "a/../b", "a\\b", "-x"] {
+            assert!(check_id(bad).is_err(), "{bad}");
+        }
+    }
+}

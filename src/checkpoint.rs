@@ -1,0 +1,338 @@
+//! Opening a checkpoint: which files hold the weights, what their headers say, and what lies beside them.
+//!
+//! Opening reads headers and small files only, never a tensor's bytes, and nothing that it reads is executed. What a
+//! tensor is for is not known here.
+
+mod index;
+mod place;
+pub mod safetensors;
+mod shards;
+pub mod sidecar;
+mod sniff;
+pub mod source;
+mod text;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use self::place::{Place, Target};
+use self::shards::{File, Plan};
+use self::sidecar::Sidecar;
+use self::sniff::Content;
+use self::source::Source;
+use self::text::{hex, listed, shown};
+use crate::finding::{Code, Finding, Level};
+use crate::limits::MAX_TENSORS;
+use crate::tensor::{DType, TensorMeta};
+use crate::{Error, Result};
+
+const FORMAT: &str = "checkpoint";
+
+/// How a checkpoint is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// Map the files instead of reading them. Where the system refuses a mapping, they are read all the same. Files
+    /// that are mapped must not be truncated while the [`Checkpoint`] lives: the system would end the process.
+    pub mmap: bool,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { mmap: true }
+    }
+}
+
+/// How the weights are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// One safetensors file.
+    Safetensors,
+    /// Several safetensors files, with an index or numbered names.
+    ShardedSafetensors,
+}
+
+impl Format {
+    /// The name that reports use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Safetensors => "safetensors",
+            Self::ShardedSafetensors => "sharded-safetensors",
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One file of a checkpoint.
+#[derive(Debug)]
+pub struct Shard {
+    /// The path relative to the root, `/`-separated.
+    pub name: String,
+    /// The real path, links followed.
+    pub path: PathBuf,
+    /// Length of the file in bytes.
+    pub bytes: u64,
+    /// The free-form strings that the header keeps under `__metadata__`.
+    pub metadata: BTreeMap<String, String>,
+    source: Source,
+}
+
+impl Shard {
+    /// Bytes `[offset, offset + len)` of the file, header included: borrowed from the mapping, or read into `buf`.
+    ///
+    /// # Errors
+    /// [`Error::Changed`] if the file ends before that; [`Error::Io`] if the system refuses.
+    pub fn read<'a>(&'a self, offset: u64, len: usize, buf: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+        self.source.read(&self.path, offset, len, buf)
+    }
+
+    /// SHA-256 of the whole file, header included, in lowercase hexadecimal: what hubs publish. Reads all of it.
+    ///
+    /// # Errors
+    /// As [`Shard::read`].
+    pub fn sha256(&self) -> Result<String> {
+        const CHUNK: u64 = 1 << 20;
+        let mut digest = Sha256::new();
+        let mut buf = Vec::new();
+        let mut offset = 0;
+        while offset < self.bytes {
+            let len = CHUNK.min(self.bytes - offset);
+            digest.update(self.read(offset, len as usize, &mut buf)?);
+            offset += len;
+        }
+        Ok(hex(&digest.finalize()))
+    }
+}
+
+/// A model's weights as they lie on disk, opened for reading.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// The folder that holds the files.
+    pub root: PathBuf,
+    /// How the weights are stored.
+    pub format: Format,
+    /// The weight files; with an index by name, without one by number.
+    pub shards: Vec<Shard>,
+    /// The tensors in file order: by shard, then offset, then name. No name occurs twice.
+    pub tensors: Vec<TensorMeta>,
+    /// What lies beside the weights.
+    pub sidecar: Sidecar,
+    /// What was odd about the files.
+    pub findings: Vec<Finding>,
+    /// The repository, `org/name`, if the files lie in a Hugging Face cache.
+    pub repository: Option<String>,
+    /// The revision of that repository: a commit hash as a rule.
+    pub revision: Option<String>,
+}
+
+impl Checkpoint {
+    /// Opens what `path` names: a weight file, an index of shards, a folder with one model, a snapshot in a Hugging
+    /// Face cache, or the cache folder of a repository. Reads headers and the small files beside them.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if there are several models and none was named; [`Error::Nothing`] if there are no weights
+    /// that this version reads; [`Error::Malformed`] and [`Error::Limit`] if a file is not what its format demands,
+    /// shards are missing, or a link leads out of the folder; [`Error::Io`] if the system refuses;
+    /// [`Error::Changed`] if a file shrank meanwhile.
+    pub fn open(path: &Path, options: OpenOptions) -> Result<Self> {
+        let place = Place::locate(path)?;
+        let Plan { format, files, index, mut findings } = shards::plan(&place)?;
+        check_contents(&place, &files)?;
+        let mut shards = Vec::with_capacity(files.len());
+        let mut tensors = Vec::new();
+        for file in files {
+            let (shard, header) = open_shard(&place, file, options)?;
+            let position = shards.len();
+            tensors.extend(header.tensors.into_iter().map(|tensor| TensorMeta { shard: position, ..tensor }));
+            findings.extend(header.findings);
+            if tensors.len() > MAX_TENSORS {
+                let (found, limit) = (tensors.len() as u64, MAX_TENSORS as u64);
+                let path = place.root.join(&shard.name);
+                return Err(Error::Limit { path, what: "number of tensors", found, limit });
+            }
+            shards.push(shard);
+        }
+        refuse_duplicates(&place, &shards, &tensors)?;
+        if let Some(index) = index {
+            findings.extend(index.compare(&shards, &tensors));
+        }
+        findings.extend(remarks(&tensors));
+        let sidecar = Sidecar::read(&place, &mut findings);
+        let Place { root, repository, revision, .. } = place;
+        Ok(Self { root, format, shards, tensors, sidecar, findings, repository, revision })
+    }
+
+    /// Bytes `[start, start + len)` of a tensor of this checkpoint: borrowed from the mapping, or read into `buf`,
+    /// which grows to `len` bytes at most.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if the range is not within the tensor, or the tensor not of this checkpoint;
+    /// [`Error::Changed`] if the file shrank; [`Error::Io`] if the system refuses.
+    pub fn bytes<'a>(&'a self, tensor: &TensorMeta, start: u64, len: usize, buf: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+        let refuse = |path: &Path| {
+            let what = format!("bytes [{start}, {start} + {len}) are not within its {} bytes", tensor.len);
+            Error::malformed(path, FORMAT, what).in_tensor(&tensor.name).at(tensor.offset)
+        };
+        let shard = self.shards.get(tensor.shard).ok_or_else(|| refuse(&self.root))?;
+        let within = start.checked_add(len as u64).is_some_and(|end| end <= tensor.len);
+        let offset = tensor.offset.checked_add(start).filter(|_| within).ok_or_else(|| refuse(&shard.path))?;
+        if offset.checked_add(len as u64).is_none_or(|end| end > shard.bytes) {
+            return Err(refuse(&shard.path));
+        }
+        shard.read(offset, len, buf)
+    }
+
+    /// Checks that every file still has the length and modification time with which it was opened, so that a result
+    /// is about one state of the checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Changed`] naming the first file that is different or gone; [`Error::Io`] if one cannot be examined.
+    pub fn check_unchanged(&self) -> Result<()> {
+        for Shard { path, source, .. } in &self.shards {
+            if !source.is_unchanged(path)? {
+                return Err(Error::Changed { path: path.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Number of elements of the floating-point tensors; saturates.
+    pub fn parameters(&self) -> u64 {
+        let floats = self.tensors.iter().filter(|tensor| tensor.dtype.is_float());
+        floats.fold(0, |sum, tensor| sum.saturating_add(tensor.elements()))
+    }
+
+    /// Bytes of all tensors, headers and gaps not included; saturates.
+    pub fn total_bytes(&self) -> u64 {
+        self.tensors.iter().fold(0, |sum, tensor| sum.saturating_add(tensor.len))
+    }
+}
+
+/// Refuses files that are no safetensors by their first bytes, before any header is read.
+fn check_contents(place: &Place, files: &[File]) -> Result<()> {
+    let mut pointers = Vec::new();
+    let mut foreign = Vec::new();
+    for file in files {
+        match sniff::sniff(&place.root.join(&file.name), &Source::open(&file.path)?)? {
+            Content::Weights => {}
+            Content::Pointer(pointer) => pointers.push((file.name.as_str(), pointer)),
+            Content::Foreign(what) => foreign.push((file.name.as_str(), what)),
+        }
+    }
+    let path = match &place.target {
+        Target::Folder => place.root.clone(),
+        Target::Index(path) | Target::File(path) => path.clone(),
+    };
+    let names = |found: &[&str]| listed(found);
+    if let Some((name, pointer)) = pointers.first() {
+        if pointers.len() == files.len() {
+            let all =
+                if files.len() > 1 { format!(" (and so are all {} weight files)", files.len()) } else { String::new() };
+            return Err(Error::Nothing { path, why: pointer.advice(&shown(name)) + &all });
+        }
+        let found: Vec<&str> = pointers.iter().map(|(name, _)| *name).collect();
+        let what = format!("{} of {} files are Git-LFS pointers", found.len(), files.len());
+        let what = format!("{what}, not weights: {}; run `git lfs pull`", names(&found));
+        return Err(Error::malformed(path, FORMAT, what));
+    }
+    if let Some((name, what)) = foreign.first() {
+        let why = format!("{} is {what}", shown(name));
+        if foreign.len() == files.len() {
+            return Err(Error::Nothing { path, why });
+        }
+        return Err(Error::malformed(path, FORMAT, why));
+    }
+    Ok(())
+}
+
+fn open_shard(place: &Place, File { name, path }: File, options: OpenOptions) -> Result<(Shard, safetensors::Header)> {
+    let source = Source::open(&path)?;
+    // Errors name the file as it lies in the folder: behind a link there may be a blob called by its digest.
+    let mut header = safetensors::read_header(&place.root.join(&name), &name, &source)?;
+    let source = if options.mmap { source.mapped() } else { source };
+    let metadata = std::mem::take(&mut header.metadata);
+    Ok((Shard { name, path, bytes: source.len(), metadata, source }, header))
+}
+
+fn refuse_duplicates(place: &Place, shards: &[Shard], tensors: &[TensorMeta]) -> Result<()> {
+    if shards.len() < 2 {
+        return Ok(());
+    }
+    let mut seen = HashMap::with_capacity(tensors.len());
+    for tensor in tensors {
+        if let Some(before) = seen.insert(tensor.name.as_str(), tensor.shard) {
+            let (one, other) = (shown(&shards[before].name), &shards[tensor.shard]);
+            let what = format!("the tensor is in {one} and in {}", shown(&other.name));
+            return Err(Error::malformed(place.root.join(&other.name), FORMAT, what)
+                .in_tensor(&tensor.name)
+                .at(tensor.offset));
+        }
+    }
+    Ok(())
+}
+
+/// Element types that are unknown, and tensors without elements.
+fn remarks(tensors: &[TensorMeta]) -> Vec<Finding> {
+    let mut unknown: BTreeMap<&str, (u64, &str)> = BTreeMap::new();
+    for TensorMeta { name, dtype, .. } in tensors {
+        if let DType::Other(dtype) = dtype {
+            unknown.entry(dtype).or_insert((0, name)).0 += 1;
+        }
+    }
+    let mut found = Capped::new(Code::DtypeUnknown, Level::Warning);
+    for (dtype, (count, first)) in unknown {
+        let what =
+            || format!("element type {} of {count} tensors is unknown, the first is {}", shown(dtype), shown(first));
+        found.push(what, || first.to_owned());
+    }
+    let mut findings = found.finish("more unknown element types");
+    let empty: Vec<&str> =
+        tensors.iter().filter(|tensor| tensor.elements() == 0).map(|tensor| tensor.name.as_str()).collect();
+    if let Some(first) = empty.first() {
+        let message = format!("{} tensors have no elements: {}", empty.len(), listed(&empty));
+        findings.push(Finding::new(Code::EmptyTensor, Level::Note, message, (*first).to_owned()));
+    }
+    findings
+}
+
+/// Findings of one kind, the first of them told and the rest counted, so that a hostile file cannot flood a report.
+struct Capped {
+    code: Code,
+    level: Level,
+    told: Vec<Finding>,
+    untold: u64,
+}
+
+impl Capped {
+    const MOST: usize = 20;
+
+    fn new(code: Code, level: Level) -> Self {
+        Self { code, level, told: Vec::new(), untold: 0 }
+    }
+
+    fn push(&mut self, message: impl FnOnce() -> String, location: impl FnOnce() -> String) {
+        if self.told.len() < Self::MOST {
+            self.told.push(Finding::new(self.code, self.level, message(), location()));
+        } else {
+            self.untold += 1;
+        }
+    }
+
+    /// All of them, with a last one saying how many `more` there are.
+    fn finish(mut self, more: &str) -> Vec<Finding> {
+        if self.untold > 0 {
+            self.told.push(Finding::new(self.code, self.level, format!("{} {more}", self.untold), None));
+        }
+        self.told
+    }
+}

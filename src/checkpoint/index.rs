@@ -1,0 +1,228 @@
+//! The index of a sharded checkpoint: which shard holds which tensor.
+//!
+//! Checked against what the shards' headers say; where they disagree, the headers are right and the index is reported.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::path::{Component, Path};
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
+
+use super::sniff;
+use super::source::Source;
+use super::text::{byte_of, message, shown};
+use super::{Capped, Shard};
+use crate::finding::{Code, Finding, Level};
+use crate::limits::{MAX_NAME_BYTES, MAX_SHARDS, MAX_SIDECAR_BYTES, MAX_TENSORS};
+use crate::tensor::TensorMeta;
+use crate::{Error, Result};
+
+const FORMAT: &str = "safetensors index";
+
+/// A parsed `*.safetensors.index.json`.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Index {
+    /// The index's own file name.
+    name: String,
+    /// The shards, sorted.
+    pub(super) files: Vec<String>,
+    /// Tensor name to position in `files`.
+    tensors: BTreeMap<String, usize>,
+    /// Bytes of all tensors, if stated.
+    total_size: Option<serde_json::Number>,
+}
+
+impl Index {
+    /// Reads the index that errors call `path` and whose real path, links followed, is `real`.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if it is not an object with a `weight_map` of plain relative paths, or states anything
+    /// twice; [`Error::Limit`] for a ceiling; [`Error::Nothing`] if it is a Git-LFS pointer.
+    pub(super) fn read(path: &Path, real: &Path) -> Result<Self> {
+        let text = read_text(path, real)?;
+        let mut stated = WeightMap::default();
+        let mut total_size = None;
+        let mut json = serde_json::Deserializer::from_slice(&text);
+        let parsed = json.deserialize_map(Top { map: &mut stated, total: &mut total_size }).and_then(|()| json.end());
+        if let Err(error) = parsed {
+            if let Some((what, found, limit)) = stated.over {
+                return Err(Error::Limit { path: path.to_path_buf(), what, found: found as u64, limit: limit as u64 });
+            }
+            let at = byte_of(&text, &error);
+            return Err(Error::malformed(path, FORMAT, message(&error)).at(at));
+        }
+        if stated.tensors.is_empty() {
+            return Err(Error::malformed(path, FORMAT, "`weight_map` names no tensor"));
+        }
+        let mut files: Vec<(String, usize)> = stated.files.into_iter().collect();
+        files.sort_unstable();
+        if let Some((file, _)) = files.iter().find(|(file, _)| !is_plain(file)) {
+            let what = format!("`weight_map` names {}, which is not a plain path below the folder", shown(file));
+            return Err(Error::malformed(path, FORMAT, what));
+        }
+        let mut sorted = vec![0; files.len()];
+        for (position, (_, met)) in files.iter().enumerate() {
+            sorted[*met] = position;
+        }
+        let tensors = stated.tensors.into_iter().map(|(tensor, met)| (tensor, sorted[met])).collect();
+        let files = files.into_iter().map(|(file, _)| file).collect();
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        Ok(Self { name, files, tensors, total_size })
+    }
+
+    /// Where index and headers disagree. `shards` are in the order of `files`; no tensor is in two of them.
+    pub(super) fn compare(&self, shards: &[Shard], tensors: &[TensorMeta]) -> Vec<Finding> {
+        let mut found = Capped::new(Code::IndexMismatch, Level::Error);
+        let mut seen = BTreeSet::new();
+        for TensorMeta { name, shard, .. } in tensors {
+            seen.insert(name.as_str());
+            let tensor = shown(name);
+            let here = || shown(&shards[*shard].name);
+            match self.tensors.get(name) {
+                Some(stated) if stated == shard => {}
+                Some(stated) => {
+                    let there = shown(&self.files[*stated]);
+                    found.push(|| format!("tensor {tensor} is in {}, the index says {there}", here()), || name.clone());
+                }
+                None => found.push(|| format!("tensor {tensor} of {} is not in the index", here()), || name.clone()),
+            }
+        }
+        for (name, stated) in self.tensors.iter().filter(|(name, _)| !seen.contains(name.as_str())) {
+            let shard = shown(&self.files[*stated]);
+            let what = || format!("the index puts tensor {} in {shard}, whose header does not have it", shown(name));
+            found.push(what, || name.clone());
+        }
+        let mut findings = found.finish("more disagreements between index and headers");
+        let total: u64 = tensors.iter().fold(0, |sum, tensor| sum.saturating_add(tensor.len));
+        if let Some(stated) = &self.total_size
+            && stated.as_u64() != Some(total)
+            && stated.as_f64() != Some(total as f64)
+        {
+            let what = format!("the index states {stated} bytes of tensors, the headers {total}");
+            findings.push(Finding::new(Code::IndexMismatch, Level::Warning, what, self.name.clone()));
+        }
+        findings
+    }
+}
+
+fn read_text(path: &Path, real: &Path) -> Result<Vec<u8>> {
+    let source = Source::open(real)?;
+    let len = source.len();
+    if len > MAX_SIDECAR_BYTES {
+        let path = path.to_path_buf();
+        return Err(Error::Limit { path, what: "index length in bytes", found: len, limit: MAX_SIDECAR_BYTES });
+    }
+    let mut text = Vec::new();
+    source.read(path, 0, len as usize, &mut text)?;
+    if let Some(pointer) = sniff::pointer(&text, len) {
+        return Err(Error::Nothing { path: path.to_path_buf(), why: pointer.advice("the index") });
+    }
+    Ok(text)
+}
+
+/// Whether `file` names something below the folder on every system: no root, no drive, no `..`, no backslash.
+fn is_plain(file: &str) -> bool {
+    let is_odd = |part: &str| part.is_empty() || part == "." || part == ".." || part.ends_with([' ', '.']);
+    !file.contains(['\\', ':', '\0'])
+        && !file.split('/').any(is_odd)
+        && Path::new(file).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+#[derive(Default)]
+struct WeightMap {
+    files: HashMap<String, usize>,
+    tensors: BTreeMap<String, usize>,
+    over: Option<(&'static str, usize, usize)>,
+}
+
+impl WeightMap {
+    fn limit<E: serde::de::Error>(&mut self, what: &'static str, found: usize, limit: usize) -> Result<(), E> {
+        if found <= limit {
+            return Ok(());
+        }
+        self.over = Some((what, found, limit));
+        Err(E::custom(what))
+    }
+}
+
+#[derive(Deserialize)]
+struct Totals {
+    #[serde(default)]
+    total_size: Option<serde_json::Number>,
+}
+
+struct Top<'a> {
+    map: &'a mut WeightMap,
+    total: &'a mut Option<serde_json::Number>,
+}
+
+impl<'de> Visitor<'de> for Top<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with `weight_map`")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut has_map = false;
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "weight_map" if std::mem::replace(&mut has_map, true) => {
+                    return Err(A::Error::custom("`weight_map` is stated twice"));
+                }
+                "weight_map" => map.next_value_seed(&mut *self.map)?,
+                "metadata" => *self.total = map.next_value::<Option<Totals>>()?.and_then(|totals| totals.total_size),
+                _ => drop(map.next_value::<serde::de::IgnoredAny>()?),
+            }
+        }
+        if has_map { Ok(()) } else { Err(A::Error::missing_field("weight_map")) }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for &mut WeightMap {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut WeightMap {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("`weight_map` as an object of file names")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some((tensor, file)) = map.next_entry::<String, String>()? {
+            self.limit("length of a tensor's name in bytes", tensor.len(), MAX_NAME_BYTES)?;
+            self.limit("length of a shard's name in bytes", file.len(), MAX_NAME_BYTES)?;
+            self.limit("number of tensors", self.tensors.len() + 1, MAX_TENSORS)?;
+            if self.tensors.contains_key(&tensor) {
+                return Err(A::Error::custom(format!("`weight_map` states tensor {} twice", shown(&tensor))));
+            }
+            let next = self.files.len();
+            let shard = *self.files.entry(file).or_insert(next);
+            self.limit("number of shards", self.files.len(), MAX_SHARDS)?;
+            self.tensors.insert(tensor, shard);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_relative_paths_are_taken() {
+        for plain in ["model-00001-of-00002.safetensors", "part/a.safetensors", "..a", "a b"] {
+            assert!(is_plain(plain), "{plain}");
+        }
+        for odd in ["", "/etc/passwd", "../a", "a/../b", "./a", "a//b", "a/", "a\\b", "..\\a", "C:a", "a\0", "a."] {
+            assert!(!is_plain(odd), "{odd}");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What a weight file is by its first bytes: safetensors, a Git-LFS pointer, or a format that is not read here.
+
+use std::path::Path;
+
+use super::safetensors;
+use super::source::Source;
+use crate::Result;
+
+/// Longest Git-LFS pointer in bytes; the specification demands less than 1,024.
+const MAX_POINTER_BYTES: u64 = 1024;
+
+/// What a file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Content {
+    /// To be read as safetensors, and refused there if it is none.
+    Weights,
+    /// Stands for a file that was not downloaded.
+    Pointer(Pointer),
+    /// A weight format of another kind, in words.
+    Foreign(&'static str),
+}
+
+/// What a Git-LFS pointer says of the file it stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pointer {
+    /// The digest as written, `sha256:` and 64 digits.
+    pub(super) oid: String,
+    /// Length in bytes.
+    pub(super) size: String,
+}
+
+impl Pointer {
+    /// That `what` is a pointer, and what to do about it.
+    pub(super) fn advice(&self, what: &str) -> String {
+        let Self { oid, size } = self;
+        format!(
+            "{what} is a Git-LFS pointer to {oid} of {size} bytes; the content was not downloaded: run `git lfs pull`"
+        )
+    }
+}
+
+/// Looks at the first bytes of the file at `path`, and where they tell nothing at its name.
+pub(super) fn sniff(path: &Path, source: &Source) -> Result<Content> {
+    let mut buf = Vec::new();
+    let len = source.len();
+    let head = source.read(path, 0, len.min(MAX_POINTER_BYTES) as usize, &mut buf)?;
+    if let Some(pointer) = pointer(head, len) {
+        return Ok(Content::Pointer(pointer));
+    }
+    // A header of 128, 640, 896, 1152 or 1408 bytes has a length that looks like the start of a pickle.
+    if safetensors::looks_like(head, len) {
+        return Ok(Content::Weights);
+    }
+    Ok(foreign(head).or_else(|| foreign_name(path, len)).map_or(Content::Weights, Content::Foreign))
+}
+
+/// The pointer that a file of `len` bytes is, if it is one.
+pub(super) fn pointer(head: &[u8], len: u64) -> Option<Pointer> {
+    if len >= MAX_POINTER_BYTES || !head.starts_with(b"version https://git-lfs.github.com/spec/") {
+        return None;
+    }
+    let text = String::from_utf8_lossy(head);
+    let field = |key: &str| {
+        let value = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("unknown").trim();
+        value.escape_debug().to_string()
+    };
+    Some(Pointer { oid: field("oid "), size: field("size ") })
+}
+
+fn foreign(head: &[u8]) -> Option<&'static str> {
+    const MAGIC: [(&[u8], &str); 4] = [
+        (b"PK\x03\x04", "a zip archive, the form of a PyTorch pickle checkpoint; pickles are read by a later version"),
+        (b"GGUF", "a GGUF file; GGUF is read by a later version"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file, which is not read"),
+        (b"\x93NUMPY", "a NumPy array, which is not read"),
+    ];
+    if let Some((_, what)) = MAGIC.iter().find(|(magic, _)| head.starts_with(magic)) {
+        return Some(what);
+    }
+    matches!(head, [0x80, 2..=5, ..]).then_some("a pickle; pickles are read by a later version")
+}
+
+fn foreign_name(path: &Path, len: u64) -> Option<&'static str> {
+    let name = path.file_name()?.to_string_lossy().to_lowercase();
+    match name.rsplit_once('.')?.1 {
+        "onnx" if len > 0 => Some("an ONNX file; ONNX is read by a later version"),
+        _ => None,
+    }
+}

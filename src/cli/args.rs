@@ -1,0 +1,196 @@
+//! The raw arguments.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use weightprint::verdict::Class;
+
+/// Tells whether an LLM checkpoint is a wrapped copy of a known open model.
+///
+/// Three questions are answered apart: whose architecture it is, whose weights, and whether that was declared.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100, after_long_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) global: Global,
+}
+
+const EXIT_CODES: &str = "Exit codes:
+  0  nothing at or above --fail-on
+  1  something at or above --fail-on
+  2  wrong usage
+  3  unreadable or malformed input
+  4  nothing to scan
+  5  inconclusive";
+
+#[derive(Args)]
+pub(crate) struct Global {
+    /// Threads to use; by default one for each core. Results do not depend on it
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// Read files with positioned reads instead of mapping them into memory
+    #[arg(long, global = true)]
+    pub(crate) no_mmap: bool,
+    /// No progress bar
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Scan checkpoints against catalogs and everything compiled in
+    Scan {
+        /// Files, sharded folders, Hugging Face snapshot or cache folders, or fingerprint files
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// Folder of reference fingerprints; may be given several times [default: the user's data folder]
+        #[arg(long, value_name = "DIR", env = "WEIGHTPRINT_CATALOG", value_delimiter = ':')]
+        catalog: Vec<PathBuf>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Compare a checkpoint or fingerprint with another
+    Compare {
+        /// The checkpoint or fingerprint file in question
+        suspect: PathBuf,
+        /// The checkpoint or fingerprint file to hold it against
+        reference: PathBuf,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Take the fingerprint of a checkpoint
+    Fingerprint {
+        /// The checkpoint
+        path: PathBuf,
+        /// The file to write
+        #[arg(long, short, value_name = "FILE")]
+        output: PathBuf,
+        /// Replace an existing file
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show what the headers of a checkpoint say, without reading its weights
+    Inspect {
+        /// The checkpoint
+        path: PathBuf,
+        /// How to write the result
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+        /// Write to a file instead of standard output
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Replace an existing output file
+        #[arg(long)]
+        force: bool,
+    },
+    /// Manage folders of reference fingerprints
+    #[command(subcommand)]
+    Catalog(CatalogCommand),
+    /// Explain a code that reports use; without one, list all codes
+    Explain {
+        /// The code
+        code: Option<String>,
+    },
+    /// Print the JSON Schema of the report
+    Schema,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum CatalogCommand {
+    /// Take the fingerprint of a checkpoint and add it
+    Add {
+        /// The checkpoint, or its fingerprint file
+        path: PathBuf,
+        /// Identifier: `name` or `organisation/name`
+        #[arg(long)]
+        id: String,
+        #[command(flatten)]
+        folder: CatalogFolder,
+        /// Replace the reference if it is there already
+        #[arg(long)]
+        force: bool,
+    },
+    /// List the references of a folder, or with --embedded what is compiled in
+    List {
+        #[command(flatten)]
+        folder: CatalogFolder,
+        /// List the known architectures that are compiled in
+        #[arg(long)]
+        embedded: bool,
+    },
+    /// Show one reference, of the folder or compiled in
+    Show {
+        /// Its identifier
+        id: String,
+        #[command(flatten)]
+        folder: CatalogFolder,
+    },
+    /// Check every reference of a folder
+    Verify {
+        #[command(flatten)]
+        folder: CatalogFolder,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct CatalogFolder {
+    /// The folder [default: weightprint/catalog in the user's data folder]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) catalog: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct Output {
+    /// How to write the report
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+    /// Write to a file instead of standard output
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Replace an existing output file
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Weakest class that makes the exit code 1
+    #[arg(long, value_enum, value_name = "CLASS", default_value_t)]
+    pub(crate) fail_on: FailOn,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// A table in 80 columns
+    #[default]
+    Human,
+    /// `weightprint/report/1`; an array if several paths are scanned
+    Json,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FailOn {
+    Identical,
+    ReEncoded,
+    Derived,
+    Merged,
+    #[default]
+    SharesComponents,
+    SharedInitialisation,
+    SameArchitecture,
+    Never,
+}
+
+impl FailOn {
+    /// The weakest class that fails, if any does.
+    pub(crate) fn class(self) -> Option<Class> {
+        Some(match self {
+            Self::Identical => Class::Identical,
+            Self::ReEncoded => Class::ReEncoded,
+            Self::Derived => Class::Derived,
+            Self::Merged => Class::Merged,
+            Self::SharesComponents => Class::SharesComponents,
+            Self::SharedInitialisation => Class::SharedInitialisation,
+            Self::SameArchitecture => Class::SameArchitecture,
+            Self::Never => return None,
+        })
+    }
+}

@@ -1,0 +1,181 @@
+//! The command line: arguments in, a report out, an exit code. The only place that prints.
+
+mod args;
+mod catalog;
+mod exit;
+mod inspect;
+mod progress;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use weightprint::catalog::Catalog;
+use weightprint::checkpoint::OpenOptions;
+use weightprint::report::Report;
+use weightprint::scan::{self, Input};
+use weightprint::verdict::Class;
+
+use args::{Cli, Command, FailOn, Format, Global, Output};
+
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Some(threads) = cli.global.threads {
+        // Fails only if a pool exists already, and none does before the first parallel call.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads)).build_global();
+    }
+    let code = run(cli).unwrap_or_else(|error| complain(&error));
+    ExitCode::from(code)
+}
+
+/// Prints an error and returns its exit code. A reader that closed the pipe is not told so.
+fn complain(error: &anyhow::Error) -> u8 {
+    let broken = error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+    });
+    if !broken {
+        let style = anstyle::Style::new().bold().fg_color(Some(anstyle::AnsiColor::Red.into()));
+        anstream::eprintln!("{style}error:{style:#} {error:#}");
+    }
+    exit::of_error(error)
+}
+
+fn run(cli: Cli) -> Result<u8> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Scan { paths, catalog, output } => scan_paths(&paths, &catalog, &output, global),
+        Command::Compare { suspect, reference, output } => {
+            refuse_overwriting(output.output.as_deref(), output.force)?;
+            let suspect = read(&suspect, global)?;
+            let reference = read(&reference, global)?;
+            let report = scan::compare(&suspect, &reference);
+            finish(&[report], false, &output)
+        }
+        Command::Fingerprint { path, output, force } => {
+            refuse_overwriting(Some(&output), force)?;
+            read_checkpoint(&path, global)?.into_fingerprint().write(&output, force)?;
+            Ok(exit::CLEAN)
+        }
+        Command::Inspect { path, format, output, force } => {
+            refuse_overwriting(output.as_deref(), force)?;
+            let text = inspect::inspect(&path, format, options(global))?;
+            print(&text, output.as_deref(), force)?;
+            Ok(exit::CLEAN)
+        }
+        Command::Catalog(command) => catalog::run(command, global),
+        Command::Explain { code } => explain(code.as_deref()),
+        Command::Schema => {
+            let schema = serde_json::to_string_pretty(&Report::json_schema())? + "\n";
+            print(&schema, None, false)?;
+            Ok(exit::CLEAN)
+        }
+    }
+}
+
+fn options(global: &Global) -> OpenOptions {
+    OpenOptions { mmap: !global.no_mmap }
+}
+
+/// Reads a checkpoint or fingerprint with a progress bar.
+fn read(path: &Path, global: &Global) -> Result<Input> {
+    if weightprint::fingerprint::Fingerprint::is_fingerprint(path) {
+        return Ok(Input::read(path, options(global), &|_| ())?);
+    }
+    read_checkpoint(path, global)
+}
+
+fn read_checkpoint(path: &Path, global: &Global) -> Result<Input> {
+    let checkpoint = weightprint::checkpoint::Checkpoint::open(path, options(global))?;
+    let bar = progress::bar(checkpoint.total_bytes(), global.quiet);
+    let input = Input::take(&checkpoint, path.display().to_string(), &|bytes| bar.inc(bytes))?;
+    bar.finish_and_clear();
+    Ok(input)
+}
+
+fn scan_paths(paths: &[PathBuf], folders: &[PathBuf], output: &Output, global: &Global) -> Result<u8> {
+    refuse_overwriting(output.output.as_deref(), output.force)?;
+    let catalogs = open_catalogs(folders)?;
+    let (mut reports, mut codes) = (Vec::new(), Vec::new());
+    for path in paths {
+        let result = read(path, global).and_then(|input| Ok(scan::scan(&input, &catalogs)?));
+        match result {
+            Ok(report) => reports.push(report),
+            Err(error) if paths.len() > 1 => codes.push(complain(&error)),
+            Err(error) => return Err(error),
+        }
+    }
+    codes.push(finish(&reports, paths.len() > 1, output)?);
+    Ok(exit::gravest(codes))
+}
+
+/// The catalogs that are named, or the user's own if there is one.
+fn open_catalogs(folders: &[PathBuf]) -> Result<Vec<Catalog>> {
+    let own = Catalog::default_folder().filter(|folder| folders.is_empty() && folder.is_dir());
+    let all = folders.iter().cloned().chain(own);
+    all.map(|folder| Ok(Catalog::open(&folder)?)).collect()
+}
+
+/// Writes the reports and returns their exit code.
+fn finish(reports: &[Report], many: bool, output: &Output) -> Result<u8> {
+    let text = match output.format {
+        Format::Json if many => serde_json::to_string_pretty(reports)? + "\n",
+        Format::Json => reports.iter().map(Report::to_json).collect::<Result<String, _>>()?,
+        Format::Human => {
+            let texts: Vec<String> = reports.iter().map(weightprint::report::text::render).collect();
+            texts.join("\n")
+        }
+    };
+    print(&text, output.output.as_deref(), output.force)?;
+    let codes = reports.iter().map(|report| code(report.verdict.class, output.fail_on));
+    Ok(if reports.is_empty() { exit::NOTHING } else { exit::gravest(codes) })
+}
+
+fn code(class: Class, fail_on: FailOn) -> u8 {
+    match fail_on.class() {
+        _ if class == Class::Inconclusive => exit::INCONCLUSIVE,
+        Some(weakest) if class >= weakest => exit::FOUND,
+        _ => exit::CLEAN,
+    }
+}
+
+/// Fails before the work, not after it, where an output file exists.
+fn refuse_overwriting(output: Option<&Path>, force: bool) -> Result<()> {
+    match output {
+        Some(path) if !force && path.exists() => {
+            let what = format!("{} exists; give --force to replace it", path.display());
+            Err(weightprint::Error::Usage(what).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes text to a file, without styles, or to standard output, with styles on a terminal only.
+fn print(text: &str, output: Option<&Path>, force: bool) -> Result<()> {
+    match output {
+        Some(path) => {
+            let plain = anstream::adapter::strip_str(text).to_string();
+            Ok(weightprint::write_whole(path, plain.as_bytes(), force)?)
+        }
+        None => {
+            let mut out = anstream::stdout().lock();
+            out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to standard output")
+        }
+    }
+}
+
+fn explain(code: Option<&str>) -> Result<u8> {
+    let Some(code) = code else {
+        let list: String = weightprint::explain::entries().map(|(name, _)| format!("{name}\n")).collect();
+        print(&list, None, false)?;
+        return Ok(exit::CLEAN);
+    };
+    let Some(text) = weightprint::explain::explain(code) else {
+        let what = format!("`{}` is no code; `weightprint explain` lists them", code.escape_debug());
+        return Err(weightprint::Error::Usage(what).into());
+    };
+    let lines = weightprint::report::text::wrap(text, weightprint::report::text::WIDTH);
+    print(&(lines.join("\n") + "\n"), None, false)?;
+    Ok(exit::CLEAN)
+}

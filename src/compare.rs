@@ -1,0 +1,267 @@
+//! Compares a suspect with a reference: tests that yield evidence, and which tensor corresponds to which.
+//!
+//! Nothing here decides what the evidence amounts to; that is the verdict's work.
+
+pub mod bits;
+pub mod channels;
+pub mod matching;
+pub mod norms;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::anatomy::Role;
+use crate::catalog::architectures::{self, Agreement};
+use crate::fingerprint::Fingerprint;
+
+/// The tests, by the codes that reports use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum TestCode {
+    /// Equal digests of tensors and rows.
+    Bits,
+    /// Correlation of the residual channels' profiles, label by label.
+    ChannelLabels,
+    /// Embedding norms of rare tokens against published ones.
+    PublishedNorms,
+    /// Equal fields of the architecture record.
+    Architecture,
+}
+
+impl TestCode {
+    /// Every test, in the order in which reports list them.
+    pub const ALL: [Self; 4] = [Self::Bits, Self::ChannelLabels, Self::PublishedNorms, Self::Architecture];
+
+    /// The code as reports spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bits => "bits",
+            Self::ChannelLabels => "channel-labels",
+            Self::PublishedNorms => "published-norms",
+            Self::Architecture => "architecture",
+        }
+    }
+}
+
+/// What one test says of one pair.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Test {
+    /// Which test.
+    pub code: TestCode,
+    /// Whether its conditions hold for this pair.
+    pub applicable: bool,
+    /// If not, why.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub why_not: Option<String>,
+    /// The test's own statistic: equal tensors, correlation, rows on the common ratio, equal fields.
+    pub statistic: f64,
+    /// What the statistic was taken over: tensors, channels, usable rows, fields.
+    pub n: u64,
+    /// log10 of the probability of a statistic at least this large for independently trained models, before any
+    /// correction for several references. Absent where the test has no null distribution.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub log10_p: Option<f64>,
+    /// Size of the effect, 0 to 1: the share of what was looked at that agrees.
+    pub effect: f64,
+    /// The result in words.
+    pub says: String,
+}
+
+impl Test {
+    fn not_applicable(code: TestCode, why: impl Into<String>) -> Self {
+        let why = why.into();
+        let says = format!("not applicable: {why}");
+        Self { code, applicable: false, why_not: Some(why), statistic: 0.0, n: 0, log10_p: None, effect: 0.0, says }
+    }
+}
+
+/// Parts of a model that can be shared one without another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    /// Token, position and type embeddings, and the output head.
+    Embedding,
+    /// Query, key, value and output matrices with their biases and norms.
+    Attention,
+    /// Feed-forward matrices, experts and routers.
+    Mlp,
+    /// Norm gains and whatever else has a known role.
+    Other,
+    /// Tensors without a role.
+    Unknown,
+}
+
+impl Part {
+    /// The part as reports spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Embedding => "embedding",
+            Self::Attention => "attention",
+            Self::Mlp => "mlp",
+            Self::Other => "other",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// The part to which tensors of these roles belong; several roles are alternatives of one part.
+    pub fn of(roles: &[Role]) -> Self {
+        let Some(role) = roles.first() else { return Self::Unknown };
+        let name = role.as_str();
+        if name.contains("embd") || name.starts_with("output") && !name.contains("norm") {
+            Self::Embedding
+        } else if name.contains("norm") {
+            Self::Other
+        } else if name.starts_with("attn") {
+            Self::Attention
+        } else if ["ffn", "expert", "shared_expert", "router"].iter().any(|prefix| name.starts_with(prefix)) {
+            Self::Mlp
+        } else {
+            Self::Other
+        }
+    }
+}
+
+/// How much of a part of the suspect has a counterpart in the reference.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PartShare {
+    /// Which part.
+    pub part: Part,
+    /// Parameters of the suspect in it that could be compared.
+    pub parameters: u64,
+    /// Share of them in tensors with a counterpart, 0 to 1.
+    pub matched: f64,
+    /// Correlation of sampled values with the counterpart's at equal labels, averaged over matched parameters.
+    pub correlation: f64,
+}
+
+/// How much of a layer of the suspect has its counterpart in a layer of the reference.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LayerShare {
+    /// Layer of the reference.
+    pub reference: u32,
+    /// Layer of the suspect.
+    pub suspect: u32,
+    /// Share of the suspect layer's parameters whose counterpart lies in that layer, 0 to 1.
+    pub share: f64,
+}
+
+/// All that was found out about one pair.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Comparison {
+    /// Each test's evidence.
+    pub tests: Vec<Test>,
+    /// Tensors of the suspect that have a counterpart.
+    pub matches: Vec<matching::Match>,
+    /// Totals over digests.
+    pub bits: bits::Bits,
+    /// Parts of the suspect with the share that has a counterpart.
+    pub parts: Vec<PartShare>,
+    /// Layers of the suspect with the layer of the reference in which most of their counterparts lie.
+    pub layers: Vec<LayerShare>,
+    /// Whether block shapes agree: everything in the architecture record but the vocabulary and the number of layers.
+    pub same_blocks: bool,
+    /// Share of the suspect's parameters in tensors that at least one applicable test looked at, 0 to 1.
+    pub coverage: f64,
+}
+
+/// Compares two fingerprints.
+pub fn compare(suspect: &Fingerprint, reference: &Fingerprint) -> Comparison {
+    let matches = matching::matches(suspect, reference);
+    let bits = bits::totals(suspect, reference, &matches);
+    let agreement = architectures::compare(&suspect.architecture, &reference.architecture);
+    let tests = vec![bits.test(suspect), channels::test(suspect, reference), architecture(&agreement)];
+    Comparison {
+        tests,
+        parts: parts(suspect, reference, &matches),
+        layers: layers(suspect, reference, &matches),
+        same_blocks: agreement.differs.iter().all(|field| BESIDE_BLOCKS.contains(field)),
+        coverage: coverage(suspect),
+        matches,
+        bits,
+    }
+}
+
+/// Fields in which models of the same blocks may differ.
+const BESIDE_BLOCKS: [&str; 5] = ["family", "layers", "vocab_size", "tied", "position_embeddings"];
+
+fn architecture(agreement: &Agreement) -> Test {
+    let Agreement { fields, equal, differs } = agreement;
+    let says = match differs.as_slice() {
+        [] => format!("all {fields} fields of the architecture record equal"),
+        differs => format!("{equal} of {fields} fields equal; differs in {}", differs.join(", ")),
+    };
+    Test {
+        code: TestCode::Architecture,
+        applicable: true,
+        why_not: None,
+        statistic: *equal as f64,
+        n: *fields as u64,
+        log10_p: None,
+        effect: *equal as f64 / (*fields as f64).max(1.0),
+        says,
+    }
+}
+
+/// Share of the suspect's parameters in tensors whose values every fingerprint comparison looks at.
+pub fn coverage(suspect: &Fingerprint) -> f64 {
+    let all: u64 = suspect.tensors.iter().filter(|tensor| tensor.counts()).map(|tensor| tensor.elements()).sum();
+    let seen = suspect.tensors.iter().filter(|tensor| tensor.dtype.is_float() && tensor.informative().is_some());
+    let seen: u64 = seen.map(|tensor| tensor.elements()).sum();
+    if all == 0 { 0.0 } else { seen as f64 / all as f64 }
+}
+
+fn parts(suspect: &Fingerprint, reference: &Fingerprint, matches: &[matching::Match]) -> Vec<PartShare> {
+    let mut shares: std::collections::BTreeMap<Part, (u64, u64, f64)> = std::collections::BTreeMap::new();
+    let mut counterpart = vec![None; suspect.tensors.len()];
+    for found in matches {
+        counterpart[found.suspect] = Some(found);
+    }
+    for (tensor, found) in suspect.tensors.iter().zip(counterpart) {
+        if tensor.informative().is_none() || !tensor.dtype.is_float() {
+            continue;
+        }
+        let own = Part::of(&tensor.assignment.roles);
+        // The counterpart's role speaks where the suspect's own could not be settled.
+        let part = found.map_or(own, |found| match Part::of(&reference.tensors[found.reference].assignment.roles) {
+            Part::Unknown => own,
+            part => part,
+        });
+        let (all, matched, correlation) = shares.entry(part).or_default();
+        *all += tensor.elements();
+        if let Some(found) = found {
+            *matched += tensor.elements();
+            *correlation += tensor.elements() as f64 * found.correlation;
+        }
+    }
+    let share = |(part, (all, matched, correlation)): (Part, (u64, u64, f64))| PartShare {
+        part,
+        parameters: all,
+        matched: matched as f64 / all as f64,
+        correlation: if matched == 0 { 0.0 } else { correlation / matched as f64 },
+    };
+    shares.into_iter().map(share).collect()
+}
+
+fn layers(suspect: &Fingerprint, reference: &Fingerprint, matches: &[matching::Match]) -> Vec<LayerShare> {
+    let mut pairs: std::collections::BTreeMap<(u32, u32), u64> = std::collections::BTreeMap::new();
+    for found in matches {
+        let (ours, theirs) = (&suspect.tensors[found.suspect], &reference.tensors[found.reference]);
+        if let (Some(ours_layer), Some(theirs_layer)) = (ours.assignment.layer, theirs.assignment.layer) {
+            *pairs.entry((ours_layer, theirs_layer)).or_default() += ours.elements();
+        }
+    }
+    let mut totals: std::collections::BTreeMap<u32, u64> = std::collections::BTreeMap::new();
+    for tensor in suspect.tensors.iter().filter(|tensor| tensor.informative().is_some()) {
+        if let Some(layer) = tensor.assignment.layer {
+            *totals.entry(layer).or_default() += tensor.elements();
+        }
+    }
+    totals
+        .into_iter()
+        .filter_map(|(layer, total)| {
+            let of_layer = pairs.range((layer, 0)..=(layer, u32::MAX));
+            let (&(_, from), &shared) = of_layer.max_by_key(|&(&(_, from), &shared)| (shared, std::cmp::Reverse(from)))?;
+            Some(LayerShare { reference: from, suspect: layer, share: shared as f64 / total as f64 })
+        })
+        .collect()
+}

@@ -1,0 +1,290 @@
+//! Which tensor of the suspect corresponds to which of the reference, by content: digests first, then values.
+//!
+//! Names, roles and order are not looked at, except to choose among counterparts with the same content. A
+//! correspondence is a map, not evidence: its strength is reported as an effect, and never given a p-value.
+
+use std::collections::{BTreeMap, HashMap};
+
+use candle_core::{Device, Tensor};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::fingerprint::{Fingerprint, TensorPrint, ValuePrint};
+use crate::tensor::DType;
+use crate::tensor::decode::grid_step;
+
+/// How a counterpart was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    /// The values are equal, all of them.
+    Equal,
+    /// The values are equal once both are rounded to a coarser type: all of them where that is `bf16` or `f16`, all
+    /// sampled ones otherwise.
+    ReEncoded,
+    /// Sampled values correlate at equal labels.
+    Close,
+}
+
+/// A tensor of the suspect and its counterpart.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Match {
+    /// Index into the suspect's tensors.
+    pub suspect: usize,
+    /// Index into the reference's tensors.
+    pub reference: usize,
+    /// How the counterpart was found.
+    pub how: How,
+    /// Correlation of the sampled values; 1 where the values are equal.
+    pub correlation: f64,
+}
+
+/// Smallest correlation of sampled values for matrices to count as counterparts.
+const MIN_CORRELATION: f64 = 0.2;
+
+/// Smallest correlation times the root of the sample size. The largest of 10⁶ independent pairs is about 5.
+const MIN_SCORE: f64 = 8.0;
+
+/// Vectors (gains, biases) resemble one another across layers and models; below this they are no counterparts.
+const MIN_VECTOR_CORRELATION: f64 = 0.5;
+
+/// Most pairs of one shape that are compared by value; a checkpoint of thousands of experts is matched by digest alone
+/// beyond it.
+const MAX_PAIRS: usize = 1 << 28;
+
+/// Fewest rows for tensors of unequal height to be compared: an extended vocabulary, not another layer type.
+const MIN_TALL_ROWS: u64 = 256;
+
+/// Finds counterparts. At most one for each tensor of the suspect; one tensor of the reference may serve several, as
+/// it does for repeated layers and upcycled experts.
+pub fn matches(suspect: &Fingerprint, reference: &Fingerprint) -> Vec<Match> {
+    let mut found: Vec<Option<Match>> = vec![None; suspect.tensors.len()];
+    by_digest(suspect, reference, &mut found);
+    by_value(suspect, reference, &mut found);
+    found.into_iter().flatten().collect()
+}
+
+fn by_digest(suspect: &Fingerprint, reference: &Fingerprint, found: &mut [Option<Match>]) {
+    let mut by_values: HashMap<[u8; 32], Vec<usize>> = HashMap::new();
+    let mut by_rounded: [HashMap<u128, Vec<usize>>; 2] = Default::default();
+    for (index, values) in informative(reference) {
+        if let Some(digest) = values.sha256 {
+            by_values.entry(digest).or_default().push(index);
+        }
+        for (map, key) in by_rounded.iter_mut().zip(values.rounded) {
+            map.entry(key).or_default().push(index);
+        }
+    }
+    let mut used = vec![0u32; reference.tensors.len()];
+    for (index, values) in informative(suspect) {
+        let equal = values.sha256.and_then(|digest| by_values.get(&digest)).map(|hits| (How::Equal, hits));
+        let rounded = by_rounded.iter().zip(values.rounded).find_map(|(map, key)| map.get(&key));
+        let Some((how, hits)) = equal.or(rounded.map(|hits| (How::ReEncoded, hits))) else { continue };
+        let tensor = &suspect.tensors[index];
+        let same_size = hits.iter().copied().filter(|&hit| reference.tensors[hit].elements() == tensor.elements());
+        let preference = |hit: &usize| (used[*hit], !same_place(tensor, &reference.tensors[*hit]), *hit);
+        let Some(hit) = same_size.min_by_key(preference) else { continue };
+        used[hit] += 1;
+        found[index] = Some(Match { suspect: index, reference: hit, how, correlation: 1.0 });
+    }
+}
+
+/// Whether two tensors have the same name, or the same settled role in the same layer.
+fn same_place(a: &TensorPrint, b: &TensorPrint) -> bool {
+    let (x, y) = (&a.assignment, &b.assignment);
+    a.name == b.name || x.roles.len() == 1 && (&x.roles, x.layer, x.expert) == (&y.roles, y.layer, y.expert)
+}
+
+fn informative(print: &Fingerprint) -> impl Iterator<Item = (usize, &ValuePrint)> {
+    print.tensors.iter().enumerate().filter_map(|(index, tensor)| Some((index, tensor.informative()?)))
+}
+
+fn by_value(suspect: &Fingerprint, reference: &Fingerprint, found: &mut [Option<Match>]) {
+    let mut groups: BTreeMap<(u64, u64), (Vec<usize>, Vec<usize>)> = BTreeMap::new();
+    for (index, _) in informative(suspect).filter(|&(index, _)| found[index].is_none()) {
+        groups.entry(suspect.tensors[index].matrix()).or_default().0.push(index);
+    }
+    for (index, _) in informative(reference) {
+        groups.entry(reference.tensors[index].matrix()).or_default().1.push(index);
+    }
+    for (ours, theirs) in groups.values() {
+        if ours.len().saturating_mul(theirs.len()) <= MAX_PAIRS {
+            match_group(suspect, reference, ours, theirs, found);
+        }
+    }
+    match_tall(suspect, reference, &groups, found);
+}
+
+/// Counterparts among tensors of one shape.
+fn match_group(
+    suspect: &Fingerprint,
+    reference: &Fingerprint,
+    ours: &[usize],
+    theirs: &[usize],
+    found: &mut [Option<Match>],
+) {
+    let Some(scores) = correlations(suspect, reference, ours, theirs) else { return };
+    for (row, &index) in scores.iter().zip(ours) {
+        let tensor = &suspect.tensors[index];
+        let best = best_of(row);
+        let Some((column, _)) = best else { continue };
+        // Vectors of neighbouring layers resemble each other: only a mutual best counts.
+        let vector = tensor.matrix().0 == 1;
+        let rival = vector && scores.iter().any(|other| other[column] > row[column]);
+        let counterpart = theirs[column];
+        if let Some(agreement) = agreement(tensor, &reference.tensors[counterpart]).filter(|_| !rival) {
+            found[index] = Some(Match { suspect: index, reference: counterpart, ..agreement });
+        }
+    }
+}
+
+fn best_of(row: &[f32]) -> Option<(usize, f32)> {
+    row.iter().copied().enumerate().max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)))
+}
+
+/// Correlations of the samples of each of `ours` with each of `theirs`, by one matrix product for each block of rows.
+/// Correlations of f32 sums: good for choosing, not for reporting.
+fn correlations(
+    suspect: &Fingerprint,
+    reference: &Fingerprint,
+    ours: &[usize],
+    theirs: &[usize],
+) -> Option<Vec<Vec<f32>>> {
+    const BLOCK: usize = 1024;
+    let standardised = |print: &Fingerprint, indices: &[usize]| -> Option<Tensor> {
+        let mut rows = Vec::new();
+        for &index in indices {
+            rows.extend(unit(&print.tensors[index].informative()?.sample));
+        }
+        let width = rows.len().checked_div(indices.len()).filter(|&width| width > 0)?;
+        Tensor::from_vec(rows, (indices.len(), width), &Device::Cpu).ok()
+    };
+    if ours.is_empty() || theirs.is_empty() {
+        return None;
+    }
+    let right = standardised(reference, theirs)?.t().ok()?;
+    let mut all = Vec::with_capacity(ours.len());
+    for block in ours.chunks(BLOCK) {
+        let product = standardised(suspect, block)?.matmul(&right).ok()?;
+        all.extend(product.to_vec2::<f32>().ok()?);
+    }
+    Some(all)
+}
+
+/// Centred and scaled to length one; zeros where constant.
+fn unit(sample: &[f32]) -> Vec<f32> {
+    let n = sample.len().max(1) as f64;
+    let mean = sample.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+    let norm = sample.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>().sqrt();
+    let scale = if norm > 0.0 { 1.0 / norm } else { 0.0 };
+    sample.iter().map(|&v| ((f64::from(v) - mean) * scale) as f32).collect()
+}
+
+/// What two tensors of one shape have in common, if enough to be counterparts. The indices are left at 0.
+fn agreement(ours: &TensorPrint, theirs: &TensorPrint) -> Option<Match> {
+    let (a, b) = (ours.informative()?, theirs.informative()?);
+    judge(&a.sample, &b.sample, (&ours.dtype, &theirs.dtype), ours.matrix().0 == 1)
+}
+
+fn judge(a: &[f32], b: &[f32], dtypes: (&DType, &DType), vector: bool) -> Option<Match> {
+    let wide = |values: &[f32]| -> Vec<f64> { values.iter().map(|&v| f64::from(v)).collect() };
+    let correlation = crate::stats::rank::correlation(&wide(a), &wide(b));
+    let how = if within_grid(a, b, dtypes) { How::ReEncoded } else { How::Close };
+    let least = if vector { MIN_VECTOR_CORRELATION } else { MIN_CORRELATION };
+    let strong = correlation >= least && correlation * (a.len() as f64).sqrt() >= MIN_SCORE;
+    (strong || how == How::ReEncoded).then_some(Match { suspect: 0, reference: 0, how, correlation })
+}
+
+/// Whether the coarser of two types explains every difference: 99 % of sampled values within half a step of its grid
+/// and none off by more than one. Types with the same grid explain none.
+fn within_grid(a: &[f32], b: &[f32], (ours, theirs): (&DType, &DType)) -> bool {
+    if ours == theirs || a.is_empty() {
+        return false;
+    }
+    let mut within_half = 0;
+    for (&x, &y) in a.iter().zip(b) {
+        let larger = if x.abs() > y.abs() { x } else { y };
+        let (Some(s), Some(t)) = (grid_step(ours, larger), grid_step(theirs, larger)) else { return false };
+        let step = s.max(t);
+        let gap = (x - y).abs();
+        if gap > step {
+            return false;
+        }
+        within_half += usize::from(gap <= 0.51 * step);
+    }
+    within_half * 100 >= a.len() * 99
+}
+
+/// Counterparts among tall matrices of one width and unequal height: a vocabulary that was extended or cut. The samples
+/// of both keep mostly the same labels, and the common ones are compared.
+fn match_tall(
+    suspect: &Fingerprint,
+    reference: &Fingerprint,
+    groups: &BTreeMap<(u64, u64), (Vec<usize>, Vec<usize>)>,
+    found: &mut [Option<Match>],
+) {
+    let tall = |pick: fn(&(Vec<usize>, Vec<usize>)) -> &Vec<usize>| -> Vec<usize> {
+        let tall = groups.iter().filter(|((rows, _), _)| *rows >= MIN_TALL_ROWS);
+        // A handful: embeddings and heads. Layers come in groups of at least as many as there are layers.
+        tall.map(|(_, group)| pick(group)).filter(|group| (1..=2).contains(&group.len())).flatten().copied().collect()
+    };
+    let (ours, theirs) = (tall(|group| &group.0), tall(|group| &group.1));
+    for &index in ours.iter().filter(|&&index| found[index].is_none()).collect::<Vec<_>>() {
+        let tensor = &suspect.tensors[index];
+        let best = theirs
+            .iter()
+            .filter(|&&other| reference.tensors[other].matrix().1 == tensor.matrix().1)
+            .filter_map(|&other| {
+                let (a, b) = common_sample(tensor, &reference.tensors[other])?;
+                let agreement = judge(&a, &b, (&tensor.dtype, &reference.tensors[other].dtype), false)?;
+                // Equal at common labels is not equal as a whole.
+                Some(Match { suspect: index, reference: other, how: How::Close, ..agreement })
+            })
+            .max_by(|a, b| a.correlation.total_cmp(&b.correlation).then(b.reference.cmp(&a.reference)));
+        found[index] = best;
+    }
+}
+
+/// Sampled values at the labels that both tensors keep.
+fn common_sample(ours: &TensorPrint, theirs: &TensorPrint) -> Option<(Vec<f32>, Vec<f32>)> {
+    let (a, b) = (ours.informative()?, theirs.informative()?);
+    let ((our_rows, our_cols), (their_rows, their_cols)) = (ours.sample_labels(), theirs.sample_labels());
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    for (i, row) in our_rows.iter().enumerate() {
+        let Ok(k) = their_rows.binary_search(row) else { continue };
+        for (j, col) in our_cols.iter().enumerate() {
+            let Ok(l) = their_cols.binary_search(col) else { continue };
+            left.push(*a.sample.get(i * our_cols.len() + j)?);
+            right.push(*b.sample.get(k * their_cols.len() + l)?);
+        }
+    }
+    Some((left, right))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_to_a_coarser_type_is_within_its_grid_and_a_changed_value_is_not() {
+        let values: Vec<f32> = (1..500).map(|i| (i as f32 * 0.731).sin() * 0.02).collect();
+        let halves: Vec<f32> = values.iter().map(|&v| half::f16::from_f32(v).to_f32()).collect();
+        assert!(within_grid(&values, &halves, (&DType::F32, &DType::F16)));
+        assert!(!within_grid(&values, &halves, (&DType::F32, &DType::F32)), "one type explains no difference");
+        let mut tuned = halves.clone();
+        for value in &mut tuned {
+            *value *= 1.002;
+        }
+        assert!(!within_grid(&values, &tuned, (&DType::F32, &DType::F16)));
+    }
+
+    #[test]
+    fn independent_samples_are_no_counterparts() {
+        let sample = |seed: f32| -> Vec<f32> { (0..2048).map(|i| (i as f32 * seed).sin()).collect() };
+        assert!(judge(&sample(1.37), &sample(2.91), (&DType::BF16, &DType::BF16), false).is_none());
+        let close: Vec<f32> = sample(1.37).iter().zip(sample(2.91)).map(|(a, b)| a + b).collect();
+        let found = judge(&sample(1.37), &close, (&DType::BF16, &DType::BF16), false).unwrap();
+        assert_eq!(found.how, How::Close);
+        assert!((found.correlation - 0.5f64.sqrt()).abs() < 0.05);
+    }
+}

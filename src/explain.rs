@@ -1,0 +1,140 @@
+//! What each code in a report means, for `weightprint explain`.
+
+use crate::compare::TestCode;
+use crate::finding::Code;
+use crate::verdict::Class;
+
+/// Every code that can be explained, with its explanation: classes, tests, findings.
+pub fn entries() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let classes = Class::ALL.into_iter().map(|class| (class.as_str(), class_text(class)));
+    let tests = TestCode::ALL.into_iter().map(|test| (test.as_str(), test_text(test)));
+    let findings = Code::ALL.into_iter().map(|code| (code.as_str(), finding_text(code)));
+    classes.chain(tests).chain(findings)
+}
+
+/// The explanation of one code.
+pub fn explain(code: &str) -> Option<&'static str> {
+    entries().find(|(name, _)| *name == code).map(|(_, text)| text)
+}
+
+fn class_text(class: Class) -> &'static str {
+    match class {
+        Class::Identical => {
+            "Verdict. Every tensor of the subject that could say anything equals a tensor of the reference bit for bit, \
+             and none of the reference's is missing, once names, order, sharding and lossless changes of type are undone."
+        }
+        Class::ReEncoded => {
+            "Verdict. As `identical`, but some tensors are equal only within the rounding of a coarser type: for f16 \
+             and bf16 every value was checked, for other types the sampled ones."
+        }
+        Class::Derived => {
+            "Verdict. The weights of subject and reference have a common origin: labels agree with a corrected p of at \
+             most 10^-10 and explain at least 5 % of what was looked at, or a large part is equal outright. The tests \
+             are symmetric and do not tell which of the two came first."
+        }
+        Class::Merged => {
+            "Verdict. Several references together explain the subject. This version does not attribute merges yet and \
+             never gives this class."
+        }
+        Class::SharesComponents => "Verdict. Only the parts that are named match the reference, for example its embedding.",
+        Class::SharedInitialisation => {
+            "Verdict. Labels agree beyond chance, but the weights hardly do: both models may have been started from the \
+             same random numbers. That is a fact about their origin, not copying of trained weights."
+        }
+        Class::SameArchitecture => {
+            "Verdict. The blocks have the same shapes; the weights were tested and nothing speaks for a common origin. \
+             Distillation from a model's outputs leaves weights of its own and cannot be seen in weights."
+        }
+        Class::NoEvidence => {
+            "Verdict. The structure differs from every reference tested and no test found anything. That is not proof \
+             of independence: a reference that is not in the catalog was not tested."
+        }
+        Class::Inconclusive => {
+            "Verdict. Too little could be tested: no reference, unreadable or constant values, or no test that applies. \
+             The report says what is missing. Exit code 5; never a pass."
+        }
+    }
+}
+
+fn test_text(test: TestCode) -> &'static str {
+    match test {
+        TestCode::Bits => {
+            "Test. Tensors whose values have the same SHA-256, over names and order; tensors equal after rounding to f16 \
+             or bf16; rows equal to a row of the reference. Constants, masks, indices and formulas do not count. log10 p \
+             is that of n distinct labels falling into the same order by chance, 1/n!."
+        }
+        TestCode::ChannelLabels => {
+            "Test. Each residual channel's strength, averaged over all tensors that touch it, is correlated between the \
+             models at equal labels. Under independent training labels are arbitrary, so a large correlation is a \
+             coincidence whose probability is known: Student's t tail with n-2 degrees of freedom. Blind to a \
+             permutation or rotation of the channels. Effect: r squared."
+        }
+        TestCode::PublishedNorms => {
+            "Test. L2 norms of the embedding rows of rare tokens, published for 64 models, against the subject's: rows \
+             that training hardly touches keep their norms up to one common factor. At least 8 rows within 0.5 % of one \
+             ratio, spanning a factor of 3, are demanded. Effect: share of usable rows on the ratio."
+        }
+        TestCode::Architecture => {
+            "Test. Fields of the architecture record that are equal. Structure says nothing of weights, so it has no p."
+        }
+    }
+}
+
+fn finding_text(code: Code) -> &'static str {
+    match code {
+        Code::ShardMissing => "Finding. The index names a shard that is not in the folder.",
+        Code::ShardExtra => "Finding. A weight file lies in the folder that the index does not name; it was left out.",
+        Code::IndexMismatch => {
+            "Finding. The index and the headers of the shards disagree. What the headers say was used; the index is what \
+             other programs will read."
+        }
+        Code::DtypeUnknown => {
+            "Finding. Tensors have an element type that this version cannot decode. Their bytes were digested, their \
+             values not read, and the coverage is lower for it."
+        }
+        Code::NonFinite => {
+            "Finding. Tensors have NaN or infinite values. Up to 1 % are masked; with more, the tensor is not tested."
+        }
+        Code::ConstantTensor => "Finding. Tensors hold one value throughout. Agreement of constants is no evidence.",
+        Code::EmptyTensor => "Finding. Tensors have no elements. They are legal and say nothing.",
+        Code::FormulaTensor => {
+            "Finding. Rotary frequencies, sinusoidal positions, masks and indices are the same in unrelated models and \
+             are not counted as evidence."
+        }
+        Code::HeaderGap => {
+            "Finding. Bytes of the file belong to no tensor. The reference implementation refuses such files; something \
+             may be hidden there."
+        }
+        Code::FileLeftOut => "Finding. A file that holds training state rather than weights was left out.",
+        Code::LfsPointer => "Finding. A file is a Git-LFS pointer: the weights themselves were not downloaded.",
+        Code::PickleNotRead => "Finding. Pickles lie beside the weights; this version does not read them.",
+        Code::ConfigMismatch => {
+            "Finding. config.json contradicts the shapes of the tensors. Shapes decide; the configuration is a claim."
+        }
+        Code::SidecarUnreadable => "Finding. config.json, the model card or the tokenizer could not be read.",
+        Code::WeightsNotTested => {
+            "Finding. The architecture equals that of a known model of which no catalog has a weight fingerprint, so \
+             descent from it was not tested. `weightprint catalog add PATH --id ID` adds one."
+        }
+        Code::PublishedDigest => "Finding. A whole file has a SHA-256 that was published for a known model.",
+        Code::OrderedChannels => {
+            "Finding. Channel strengths rise or fall with the label, so labels are not arbitrary. If both models are \
+             ordered, channel-labels does not apply."
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_explained_under_a_name_of_its_own() {
+        let mut names: Vec<&str> = entries().map(|(name, _)| name).collect();
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all);
+        assert!(explain("channel-labels").is_some() && explain("nonsense").is_none());
+    }
+}

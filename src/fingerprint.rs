@@ -1,0 +1,207 @@
+//! What is kept of a checkpoint so that it can be compared later without its weights.
+//!
+//! A fingerprint holds digests, moments, sampled values, energies of rows and columns, row sketches, embedding norms
+//! and the channel profile: a few megabytes for a model of any size. It holds no verdict and compares nothing.
+
+mod accumulate;
+mod file;
+pub mod labels;
+mod pass;
+
+use half::f16;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use accumulate::{RowKey, Summary, TensorDigests};
+pub use file::write_whole;
+pub use pass::{Channels, Progress};
+
+use crate::anatomy::{Anatomy, Architecture, Assignment};
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::finding::Finding;
+use crate::tensor::DType;
+
+/// Name and version of the file format.
+pub const SCHEMA: &str = "weightprint/fingerprint/1";
+
+/// Most row keys that the sketch of one matrix keeps.
+pub const SKETCH_ROWS: usize = 64;
+
+/// Rows and columns of the grid of sampled values; a vector keeps their product.
+pub const SAMPLE_GRID: (usize, usize) = (32, 64);
+
+/// Most labels whose energy is kept for each axis of a matrix.
+pub const ENERGY_LABELS: usize = 1024;
+
+/// Rows or columns beyond this get no energies: no real model has them, and a hostile header could.
+const MAX_AXIS: u64 = 1 << 24;
+
+/// Fewest rows of an embedding for its row norms to be kept.
+const MIN_VOCABULARY: u64 = 256;
+
+/// The fingerprint of one checkpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fingerprint {
+    /// Where the checkpoint came from and what its headers say.
+    pub subject: Subject,
+    /// The architecture record.
+    pub architecture: Architecture,
+    /// One entry for each tensor, in file order.
+    pub tensors: Vec<TensorPrint>,
+    /// The profile of the residual channels.
+    pub channels: Channels,
+    /// Remarks made while the values were read.
+    pub findings: Vec<Finding>,
+}
+
+/// A file of the checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FileRecord {
+    /// Path relative to the checkpoint's folder.
+    pub path: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// SHA-256 of the whole file, where it was computed: only if a published file has the same size.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sha256: Option<String>,
+}
+
+/// Where a fingerprint came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subject {
+    /// Identifier as a reference of a catalog, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub id: Option<String>,
+    /// Name under which the checkpoint is reported: its repository if known, otherwise its folder or file name.
+    pub name: String,
+    /// Container format.
+    pub format: String,
+    /// Weight files.
+    pub files: Vec<FileRecord>,
+    /// Number of values in floating-point tensors.
+    pub parameters: u64,
+    /// Version of the program that took it.
+    pub tool_version: String,
+    /// SHA-256 of `tokenizer.json`, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tokenizer_sha256: Option<String>,
+}
+
+/// What is kept of one tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TensorPrint {
+    /// Name in the file.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Shape, outermost dimension first.
+    pub shape: Vec<u64>,
+    /// What the tensor is for.
+    pub assignment: Assignment,
+    /// Whether the values follow from a formula or are a mask or an index, so that equality says nothing.
+    pub formula: bool,
+    /// SHA-256 of the stored bytes.
+    pub stored_sha256: [u8; 32],
+    /// Everything that needs the values; `None` where the type is unknown or the tensor is empty.
+    pub values: Option<ValuePrint>,
+}
+
+/// What is kept of a tensor's values.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ValuePrint {
+    /// Moments, extrema and counts.
+    pub summary: Summary,
+    /// SHA-256 over the values widened to `f32` (see [`TensorDigests::values`]).
+    pub sha256: Option<[u8; 32]>,
+    /// XXH3-128 of the values rounded to `bf16` and to `f16`.
+    pub rounded: [u128; 2],
+    /// Values on the grid of chosen rows and columns, row by row (see [`TensorPrint::sample_labels`]).
+    pub sample: Vec<f32>,
+    /// RMS of chosen rows relative to the tensor's, so 1 is typical.
+    pub row_rms: Vec<f16>,
+    /// RMS of chosen columns relative to the tensor's.
+    pub col_rms: Vec<f16>,
+    /// Sketch of the rows of a matrix.
+    pub sketch: Vec<RowKey>,
+    /// L2 norm of every row, for embeddings and output heads.
+    pub row_norms: Option<Vec<f32>>,
+}
+
+impl TensorPrint {
+    /// Number of elements.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().product()
+    }
+
+    /// The tensor as a matrix: leading dimensions folded into rows.
+    pub fn matrix(&self) -> (u64, u64) {
+        crate::tensor::matrix(&self.shape)
+    }
+
+    /// Labels of the rows and columns of the sampled grid.
+    pub fn sample_labels(&self) -> (Vec<u32>, Vec<u32>) {
+        let (rows, cols) = self.matrix();
+        sample_labels(rows, cols)
+    }
+
+    /// Whether agreement with another tensor can say anything: decoded, finite enough, not constant, not a formula.
+    pub fn informative(&self) -> Option<&ValuePrint> {
+        self.values.as_ref().filter(|values| {
+            !self.formula
+                && !values.summary.is_constant()
+                && values.summary.nonfinite_share() <= crate::limits::MAX_NONFINITE_SHARE
+        })
+    }
+
+    /// Whether the tensor counts among what a scan has to look at: anything but formulas and empty tensors.
+    pub fn counts(&self) -> bool {
+        !self.formula && self.elements() > 0
+    }
+}
+
+impl ValuePrint {
+    /// The quantile at each of `probabilities`, by linear interpolation in the sorted sample. With 2,048 sampled values
+    /// the rank of the true quantile `p` is off by `sqrt(p(1-p)/2048)`, one standard error; tensors of up to 2,048
+    /// values are exact.
+    pub fn quantiles(&self, probabilities: &[f64]) -> Vec<f32> {
+        let mut sorted = self.sample.clone();
+        sorted.sort_unstable_by(f32::total_cmp);
+        let Some(last) = sorted.len().checked_sub(1) else { return vec![0.0; probabilities.len()] };
+        let at = |p: f64| {
+            let place = p.clamp(0.0, 1.0) * last as f64;
+            let (low, high) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
+            low + (high - low) * place.fract() as f32
+        };
+        probabilities.iter().map(|&p| at(p)).collect()
+    }
+}
+
+/// How many row and column energies are kept of a matrix of this size.
+fn energy_counts(rows: u64, cols: u64) -> (usize, usize) {
+    if rows > MAX_AXIS || cols > MAX_AXIS {
+        return (0, 0);
+    }
+    let count = |len: u64| usize::try_from(len).map_or(ENERGY_LABELS, |len| len.min(ENERGY_LABELS));
+    (count(rows), count(cols))
+}
+
+/// Labels of the rows and columns whose values are sampled from a matrix of this size.
+pub(crate) fn sample_labels(rows: u64, cols: u64) -> (Vec<u32>, Vec<u32>) {
+    let (grid_rows, grid_cols) = SAMPLE_GRID;
+    let wanted_rows = labels::chosen(rows, grid_rows);
+    let cols_each = if rows <= 1 { grid_rows * grid_cols } else { grid_cols };
+    (wanted_rows, labels::chosen(cols, cols_each))
+}
+
+impl Fingerprint {
+    /// Reads every byte of the checkpoint once and takes its fingerprint, in parallel on the current rayon pool.
+    ///
+    /// The result does not depend on the number of threads.
+    ///
+    /// # Errors
+    /// If a read fails, or if a file changed meanwhile.
+    pub fn take(checkpoint: &Checkpoint, anatomy: &Anatomy, progress: Progress<'_>) -> Result<Self> {
+        pass::run(checkpoint, anatomy, progress)
+    }
+}

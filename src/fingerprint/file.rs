@@ -1,0 +1,349 @@
+//! The fingerprint as a file: a safetensors file with the record as JSON in its metadata.
+//!
+//! The arrays are concatenations over tensors in the order of the record; their pieces have lengths that follow from
+//! the shapes, or are stated in the record.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
+
+use half::f16;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{
+    Channels, Fingerprint, RowKey, SCHEMA, Subject, Summary, TensorPrint, ValuePrint, energy_counts, sample_labels,
+};
+use crate::anatomy::{Architecture, Assignment};
+use crate::error::{Error, Result};
+use crate::finding::Finding;
+use crate::limits::MAX_FINGERPRINT_BYTES;
+use crate::tensor::DType;
+
+const METADATA_KEY: &str = "weightprint";
+const FORMAT: &str = "fingerprint";
+
+/// The JSON part.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    schema: String,
+    subject: Subject,
+    architecture: Architecture,
+    channel_tensors: u32,
+    findings: Vec<Finding>,
+    /// SHA-256 over all arrays, so that a damaged file is not taken for evidence.
+    arrays_sha256: String,
+    tensors: Vec<TensorRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TensorRecord {
+    name: String,
+    dtype: DType,
+    shape: Vec<u64>,
+    #[serde(flatten)]
+    assignment: Assignment,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    formula: bool,
+    /// Whether the arrays hold pieces of this tensor.
+    decoded: bool,
+    /// Whether widening its values to `f32` is exact.
+    exact: bool,
+    sketch: usize,
+    row_norms: bool,
+}
+
+/// Number of `f64` in a summary's row.
+const SUMMARY: usize = 11;
+
+/// The arrays, concatenated.
+#[derive(Default)]
+struct Arrays {
+    stored_sha256: Vec<u8>,
+    values_sha256: Vec<u8>,
+    rounded: Vec<u64>,
+    summary: Vec<f64>,
+    sample: Vec<f32>,
+    energy: Vec<f16>,
+    sketch: Vec<u64>,
+    row_norms: Vec<f32>,
+}
+
+impl Fingerprint {
+    /// The bytes of the file: the same for the same fingerprint, always.
+    ///
+    /// # Errors
+    /// Only if the record cannot be written as JSON, which no fingerprint that was taken or read causes.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let mut arrays = Arrays::default();
+        let tensors = self.tensors.iter().map(|tensor| arrays.push(tensor)).collect();
+        let layer_bytes: Vec<u8> = self.channels.layers.iter().map(|&score| score as u8).collect();
+        let pieces = [
+            ("channels.layers", Dtype::I8, layer_bytes),
+            ("channels.profile", Dtype::F32, le(&self.channels.profile, f32::to_le_bytes)),
+            ("tensors.energy", Dtype::F16, le(&arrays.energy, f16::to_le_bytes)),
+            ("tensors.rounded_xxh3", Dtype::U64, le(&arrays.rounded, u64::to_le_bytes)),
+            ("tensors.row_norms", Dtype::F32, le(&arrays.row_norms, f32::to_le_bytes)),
+            ("tensors.sample", Dtype::F32, le(&arrays.sample, f32::to_le_bytes)),
+            ("tensors.sketch", Dtype::U64, le(&arrays.sketch, u64::to_le_bytes)),
+            ("tensors.stored_sha256", Dtype::U8, arrays.stored_sha256),
+            ("tensors.summary", Dtype::F64, le(&arrays.summary, f64::to_le_bytes)),
+            ("tensors.values_sha256", Dtype::U8, arrays.values_sha256),
+        ];
+        let record = Record {
+            schema: SCHEMA.to_owned(),
+            subject: self.subject.clone(),
+            architecture: self.architecture.clone(),
+            channel_tensors: self.channels.tensors,
+            findings: self.findings.clone(),
+            arrays_sha256: arrays_sha256(pieces.iter().map(|(_, _, bytes)| bytes.as_slice())),
+            tensors,
+        };
+        let usage = |what: &dyn std::fmt::Display| Error::Usage(format!("cannot write the fingerprint: {what}"));
+        let json = serde_json::to_string(&record).map_err(|error| usage(&error))?;
+        let views: Vec<(&str, TensorView<'_>)> = pieces
+            .iter()
+            .map(|(name, dtype, bytes)| {
+                let shape = vec![bytes.len() * 8 / dtype.bitsize()];
+                TensorView::new(*dtype, shape, bytes).map(|view| (*name, view))
+            })
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|error| usage(&error))?;
+        serialize(views, Some(HashMap::from([(METADATA_KEY.to_owned(), json)]))).map_err(|error| usage(&error))
+    }
+
+    /// Writes the file, whole or not at all. An existing file is only replaced with `force`.
+    ///
+    /// # Errors
+    /// If the file exists and `force` is not given, or it cannot be written.
+    pub fn write(&self, path: &Path, force: bool) -> Result<()> {
+        write_whole(path, &self.to_bytes()?, force)
+    }
+
+    /// Reads a fingerprint file.
+    ///
+    /// # Errors
+    /// If it cannot be read, is not a fingerprint, is of another version, or contradicts itself.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = read_bounded(path)?;
+        Self::from_bytes(&bytes, path)
+    }
+
+    /// Whether the file at `path` says in its header that it is a fingerprint. Reads only the first bytes.
+    pub fn is_fingerprint(path: &Path) -> bool {
+        use std::io::Read;
+        let mut head = [0; 64];
+        path.metadata().is_ok_and(|meta| meta.is_file())
+            && std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut head)).is_ok()
+            && head[8..].starts_with(br#"{"__metadata__":{"weightprint":"#)
+    }
+
+    /// The fingerprint in `bytes`; `path` is named in errors.
+    ///
+    /// # Errors
+    /// As for [`Fingerprint::read`].
+    pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self> {
+        let bad = |what: &str| Error::malformed(path, FORMAT, what);
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| bad(&error.to_string()))?;
+        let json = header.metadata().as_ref().and_then(|metadata| metadata.get(METADATA_KEY));
+        let json = json.ok_or_else(|| bad("no fingerprint record in its metadata"))?;
+        let version: SchemaOnly = serde_json::from_str(json).map_err(|error| bad(&error.to_string()))?;
+        if version.schema != SCHEMA {
+            return Err(bad(&format!("schema `{}` is not {SCHEMA}: take the fingerprint again", version.schema)));
+        }
+        let record: Record = serde_json::from_str(json).map_err(|error| bad(&error.to_string()))?;
+        let file = SafeTensors::deserialize(bytes).map_err(|error| bad(&error.to_string()))?;
+        let array = |name: &str| {
+            file.tensor(name).map(|view| view.data()).map_err(|_| bad(&format!("array `{name}` is missing")))
+        };
+        let mut names = file.names();
+        names.sort_unstable();
+        let all: Vec<&[u8]> = names.into_iter().map(array).collect::<Result<_>>()?;
+        if arrays_sha256(all.into_iter()) != record.arrays_sha256 {
+            return Err(bad("its arrays do not have the digest that its record states"));
+        }
+        let mut pieces = Pieces {
+            stored_sha256: array("tensors.stored_sha256")?,
+            values_sha256: array("tensors.values_sha256")?,
+            rounded: array("tensors.rounded_xxh3")?,
+            summary: array("tensors.summary")?,
+            sample: array("tensors.sample")?,
+            energy: array("tensors.energy")?,
+            sketch: array("tensors.sketch")?,
+            row_norms: array("tensors.row_norms")?,
+        };
+        let tensors = record.tensors.into_iter().map(|tensor| pieces.take_tensor(tensor));
+        let tensors = tensors.collect::<Option<Vec<_>>>().ok_or_else(|| bad("its arrays are shorter than its record"))?;
+        let profile = numbers(array("channels.profile")?, f32::from_le_bytes);
+        let layers: Vec<i8> = array("channels.layers")?.iter().map(|&byte| byte as i8).collect();
+        Ok(Self {
+            subject: record.subject,
+            architecture: record.architecture,
+            tensors,
+            channels: Channels { profile, tensors: record.channel_tensors, layers },
+            findings: record.findings,
+        })
+    }
+}
+
+/// SHA-256 over the arrays in the order of their names.
+fn arrays_sha256<'a>(arrays: impl Iterator<Item = &'a [u8]>) -> String {
+    let mut all = Sha256::new();
+    arrays.for_each(|array| all.update(array));
+    crate::catalog::hex(&all.finalize())
+}
+
+#[derive(Deserialize)]
+struct SchemaOnly {
+    schema: String,
+}
+
+impl Arrays {
+    fn push(&mut self, tensor: &TensorPrint) -> TensorRecord {
+        self.stored_sha256.extend(tensor.stored_sha256);
+        let values = tensor.values.as_ref();
+        let record = TensorRecord {
+            name: tensor.name.clone(),
+            dtype: tensor.dtype.clone(),
+            shape: tensor.shape.clone(),
+            assignment: tensor.assignment.clone(),
+            formula: tensor.formula,
+            decoded: values.is_some(),
+            exact: values.is_some_and(|values| values.sha256.is_some()),
+            sketch: values.map_or(0, |values| values.sketch.len()),
+            row_norms: values.is_some_and(|values| values.row_norms.is_some()),
+        };
+        if let Some(values) = values {
+            let s = &values.summary;
+            self.values_sha256.extend(values.sha256.unwrap_or_default());
+            self.rounded.extend(values.rounded.iter().flat_map(|&key| [(key >> 64) as u64, key as u64]));
+            self.summary.extend([s.finite, s.zeros, s.nan, s.infinite].map(|count| count as f64));
+            self.summary.extend([s.mean, s.std, s.skewness, s.excess_kurtosis, s.rms, s.min, s.max]);
+            self.sample.extend(&values.sample);
+            self.energy.extend(values.row_rms.iter().chain(&values.col_rms));
+            self.sketch.extend(values.sketch.iter().flat_map(|key| [key.order, key.id]));
+            self.row_norms.extend(values.row_norms.iter().flatten());
+        }
+        record
+    }
+}
+
+/// What is left of each array while tensors are taken off their fronts.
+struct Pieces<'a> {
+    stored_sha256: &'a [u8],
+    values_sha256: &'a [u8],
+    rounded: &'a [u8],
+    summary: &'a [u8],
+    sample: &'a [u8],
+    energy: &'a [u8],
+    sketch: &'a [u8],
+    row_norms: &'a [u8],
+}
+
+impl Pieces<'_> {
+    fn take_tensor(&mut self, record: TensorRecord) -> Option<TensorPrint> {
+        let stored_sha256 = take(&mut self.stored_sha256, 32)?.try_into().ok()?;
+        let values = if record.decoded { Some(self.take_values(&record)?) } else { None };
+        Some(TensorPrint {
+            name: record.name,
+            dtype: record.dtype,
+            shape: record.shape,
+            assignment: record.assignment,
+            formula: record.formula,
+            stored_sha256,
+            values,
+        })
+    }
+
+    fn take_values(&mut self, record: &TensorRecord) -> Option<ValuePrint> {
+        record.shape.iter().try_fold(1u64, |product, &size| product.checked_mul(size))?;
+        let (rows, cols) = crate::tensor::matrix(&record.shape);
+        let (sample_rows, sample_cols) = sample_labels(rows, cols);
+        let sha256: [u8; 32] = take(&mut self.values_sha256, 32)?.try_into().ok()?;
+        let rounded = numbers(take(&mut self.rounded, 32)?, u64::from_le_bytes);
+        let joined = |high: u64, low: u64| u128::from(high) << 64 | u128::from(low);
+        let s = numbers(take(&mut self.summary, 8 * SUMMARY)?, f64::from_le_bytes);
+        let (row_energies, col_energies) = energy_counts(rows, cols);
+        let sample = numbers(take(&mut self.sample, 4 * sample_rows.len() * sample_cols.len())?, f32::from_le_bytes);
+        let row_rms = numbers(take(&mut self.energy, 2 * row_energies)?, f16::from_le_bytes);
+        let col_rms = numbers(take(&mut self.energy, 2 * col_energies)?, f16::from_le_bytes);
+        let keys = numbers(take(&mut self.sketch, record.sketch.checked_mul(16)?)?, u64::from_le_bytes);
+        let norms = usize::try_from(rows).ok().and_then(|rows| rows.checked_mul(4)).filter(|_| record.row_norms);
+        let row_norms = match norms {
+            Some(len) => Some(numbers(take(&mut self.row_norms, len)?, f32::from_le_bytes)),
+            None => None,
+        };
+        Some(ValuePrint {
+            summary: Summary {
+                finite: s[0] as u64,
+                zeros: s[1] as u64,
+                nan: s[2] as u64,
+                infinite: s[3] as u64,
+                mean: s[4],
+                std: s[5],
+                skewness: s[6],
+                excess_kurtosis: s[7],
+                rms: s[8],
+                min: s[9],
+                max: s[10],
+            },
+            sha256: record.exact.then_some(sha256),
+            rounded: [joined(rounded[0], rounded[1]), joined(rounded[2], rounded[3])],
+            sample,
+            row_rms,
+            col_rms,
+            sketch: keys.as_chunks::<2>().0.iter().map(|&[order, id]| RowKey { order, id }).collect(),
+            row_norms,
+        })
+    }
+}
+
+fn take<'a>(bytes: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
+    let (front, rest) = bytes.split_at_checked(len)?;
+    *bytes = rest;
+    Some(front)
+}
+
+fn le<T: Copy, const N: usize>(values: &[T], bytes: impl Fn(T) -> [u8; N]) -> Vec<u8> {
+    values.iter().flat_map(|&value| bytes(value)).collect()
+}
+
+fn numbers<T, const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T> {
+    bytes.as_chunks::<N>().0.iter().map(|&chunk| value(chunk)).collect()
+}
+
+fn read_bounded(path: &Path) -> Result<Vec<u8>> {
+    let meta = path.metadata().map_err(|source| Error::io(path, "read", source))?;
+    if !meta.is_file() {
+        return Err(Error::malformed(path, FORMAT, "not a regular file"));
+    }
+    if meta.len() > MAX_FINGERPRINT_BYTES {
+        let (found, limit) = (meta.len(), MAX_FINGERPRINT_BYTES);
+        return Err(Error::Limit { path: path.to_path_buf(), what: "fingerprint size in bytes", found, limit });
+    }
+    std::fs::read(path).map_err(|source| Error::io(path, "read", source))
+}
+
+/// Writes `bytes` to `path` through a temporary file beside it, so that a reader never sees half of it.
+///
+/// # Errors
+/// If the file exists and `force` is not given, or it cannot be written.
+pub fn write_whole(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let failed = |source| Error::io(path, "write", source);
+    let mut file = tempfile::Builder::new().prefix(".weightprint-").tempfile_in(folder).map_err(failed)?;
+    file.write_all(bytes).map_err(failed)?;
+    file.as_file().sync_all().map_err(failed)?;
+    if force {
+        file.persist(path).map_err(|error| failed(error.error))?;
+    } else {
+        file.persist_noclobber(path).map_err(|error| match error.error.kind() {
+            std::io::ErrorKind::AlreadyExists => {
+                Error::Usage(format!("{} exists; give --force to replace it", path.display()))
+            }
+            _ => failed(error.error),
+        })?;
+    }
+    Ok(())
+}

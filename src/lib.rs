@@ -1,0 +1,36 @@
+//! Tells whether a checkpoint is a wrapped copy of a known open model.
+//!
+//! Three questions are answered apart: whose architecture it is (from tensor shapes), whose weights (from the numbers,
+//! against references), and whether that was declared (from the model card).
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use weightprint::checkpoint::OpenOptions;
+//! use weightprint::scan::{self, Input};
+//!
+//! let open = |path: &str| Input::read(Path::new(path), OpenOptions::default(), &|_bytes| ());
+//! let report = scan::compare(&open("suspect")?, &open("reference")?);
+//! assert!(!report.verdict.class.shares_weights(), "{}", report.verdict.summary);
+//! # Ok::<(), weightprint::Error>(())
+//! ```
+//!
+//! Data flows one way: [`checkpoint`] opens, [`anatomy`] finds roles, [`fingerprint`] reads the values once, [`compare`]
+//! tests, [`verdict`] judges, [`report`] renders. [`scan`] is that way from end to end.
+
+pub mod anatomy;
+pub mod catalog;
+pub mod checkpoint;
+pub mod compare;
+pub mod error;
+pub mod explain;
+pub mod finding;
+pub mod fingerprint;
+pub mod limits;
+pub mod report;
+pub mod scan;
+pub mod stats;
+pub mod tensor;
+pub mod verdict;
+
+pub use error::{Error, Result};
+pub use fingerprint::write_whole;

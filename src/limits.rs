@@ -1,0 +1,33 @@
+//! Ceilings that keep a hostile file from costing more than an honest one.
+//!
+//! Every count or length that a file states is held against one of these before anything is allocated for it.
+
+/// Largest safetensors header in bytes; the reference implementation has the same ceiling.
+pub const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// Most tensors in one checkpoint. DeepSeek-V3 has 91,991 in 163 shards.
+pub const MAX_TENSORS: usize = 1_000_000;
+
+/// Most dimensions of a tensor.
+pub const MAX_RANK: usize = 8;
+
+/// Longest tensor name in bytes.
+pub const MAX_NAME_BYTES: usize = 1024;
+
+/// Most shards of one checkpoint.
+pub const MAX_SHARDS: usize = 10_000;
+
+/// Largest `config.json`, or model card, that is parsed.
+pub const MAX_CONFIG_BYTES: u64 = 4 << 20;
+
+/// Largest `*.index.json`, or `tokenizer.json`, that is read.
+pub const MAX_SIDECAR_BYTES: u64 = 200 << 20;
+
+/// Largest YAML front matter of a model card that is parsed.
+pub const MAX_FRONT_MATTER_BYTES: usize = 64 << 10;
+
+/// Largest fingerprint file.
+pub const MAX_FINGERPRINT_BYTES: u64 = 1 << 30;
+
+/// Largest share of NaN and infinite values with which a tensor still takes part in tests.
+pub const MAX_NONFINITE_SHARE: f64 = 0.01;

@@ -1,0 +1,369 @@
+//! The report for people: the verdict's sentence first, then the evidence, then the contrast, in 80 columns.
+//!
+//! Text is written with ANSI styles; whoever prints it strips them where there is no terminal. Names that come from
+//! files are stripped of control characters.
+
+use std::fmt::Write;
+
+use anstyle::{AnsiColor, Style};
+
+use super::{Candidate, Report};
+use crate::catalog::architectures::Nearest;
+use crate::compare::{Part, Test};
+use crate::finding::Level;
+use crate::verdict::Class;
+
+/// Columns of the text.
+pub const WIDTH: usize = 80;
+
+/// Most rows of the table of names and of the list of findings; the JSON report has all.
+const MAX_ROWS: usize = 10;
+
+const LABEL: usize = 14;
+
+/// The verdict in one or two sentences. The tests are symmetric, and the sentence claims no direction.
+pub fn summary(name: &str, class: Class, best: &Candidate, nearest: &[Nearest]) -> String {
+    let (id, because) = (&best.id, &best.because);
+    let chance = best.log10_p.map(|p| format!(" Independent training gives this with {}.", probability(p)));
+    let chance = chance.unwrap_or_default();
+    match class {
+        Class::Identical => {
+            format!("{name} is {id}, once names, order, sharding and lossless changes of type are undone: {because}.")
+        }
+        Class::ReEncoded => format!("{name} is {id} in another encoding: {because}."),
+        Class::Derived => format!(
+            "{name} and {id} have weights of common descent: {because}.{chance} \
+             The tests are symmetric: they do not tell which came first."
+        ),
+        Class::Merged => format!("{name} is explained by several references together: {because}.{chance}"),
+        Class::SharesComponents => {
+            let parts: Vec<&str> = best.components.iter().map(|part| part_name(*part)).collect();
+            format!("{name} shares {} with {id}: {because}.{chance}", joined(&parts))
+        }
+        Class::SharedInitialisation => {
+            format!("{name} and {id} seem to have started from the same initialisation: {because}.{chance}")
+        }
+        Class::SameArchitecture => format!(
+            "{name} has the block structure of {id}, and nothing speaks for shared weights: {because}{}.",
+            best.log10_p.map(|p| format!(", {}", probability(p))).unwrap_or_default()
+        ),
+        Class::NoEvidence => format!(
+            "No evidence that {name} shares weights with any reference tested; the structure of each differs. \
+             Strongest: {id}, {because}."
+        ),
+        Class::Inconclusive if best.class == Class::Inconclusive => {
+            format!("Too little of {name} could be tested for a verdict: {because} (against {id}).")
+        }
+        Class::Inconclusive => untested_summary(name, nearest),
+    }
+}
+
+/// The sentence where no reference with weights was there to compare with.
+pub fn untested_summary(name: &str, nearest: &[Nearest]) -> String {
+    let structure = match nearest.first() {
+        Some(nearest) if nearest.equal => format!(" Its architecture is that of {}, which says nothing of weights.", nearest.id),
+        _ => String::new(),
+    };
+    format!("The weights of {name} were not tested: no catalog holds a reference to compare them with.{structure}")
+}
+
+fn part_name(part: Part) -> &'static str {
+    match part {
+        Part::Embedding => "its embedding",
+        Part::Attention => "its attention",
+        Part::Mlp => "its MLPs",
+        Part::Other => "other tensors",
+        Part::Unknown => "tensors without a known role",
+    }
+}
+
+fn joined(names: &[&str]) -> String {
+    match names {
+        [] => "some tensors".to_owned(),
+        [one] => (*one).to_owned(),
+        [all @ .., last] => format!("{} and {last}", all.join(", ")),
+    }
+}
+
+/// A probability in words: a power of ten where it is small.
+pub fn probability(log10_p: f64) -> String {
+    if log10_p <= -4.0 { format!("p < 10^{}", log10_p.ceil()) } else { format!("p = {:.2}", 10f64.powf(log10_p)) }
+}
+
+/// The report as text.
+pub fn render(report: &Report) -> String {
+    let mut out = String::new();
+    let class = report.verdict.class;
+    let style = class_style(class);
+    let _ = writeln!(out, "{style}{}{style:#}", class.as_str().to_uppercase());
+    paragraph(&mut out, "", &report.verdict.summary);
+    out.push('\n');
+    facts(&mut out, report);
+    let mut contrasted = false;
+    for candidate in &report.candidates {
+        let related = candidate.class.shares_weights();
+        if !related && contrasted {
+            continue;
+        }
+        contrasted |= !related;
+        let heading = match (related, report.verdict.class.shares_weights()) {
+            (true, _) | (false, false) => "EVIDENCE",
+            (false, true) => "CONTRAST",
+        };
+        evidence(&mut out, heading, candidate);
+    }
+    names(&mut out, report);
+    findings(&mut out, report);
+    out
+}
+
+fn class_style(class: Class) -> Style {
+    let colour = match class {
+        Class::NoEvidence | Class::SameArchitecture => AnsiColor::Green,
+        Class::Inconclusive | Class::SharedInitialisation => AnsiColor::Yellow,
+        _ => AnsiColor::Red,
+    };
+    Style::new().bold().fg_color(Some(colour.into()))
+}
+
+fn facts(out: &mut String, report: &Report) {
+    let architecture = &report.architecture;
+    let known = match (&architecture.reference, architecture.equal) {
+        (Some(id), true) => {
+            let others = architecture.nearest.first().map_or(0, |n| n.group.iter().filter(|other| *other != id).count());
+            match others {
+                0 => format!(", the shapes of {id}"),
+                n => format!(", the shapes of {id} and {n} other known {}", if n == 1 { "model" } else { "models" }),
+            }
+        }
+        (Some(id), false) => format!(", no known model's shapes (nearest {id})"),
+        (None, _) => String::new(),
+    };
+    fact(out, "Architecture", &format!("{}{known}", architecture.family));
+    fact(out, "", &sizes(report));
+    let naming = architecture.naming_scheme.as_deref().unwrap_or("no known scheme");
+    let renamed: usize = architecture.renamed.iter().map(|row| row.count).sum();
+    let naming = match renamed {
+        0 => naming.to_owned(),
+        1 => format!("{naming}; 1 tensor renamed"),
+        n => format!("{naming}; {n} tensors renamed"),
+    };
+    fact(out, "Names", &naming);
+    fact(out, "Declared", &format!("{} ({})", report.declared.says, report.declared.status.as_str()));
+    let subject = &report.subject;
+    let coverage = format!("{:.0} % of {} parameters", 100.0 * subject.coverage, thousands(subject.parameters));
+    fact(out, "Tested", &format!("{coverage}, {}", tested(report)));
+}
+
+fn tested(report: &Report) -> String {
+    let tested = &report.tested;
+    let plural = |n: usize, one: &str| if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") };
+    let mut parts = vec![format!("against the weights of {}", plural(tested.weights, "reference"))];
+    if tested.published_norms > 0 {
+        parts.push(format!("the published norms of {}", plural(tested.published_norms, "model")));
+    }
+    if tested.published_digests > 0 {
+        parts.push(format!("{} published digests", thousands(tested.published_digests as u64)));
+    }
+    parts.join(", ")
+}
+
+fn sizes(report: &Report) -> String {
+    let field = |name: &str| report.architecture.fields.get(name).and_then(serde_json::Value::as_u64);
+    let known = [
+        ("hidden_size", "channels"),
+        ("layers", "layers"),
+        ("heads", "heads"),
+        ("kv_heads", "KV heads"),
+        ("intermediate_size", "neurons"),
+        ("experts", "experts"),
+        ("vocab_size", "tokens"),
+    ];
+    let sizes = known.iter().filter_map(|(name, what)| Some(format!("{} {what}", thousands(field(name)?))));
+    sizes.collect::<Vec<_>>().join(", ")
+}
+
+fn evidence(out: &mut String, heading: &str, candidate: &Candidate) {
+    let bold = Style::new().bold();
+    let style = class_style(candidate.class);
+    let _ = writeln!(out, "\n{bold}{heading}{bold:#}  {} {style}{}{style:#}", clean(&candidate.id), candidate.class);
+    let _ = writeln!(out, "  {:<16}{:>10}{:>9}{:>12}{:>9}", "test", "statistic", "of", "log10 p", "effect");
+    for test in &candidate.tests {
+        row(out, test);
+    }
+    for test in &candidate.tests {
+        paragraph(out, "  ", &format!("{}: {}.", test.code.as_str(), test.says));
+    }
+    if candidate.parts.iter().any(|part| part.matched > 0.0) {
+        let parts = candidate.parts.iter().map(|share| {
+            format!("{} {:.0} % (r {:.2})", share.part.as_str(), 100.0 * share.matched, share.correlation)
+        });
+        paragraph(out, "  ", &format!("Counterparts: {}.", parts.collect::<Vec<_>>().join(", ")));
+        layers(out, candidate);
+    }
+}
+
+fn row(out: &mut String, test: &Test) {
+    let log10_p = test.log10_p.map_or("-".to_owned(), |p| format!("{p:.1}"));
+    let statistic = match test.statistic {
+        whole if whole.fract() == 0.0 => format!("{whole}"),
+        fraction => format!("{fraction:.3}"),
+    };
+    let code = test.code.as_str();
+    let _ = if test.applicable {
+        writeln!(out, "  {code:<16}{statistic:>10}{:>9}{log10_p:>12}{:>9.3}", test.n, test.effect)
+    } else {
+        writeln!(out, "  {code:<16}{:>10}", "n/a")
+    };
+}
+
+/// The layer map, where it is not the plain one.
+fn layers(out: &mut String, candidate: &Candidate) {
+    let layers = &candidate.layers;
+    if layers.is_empty() || layers.iter().all(|layer| layer.reference == layer.suspect) {
+        return;
+    }
+    let map: Vec<String> = layers.iter().map(|layer| format!("{}->{}", layer.reference, layer.suspect)).collect();
+    paragraph(out, "  ", &format!("Layers (reference->subject): {}.", map.join(" ")));
+}
+
+fn names(out: &mut String, report: &Report) {
+    let renamed = &report.architecture.renamed;
+    if renamed.is_empty() {
+        return;
+    }
+    let bold = Style::new().bold();
+    let _ = writeln!(out, "\n{bold}RENAMED{bold:#}  found = canonical");
+    for row in renamed.iter().take(MAX_ROWS) {
+        let count = if row.count > 1 { format!(" (x{})", row.count) } else { String::new() };
+        let one_line = format!("  {} = {}{count}", clean(&row.found), clean(&row.canonical));
+        if one_line.chars().count() <= WIDTH {
+            let _ = writeln!(out, "{one_line}");
+        } else {
+            let _ = writeln!(out, "  {}\n    = {}{count}", cut(&row.found, WIDTH - 2), cut(&row.canonical, WIDTH - 14));
+        }
+    }
+    more(out, renamed.len());
+}
+
+fn findings(out: &mut String, report: &Report) {
+    if report.findings.is_empty() {
+        return;
+    }
+    let bold = Style::new().bold();
+    let _ = writeln!(out, "\n{bold}FINDINGS{bold:#}");
+    for finding in report.findings.iter().take(MAX_ROWS) {
+        let (level, colour) = match finding.level {
+            Level::Note => ("note", AnsiColor::Cyan),
+            Level::Warning => ("warning", AnsiColor::Yellow),
+            Level::Error => ("error", AnsiColor::Red),
+        };
+        let style = Style::new().fg_color(Some(colour.into()));
+        let place = finding.location.as_deref().map(|place| format!(" [{place}]")).unwrap_or_default();
+        let text = format!("{}: {}{place}", finding.code.as_str(), finding.message);
+        for (index, line) in wrap(&text, WIDTH - 10).into_iter().enumerate() {
+            let level = if index == 0 { level } else { "" };
+            let _ = writeln!(out, "  {style}{level:<8}{style:#}{line}");
+        }
+    }
+    more(out, report.findings.len());
+}
+
+fn more(out: &mut String, rows: usize) {
+    if rows > MAX_ROWS {
+        let _ = writeln!(out, "  ... and {} more: see --format json", rows - MAX_ROWS);
+    }
+}
+
+fn fact(out: &mut String, label: &str, text: &str) {
+    for (index, line) in wrap(text, WIDTH - LABEL).into_iter().enumerate() {
+        let label = if index == 0 { label } else { "" };
+        let _ = writeln!(out, "{label:<LABEL$}{line}");
+    }
+}
+
+fn paragraph(out: &mut String, indent: &str, text: &str) {
+    for line in wrap(text, WIDTH - indent.len()) {
+        let _ = writeln!(out, "{indent}{line}");
+    }
+}
+
+/// Lines of at most `width` characters, broken at spaces; a longer word is broken anywhere.
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    let mut used = 0;
+    for word in clean(text).split(' ').filter(|word| !word.is_empty()) {
+        let letters: Vec<char> = word.chars().collect();
+        for (index, piece) in letters.chunks(width.max(1)).enumerate() {
+            let gap = usize::from(used > 0 && index == 0);
+            if used + gap + piece.len() > width && used > 0 {
+                lines.push(String::new());
+                used = 0;
+            }
+            if let Some(line) = lines.last_mut() {
+                if gap == 1 && used > 0 {
+                    line.push(' ');
+                    used += 1;
+                }
+                line.extend(piece);
+                used += piece.len();
+            }
+        }
+    }
+    lines
+}
+
+/// Text from a file without anything that could steer a terminal.
+pub fn clean(text: &str) -> String {
+    let hostile = |c: char| c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+    text.chars().map(|c| if hostile(c) { '\u{fffd}' } else { c }).collect()
+}
+
+fn cut(text: &str, width: usize) -> String {
+    let text = clean(text);
+    if text.chars().count() <= width {
+        return text;
+    }
+    text.chars().take(width - 3).chain("...".chars()).collect()
+}
+
+/// Digits in groups of three.
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_no_longer_than_asked_and_lose_nothing() {
+        let text = "a verdict that its reader could defend in public 0123456789012345678901234567890123456789";
+        for width in [10, 20, 79] {
+            let lines = wrap(text, width);
+            assert!(lines.iter().all(|line| line.chars().count() <= width), "{lines:?}");
+            let kept: String = lines.concat().chars().filter(|c| *c != ' ').collect();
+            assert_eq!(kept, text.replace(' ', ""));
+        }
+    }
+
+    #[test]
+    fn control_characters_from_files_never_reach_the_terminal() {
+        assert_eq!(clean("a\x1b[31mb\nc\u{202e}"), "a\u{fffd}[31mb\u{fffd}c\u{fffd}");
+    }
+
+    #[test]
+    fn probabilities_never_claim_more_than_they_are() {
+        assert_eq!(probability(-123.4), "p < 10^-123");
+        assert_eq!(probability(-0.3), "p = 0.50");
+        assert_eq!(thousands(6_738_415_616), "6,738,415,616");
+    }
+}

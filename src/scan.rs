@@ -1,0 +1,474 @@
+//! The whole way from a path to a report: open, dissect, fingerprint, compare, judge.
+
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use crate::anatomy::{self, Anatomy};
+use crate::catalog::{Catalog, architectures, digests, hex, norms};
+use crate::checkpoint::sidecar::Sidecar;
+use crate::checkpoint::{Checkpoint, OpenOptions};
+use crate::compare::{self, Comparison, Part, Test, TestCode};
+use crate::error::{Error, Result};
+use crate::finding::{Code, Finding, Level};
+use crate::fingerprint::{Fingerprint, Progress, SAMPLE_GRID};
+use crate::report::{
+    ArchitectureReport, Candidate, Counterpart, ReferenceShare, Renamed, RenamedBy, Report, SCHEMA, Subject, Tested,
+    Tool, Verdict,
+};
+use crate::verdict::{self, Class, Judgement, declared};
+
+/// A checkpoint or a fingerprint file, ready to be compared.
+#[derive(Debug)]
+pub struct Input {
+    path: String,
+    print: Fingerprint,
+    anatomy: Option<Anatomy>,
+    sidecar: Sidecar,
+    findings: Vec<Finding>,
+}
+
+impl Input {
+    /// Reads a fingerprint file, or opens a checkpoint and takes its fingerprint.
+    ///
+    /// # Errors
+    /// If it cannot be read, is malformed, or holds nothing to scan.
+    pub fn read(path: &Path, options: OpenOptions, progress: Progress<'_>) -> Result<Self> {
+        let shown = path.display().to_string();
+        if Fingerprint::is_fingerprint(path) {
+            let print = Fingerprint::read(path)?;
+            let findings = print.findings.clone();
+            return Ok(Self { path: shown, print, anatomy: None, sidecar: Sidecar::default(), findings });
+        }
+        let checkpoint = Checkpoint::open(path, options)?;
+        Self::take(&checkpoint, shown, progress)
+    }
+
+    /// Takes the fingerprint of an open checkpoint; `shown` is the path that the report names.
+    ///
+    /// # Errors
+    /// If a read fails, or a file changed meanwhile.
+    pub fn take(checkpoint: &Checkpoint, shown: String, progress: Progress<'_>) -> Result<Self> {
+        if checkpoint.tensors.iter().all(|tensor| tensor.elements() == 0) {
+            let why = format!("{} tensors and not one value", checkpoint.tensors.len());
+            return Err(Error::Nothing { path: checkpoint.root.clone(), why });
+        }
+        let config = checkpoint.sidecar.config.as_ref();
+        let anatomy = anatomy::dissect(&checkpoint.tensors, config);
+        let print = Fingerprint::take(checkpoint, &anatomy, progress)?;
+        let mut findings = checkpoint.findings.clone();
+        findings.extend(config.into_iter().flat_map(|config| anatomy::config_findings(config, &anatomy.architecture)));
+        findings.extend(print.findings.iter().cloned());
+        Ok(Self { path: shown, print, anatomy: Some(anatomy), sidecar: checkpoint.sidecar.clone(), findings })
+    }
+
+    /// The fingerprint.
+    pub fn fingerprint(&self) -> &Fingerprint {
+        &self.print
+    }
+
+    /// The fingerprint, given away.
+    pub fn into_fingerprint(self) -> Fingerprint {
+        self.print
+    }
+}
+
+/// A reference with the comparison against it.
+struct Compared {
+    id: String,
+    comparison: Comparison,
+    judgement: Judgement,
+    counterparts: Vec<Counterpart>,
+    renamed: Vec<Renamed>,
+}
+
+/// Scans a subject against catalogs of fingerprints and everything compiled in.
+///
+/// # Errors
+/// If a reference cannot be read: a scan that skipped one would say less than it seems to.
+pub fn scan(subject: &Input, catalogs: &[Catalog]) -> Result<Report> {
+    let tries = catalogs.iter().map(|catalog| catalog.files().len() as u64).sum();
+    let mut compared = Vec::new();
+    let mut digest = embedded_digest();
+    for catalog in catalogs {
+        digest.update(catalog.digest()?);
+        for file in catalog.files() {
+            let reference = catalog.load(file)?;
+            compared.push(compare_one(subject, &reference, tries));
+        }
+    }
+    Ok(report(subject, compared, true, hex(&digest.finalize())))
+}
+
+/// Compares a subject with one reference, and nothing else.
+pub fn compare(subject: &Input, reference: &Input) -> Report {
+    let compared = vec![compare_one(subject, &reference.print, 1)];
+    report(subject, compared, false, hex(&embedded_digest().finalize()))
+}
+
+/// The data compiled into the program; its own version stands for it.
+fn embedded_digest() -> Sha256 {
+    let mut digest = Sha256::new();
+    for data in [architectures::DATA, crate::catalog::naming::DATA, norms::DATA, digests::DATA] {
+        digest.update(Sha256::digest(data));
+    }
+    digest
+}
+
+fn compare_one(subject: &Input, reference: &Fingerprint, tries: u64) -> Compared {
+    let comparison = compare::compare(&subject.print, reference);
+    let judgement = verdict::judge(&comparison, tries);
+    let id = reference.subject.id.clone().unwrap_or_else(|| reference.subject.name.clone());
+    let (mut counterparts, mut renamed) = (Vec::new(), Vec::new());
+    if judgement.class.shares_weights() {
+        counterparts.extend(comparison.matches.iter().map(|found| Counterpart {
+            found: subject.print.tensors[found.suspect].name.clone(),
+            reference: reference.tensors[found.reference].name.clone(),
+            how: found.how,
+            correlation: rounded(found.correlation),
+        }));
+        renamed = renamed_by_content(&subject.print, reference, &comparison);
+    }
+    Compared { id, comparison, judgement, counterparts, renamed }
+}
+
+/// Correlations come from sums whose last digits are noise.
+fn rounded(value: f64) -> f64 {
+    (value * 1e6).round() / 1e6
+}
+
+/// Names that differ from those of the counterparts, with layer and expert numbers folded into patterns.
+fn renamed_by_content(subject: &Fingerprint, reference: &Fingerprint, comparison: &Comparison) -> Vec<Renamed> {
+    let mut rows: Vec<Renamed> = Vec::new();
+    let mut at = std::collections::HashMap::new();
+    for found in &comparison.matches {
+        let (ours, theirs) = (&subject.tensors[found.suspect], &reference.tensors[found.reference]);
+        let (from, to) = (pattern(&ours.name, ours), pattern(&theirs.name, theirs));
+        // Equal patterns at unequal layers are a matter of layer alignment, not of names.
+        if from == to {
+            continue;
+        }
+        let slot = *at.entry((from.clone(), to.clone())).or_insert_with(|| {
+            rows.push(Renamed { found: from, canonical: to, count: 0, by: RenamedBy::Content });
+            rows.len() - 1
+        });
+        rows[slot].count += 1;
+    }
+    rows
+}
+
+/// The name with the segments that are its layer and expert number replaced.
+fn pattern(name: &str, tensor: &crate::fingerprint::TensorPrint) -> String {
+    let assignment = &tensor.assignment;
+    let (mut layer, mut expert) = (assignment.layer, assignment.expert);
+    let segments = name.split('.').map(|segment| match segment.parse::<u32>().ok() {
+        Some(number) if layer == Some(number) => {
+            layer = None;
+            "{layer}"
+        }
+        Some(number) if layer.is_none() && expert == Some(number) => {
+            expert = None;
+            "{expert}"
+        }
+        _ => segment,
+    });
+    segments.collect::<Vec<_>>().join(".")
+}
+
+fn report(subject: &Input, mut compared: Vec<Compared>, embedded: bool, catalog_digest: String) -> Report {
+    let strength = |c: &Compared| (c.judgement.class, std::cmp::Reverse(OrderedP(c.judgement.log10_p)));
+    compared.sort_by(|a, b| strength(b).cmp(&strength(a)).then_with(|| a.id.cmp(&b.id)));
+    let norms = if embedded { published_norms(&subject.print) } else { PublishedNorms::default() };
+    let digest_matches = if embedded { published_digests(&subject.print) } else { Vec::new() };
+    let mut tested = Tested { weights: compared.len(), published_norms: norms.tested, published_digests: 0 };
+    if subject.print.subject.files.iter().any(|file| file.sha256.is_some()) {
+        tested.published_digests = digests::all().len();
+    }
+    let nearest = architectures::nearest(&subject.print.architecture, 3);
+    let mut findings = subject.findings.clone();
+    if embedded {
+        findings.extend(untested(&nearest, &compared));
+    }
+    if compare::channels::is_ordered(&subject.print.channels.profile) {
+        let message = "residual channels are ordered by strength, so tests of their labels mean less".to_owned();
+        findings.push(Finding::new(Code::OrderedChannels, Level::Note, message, None));
+    }
+    let coverage = if compared.is_empty() { 0.0 } else { compare::coverage(&subject.print) };
+    let renamed = renamed(subject, &compared);
+    let mut candidates: Vec<Candidate> = digest_matches.into_iter().chain(norms.accepted).collect();
+    candidates.extend(shown(compared));
+    candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.class));
+    let results: Vec<_> = candidates.iter().map(|c| declared::Tested { id: &c.id, class: c.class }).collect();
+    let declared = declared::declared(&subject.sidecar, &results);
+    let verdict = conclude(subject, &candidates, coverage, &nearest);
+    Report {
+        schema: SCHEMA.to_owned(),
+        subject: Subject {
+            path: subject.path.clone(),
+            name: subject.print.subject.name.clone(),
+            format: subject.print.subject.format.clone(),
+            files: subject.print.subject.files.clone(),
+            parameters: subject.print.subject.parameters,
+            coverage,
+        },
+        architecture: architecture_report(subject, nearest, renamed),
+        verdict,
+        candidates,
+        tested,
+        declared,
+        findings,
+        tool: tool(catalog_digest),
+    }
+}
+
+/// Orders optional log10 p: smaller is stronger, none is weakest.
+#[derive(PartialEq)]
+struct OrderedP(Option<f64>);
+
+impl Eq for OrderedP {}
+
+impl PartialOrd for OrderedP {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for OrderedP {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.unwrap_or(1.0).total_cmp(&other.0.unwrap_or(1.0))
+    }
+}
+
+/// References to show: all that share weights or structure, and the best of the others for contrast.
+fn shown(compared: Vec<Compared>) -> impl Iterator<Item = Candidate> {
+    let mut contrast = 0;
+    compared.into_iter().filter_map(move |c| {
+        let related = c.judgement.class.shares_weights();
+        contrast += usize::from(!related);
+        (related || contrast <= 3).then(|| Candidate {
+            id: c.id,
+            class: c.judgement.class,
+            log10_p: c.judgement.log10_p,
+            effect: c.judgement.effect,
+            because: c.judgement.because,
+            tests: c.comparison.tests,
+            layers: c.comparison.layers,
+            parts: c.comparison.parts,
+            components: c.judgement.components,
+            counterparts: c.counterparts,
+        })
+    })
+}
+
+fn tool(catalog_digest: String) -> Tool {
+    let settings = [
+        ("max_log10_p", serde_json::json!(verdict::MAX_LOG10_P)),
+        ("min_effect", serde_json::json!(verdict::MIN_EFFECT)),
+        ("min_coverage", serde_json::json!(verdict::MIN_COVERAGE)),
+        ("sample_grid", serde_json::json!([SAMPLE_GRID.0, SAMPLE_GRID.1])),
+    ];
+    Tool {
+        name: env!("CARGO_PKG_NAME").to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        settings: settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        catalog_digest,
+    }
+}
+
+/// The table of names: from the strongest reference that shares weights, otherwise from names and shapes.
+fn renamed(subject: &Input, compared: &[Compared]) -> Vec<Renamed> {
+    if let Some(best) = compared.iter().find(|c| c.judgement.class >= Class::Derived) {
+        return best.renamed.clone();
+    }
+    let rows = subject.anatomy.iter().flat_map(|anatomy| &anatomy.renamed);
+    rows.map(|row| Renamed {
+        found: row.found.clone(),
+        canonical: row.canonical.clone(),
+        count: row.count,
+        by: RenamedBy::Structure,
+    })
+    .collect()
+}
+
+fn architecture_report(
+    subject: &Input,
+    nearest: Vec<architectures::Nearest>,
+    renamed: Vec<Renamed>,
+) -> ArchitectureReport {
+    let architecture = &subject.print.architecture;
+    let fields = match serde_json::to_value(architecture) {
+        Ok(serde_json::Value::Object(fields)) => {
+            fields.into_iter().filter(|(name, value)| name != "family" && !value.is_null()).collect()
+        }
+        _ => Default::default(),
+    };
+    let anatomy = subject.anatomy.as_ref();
+    let best = nearest.first();
+    ArchitectureReport {
+        family: architecture.family.clone(),
+        reference: best.map(|nearest| nearest.id.clone()),
+        equal: best.is_some_and(|nearest| nearest.equal),
+        naming_scheme: anatomy.and_then(|anatomy| anatomy.naming.as_ref()).map(|naming| naming.scheme.clone()),
+        by: anatomy.map_or("fingerprint", |anatomy| anatomy.by.as_str()).to_owned(),
+        fields,
+        renamed,
+        notes: anatomy.map(|anatomy| anatomy.notes.clone()).unwrap_or_default(),
+        nearest,
+    }
+}
+
+/// Says which architecture matches cannot be tested for weights, and how to change that.
+fn untested(nearest: &[architectures::Nearest], compared: &[Compared]) -> Vec<Finding> {
+    let has = |id: &str| compared.iter().any(|c| c.id.eq_ignore_ascii_case(id));
+    let Some(best) = nearest.first().filter(|nearest| nearest.equal) else { return Vec::new() };
+    let missing: Vec<&str> =
+        std::iter::once(&best.id).chain(&best.group).map(String::as_str).filter(|id| !has(id)).collect();
+    let mut missing = missing;
+    missing.dedup();
+    let Some(first) = missing.first() else { return Vec::new() };
+    let others = match missing.len() {
+        1 => String::new(),
+        n => format!(" (nor do {} others of the same shapes)", n - 1),
+    };
+    let message = format!(
+        "weights not tested against {first}: it has no weight fingerprint in the catalog{others}; \
+         add one with `weightprint catalog add PATH --id {first}`"
+    );
+    vec![Finding::new(Code::WeightsNotTested, Level::Warning, message, Some((*first).to_owned()))]
+}
+
+#[derive(Default)]
+struct PublishedNorms {
+    tested: usize,
+    accepted: Vec<Candidate>,
+}
+
+/// Holds every embedding of the subject against every list of published norms.
+fn published_norms(print: &Fingerprint) -> PublishedNorms {
+    let embeddings: Vec<_> = print
+        .tensors
+        .iter()
+        .filter_map(|tensor| Some((tensor, tensor.values.as_ref()?.row_norms.as_ref()?)))
+        .filter_map(|(tensor, norms)| Some((tensor, compare::norms::Suspect::embedding(norms).ok()?)))
+        .collect();
+    if embeddings.is_empty() {
+        return PublishedNorms::default();
+    }
+    let published = norms::published();
+    let tries = (published.len() * embeddings.len()) as u64;
+    let mut accepted = Vec::new();
+    for record in published {
+        let results = embeddings.iter().filter_map(|(tensor, suspect)| {
+            let evidence = compare::norms::published_norms(suspect, &record.rows).ok()?;
+            Some((tensor, evidence))
+        });
+        let best = results.filter(|(_, e)| e.accepted).min_by(|a, b| a.1.log10_p.total_cmp(&b.1.log10_p));
+        accepted.extend(best.map(|(tensor, evidence)| norms_candidate(&record.model, &tensor.name, &evidence, tries)));
+    }
+    PublishedNorms { tested: published.len(), accepted }
+}
+
+fn norms_candidate(model: &str, tensor: &str, evidence: &compare::norms::NormsEvidence, tries: u64) -> Candidate {
+    let log10_p = crate::stats::tail::log10_corrected(evidence.log10_p, tries);
+    let effect = evidence.on_ratio as f64 / evidence.usable as f64;
+    let says = format!(
+        "{} of {} rare-token rows of `{tensor}` have {model}'s published norms times {:.4}, over a span of {:.1}",
+        evidence.on_ratio, evidence.usable, evidence.ratio, evidence.span
+    );
+    let strong = log10_p <= verdict::MAX_LOG10_P && effect >= verdict::MIN_EFFECT;
+    let test = Test {
+        code: TestCode::PublishedNorms,
+        applicable: true,
+        why_not: None,
+        statistic: evidence.on_ratio as f64,
+        n: evidence.usable as u64,
+        log10_p: Some(evidence.log10_p),
+        effect,
+        says: says.clone(),
+    };
+    let because = if strong { says } else { format!("{says}; too few rows for a verdict by themselves") };
+    Candidate {
+        id: model.to_owned(),
+        class: if strong { Class::SharesComponents } else { Class::Inconclusive },
+        log10_p: Some(log10_p),
+        effect,
+        because,
+        tests: vec![test],
+        layers: Vec::new(),
+        parts: Vec::new(),
+        components: if strong { vec![Part::Embedding] } else { Vec::new() },
+        counterparts: Vec::new(),
+    }
+}
+
+/// Models all of whose weight files have a published digest that the subject's files have.
+fn published_digests(print: &Fingerprint) -> Vec<Candidate> {
+    let files = &print.subject.files;
+    let models = |file: &crate::fingerprint::FileRecord| {
+        let published = file.sha256.as_deref().map(digests::lookup_sha256).unwrap_or_default();
+        published.into_iter().filter(|published| published.kind.is_weights()).collect::<Vec<_>>()
+    };
+    let Some((first, rest)) = files.split_first() else { return Vec::new() };
+    let mut candidates: Vec<Candidate> = Vec::new();
+    for published in models(first) {
+        let everywhere = rest.iter().all(|file| models(file).iter().any(|other| other.model == published.model));
+        if !everywhere || candidates.iter().any(|candidate| candidate.id == published.model) {
+            continue;
+        }
+        let says = format!("every weight file has a SHA-256 published for {} ({})", published.model, published.source);
+        let test = Test {
+            code: TestCode::Bits,
+            applicable: true,
+            why_not: None,
+            statistic: files.len() as f64,
+            n: files.len() as u64,
+            log10_p: None,
+            effect: 1.0,
+            says: says.clone(),
+        };
+        candidates.push(Candidate {
+            id: published.model.clone(),
+            class: Class::Identical,
+            log10_p: None,
+            effect: 1.0,
+            because: says,
+            tests: vec![test],
+            layers: Vec::new(),
+            parts: Vec::new(),
+            components: Vec::new(),
+            counterparts: Vec::new(),
+        });
+    }
+    candidates
+}
+
+/// The verdict over all candidates, which come strongest first.
+fn conclude(subject: &Input, candidates: &[Candidate], coverage: f64, nearest: &[architectures::Nearest]) -> Verdict {
+    let name = &subject.print.subject.name;
+    let best = candidates.first();
+    let class = match best {
+        Some(best) if best.class.shares_weights() => best.class,
+        _ if coverage < verdict::MIN_COVERAGE => Class::Inconclusive,
+        Some(best) => best.class,
+        None => Class::Inconclusive,
+    };
+    let sharing = candidates.iter().filter(|candidate| candidate.class.shares_weights());
+    let references: Vec<ReferenceShare> = sharing
+        .map(|candidate| ReferenceShare {
+            id: candidate.id.clone(),
+            share: (!candidate.parts.is_empty()).then(|| matched_share(candidate)),
+        })
+        .collect();
+    let summary = match best {
+        Some(best) => crate::report::text::summary(name, class, best, nearest),
+        None => crate::report::text::untested_summary(name, nearest),
+    };
+    let (log10_p, effect) = best.map_or((None, 0.0), |best| (best.log10_p, best.effect));
+    Verdict { class, references, log10_p, effect, summary }
+}
+
+fn matched_share(candidate: &Candidate) -> f64 {
+    let all: u64 = candidate.parts.iter().map(|share| share.parameters).sum();
+    let matched: f64 = candidate.parts.iter().map(|share| share.matched * share.parameters as f64).sum();
+    if all == 0 { 0.0 } else { rounded(matched / all as f64) }
+}

@@ -1,0 +1,4 @@
+//! Pure mathematics: no files, no models, no thresholds.
+
+pub mod rank;
+pub mod tail;
