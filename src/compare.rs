@@ -160,6 +160,8 @@ pub struct Comparison {
     pub layers: Vec<LayerShare>,
     /// Whether block shapes agree: everything in the architecture record but the vocabulary and the number of layers.
     pub same_blocks: bool,
+    /// Whether the architectures are of one family, whatever their sizes.
+    pub same_family: bool,
     /// Share of the suspect's parameters in tensors that at least one applicable test looked at, 0 to 1.
     pub coverage: f64,
 }
@@ -175,6 +177,7 @@ pub fn compare(suspect: &Fingerprint, reference: &Fingerprint) -> Comparison {
         parts: parts(suspect, reference, &matches),
         layers: layers(suspect, reference, &matches),
         same_blocks: agreement.differs.iter().all(|field| BESIDE_BLOCKS.contains(field)),
+        same_family: suspect.architecture.family == reference.architecture.family,
         coverage: coverage(suspect),
         matches,
         bits,

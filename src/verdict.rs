@@ -194,6 +194,10 @@ fn nothing_found(
         (true, true, None) => {
             (Class::Inconclusive, "blocks have the same shapes, but no test of labels applies".to_owned())
         }
+        (true, false, None) if comparison.same_family => {
+            let what = "no tensor is equal, and no test of labels applies to models of one family but unequal width";
+            (Class::Inconclusive, what.to_owned())
+        }
         (true, false, _) => (Class::NoEvidence, weights.map(|test| test.says.clone()).unwrap_or_default()),
     };
     Judgement { class, log10_p: p, effect, components: Vec::new(), because }

@@ -158,7 +158,7 @@ fn pruned_layers_show_in_the_layer_map() {
 fn a_borrowed_embedding_is_a_shared_component() {
     let mut tensors = load("base-b");
     let embedding = load("base-a").into_iter().find(|tensor| tensor.name == "model.embed_tokens.weight").unwrap();
-    *tensors.iter_mut().find(|tensor| tensor.name == embedding.name).unwrap() = embedding;
+    *tensors.iter_mut().find(|tensor| tensor.name == embedding.name).unwrap() = embedding.clone();
     let folder = tempfile::tempdir().unwrap();
     let report = report(&file(&folder, &tensors), &zoo("base-a"));
     assert_eq!(class(&report), "shares-components", "{}", report["verdict"]["summary"]);

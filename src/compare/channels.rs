@@ -5,15 +5,28 @@
 //! labels of one model's channels are a random permutation with respect to the other's. One permutation serves all
 //! layers, because all layers share the residual stream.
 //!
-//! The statistic is the correlation of the two channel profiles (each the mean, over all tensors that touch the stream,
-//! of the normal score of the channel's RMS), once more given normal scores. Its permutation distribution has mean 0
-//! and variance 1/(n−1), and Student's t with n−2 degrees of freedom describes its tail.
+//! Two statistics are taken, and the smaller p, doubled, is reported:
 //!
-//! It is blind to a permutation or rotation of the channels, and not applicable where labels carry an order of their
-//! own: channels sorted by importance, or sinusoidal positions added to the stream.
+//! * **Profiles.** The correlation of the two channel profiles (each the mean, over all tensors that touch the stream, of
+//!   the normal score of the channel's RMS), once more given normal scores. Its permutation distribution has mean 0 and
+//!   variance 1/(n−1), and Student's t with n−2 degrees of freedom describes its tail. It needs no correspondence of
+//!   tensors, rows or layers.
+//! * **Fixed points.** A channel's sampled values in all tensors of equal role and layer are its vector; channels that are
+//!   each other's nearest neighbours are matched, and K of the m matched pairs have equal labels. Under H0 any matching
+//!   that does not look at labels meets `P(K or more) ≤ C(m,K)·(n−K)!/n! ≤ (m/n)^K/K!`: the expected number of K-subsets
+//!   of fixed points bounds the probability that one exists. Exact, whatever the data.
+//!
+//! The effect is the squared correlation of the profiles: labels that agree while profiles do not are those of a common
+//! initialisation.
+//!
+//! The test is blind to a permutation or rotation of the channels, and not applicable where labels carry an order of
+//! their own: channels sorted by importance, or sinusoidal positions added to the stream.
+
+use std::collections::HashMap;
 
 use super::{Test, TestCode};
-use crate::fingerprint::Fingerprint;
+use crate::anatomy::{Residual, Role};
+use crate::fingerprint::{Fingerprint, TensorPrint};
 use crate::stats::{rank, tail};
 
 /// Fewest channels for a tail that could ever reach a verdict.
@@ -44,7 +57,13 @@ pub fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Test {
     }
     let r = rank::correlation(&rank::normal_scores(&ours.profile), &rank::normal_scores(&theirs.profile));
     let n = ours.profile.len() as u64;
-    let log10_p = tail::log10_correlation_sf(r, n);
+    let mut log10_p = tail::log10_correlation_sf(r, n);
+    let mut says = format!("strengths of {n} residual channels correlate with r = {r:.3} at equal labels");
+    if let Some(points) = FixedPoints::count(suspect, reference) {
+        log10_p = tail::log10_corrected(log10_p.min(points.log10_p()), 2);
+        let FixedPoints { equal, matched, channels } = points;
+        says += &format!("; by sampled values {matched} of {channels} channels pair up, {equal} at equal labels");
+    }
     Test {
         code: TestCode::ChannelLabels,
         applicable: true,
@@ -53,8 +72,101 @@ pub fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Test {
         n,
         log10_p: Some(log10_p),
         effect: if r > 0.0 { r * r } else { 0.0 },
-        says: format!("strengths of {n} residual channels correlate with r = {r:.3} at equal labels"),
+        says,
     }
+}
+
+/// Channels matched by their sampled values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FixedPoints {
+    /// Matched pairs with equal labels.
+    equal: u64,
+    /// Matched pairs: each other's nearest neighbours.
+    matched: u64,
+    /// Channels that took part.
+    channels: u64,
+}
+
+impl FixedPoints {
+    /// Matches the sampled channels of two models; `None` where no tensors of settled role correspond.
+    fn count(suspect: &Fingerprint, reference: &Fingerprint) -> Option<Self> {
+        let theirs = by_place(reference);
+        let mut pairs: Vec<_> = by_place(suspect)
+            .into_iter()
+            .filter_map(|(place, ours)| Some((place, ours, *theirs.get(&place)?)))
+            .filter(|(_, ours, theirs)| ours.shape == theirs.shape)
+            .collect();
+        pairs.sort_unstable_by_key(|(place, _, _)| *place);
+        let width = pairs.first()?.1.sample_labels().1.len();
+        let (mut left, mut right) = (vec![Vec::new(); width], vec![Vec::new(); width]);
+        for (_, ours, theirs) in &pairs {
+            spread(ours, &mut left);
+            spread(theirs, &mut right);
+        }
+        Some(Self::of(&left, &right))
+    }
+
+    /// Matches vectors by cosine; those without length match nothing.
+    fn of(left: &[Vec<f32>], right: &[Vec<f32>]) -> Self {
+        let cosines: Vec<Vec<f64>> = left.iter().map(|a| right.iter().map(|b| cosine(a, b)).collect()).collect();
+        let alive = |vector: &&Vec<f32>| vector.iter().any(|&value| value != 0.0);
+        let best = |values: &mut dyn Iterator<Item = f64>| {
+            values.enumerate().max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0))).filter(|&(_, cosine)| cosine > 0.0)
+        };
+        let (mut matched, mut equal) = (0, 0);
+        for (label, row) in cosines.iter().enumerate() {
+            let Some((other, _)) = best(&mut row.iter().copied()) else { continue };
+            let back = best(&mut cosines.iter().map(|row| row[other]));
+            if back.is_some_and(|(back, _)| back == label) {
+                matched += 1;
+                equal += u64::from(label == other);
+            }
+        }
+        Self { equal, matched, channels: left.iter().filter(alive).count() as u64 }
+    }
+
+    fn log10_p(self) -> f64 {
+        let chance = self.matched as f64 / (self.channels as f64).max(1.0);
+        tail::log10_poisson_like_factorial_bound(self.equal, chance)
+    }
+}
+
+type Place = (Role, Option<u32>);
+
+/// Tensors with channels along their columns, by settled role and layer; places that occur twice are left out, and
+/// experts, which have no order.
+fn by_place(print: &Fingerprint) -> HashMap<Place, &TensorPrint> {
+    let channels = print.channels.profile.len() as u64;
+    let mut places: HashMap<Place, Option<&TensorPrint>> = HashMap::new();
+    for tensor in print.tensors.iter().filter(|tensor| tensor.informative().is_some()) {
+        let assignment = &tensor.assignment;
+        let columns = matches!(assignment.residual, Residual::Reads(1) | Residual::Embeds(1));
+        let [role] = assignment.roles[..] else { continue };
+        if columns && tensor.shape.len() == 2 && tensor.shape[1] == channels && assignment.expert.is_none() {
+            places.entry((role, assignment.layer)).and_modify(|known| *known = None).or_insert(Some(tensor));
+        }
+    }
+    places.into_iter().filter_map(|(place, tensor)| Some((place, tensor?))).collect()
+}
+
+/// Appends each sampled column to its channel's vector: every sampled row centred and scaled to length one, so that no
+/// row or tensor outweighs another.
+fn spread(tensor: &TensorPrint, channels: &mut [Vec<f32>]) {
+    let Some(values) = tensor.informative() else { return };
+    for row in values.sample.chunks_exact(channels.len()) {
+        let mean = row.iter().sum::<f32>() / row.len() as f32;
+        let length = row.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>().sqrt();
+        let scale = if length > 0.0 { 1.0 / length } else { 0.0 };
+        for (channel, value) in channels.iter_mut().zip(row) {
+            channel.push((value - mean) * scale);
+        }
+    }
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(p, q)| f64::from(*p) * f64::from(*q)).sum::<f64>();
+    let lengths = (dot(a, a) * dot(b, b)).sqrt();
+    if lengths > 0.0 { dot(a, b) / lengths } else { 0.0 }
 }
 
 /// Whether a channel profile rises or falls with the label: then labels are not exchangeable.
@@ -75,5 +187,35 @@ mod tests {
         assert!(is_ordered(&sorted) && !is_ordered(&shuffled));
         let falling: Vec<f32> = sorted.iter().map(|c| -c).collect();
         assert!(is_ordered(&falling));
+    }
+
+    fn vectors(seed: u32) -> Vec<Vec<f32>> {
+        let value = |i: u32, j: u32| ((i * 7919 + j * 104_729 + seed) as f32).sin();
+        (0..64).map(|i| (0..40).map(|j| value(i, j)).collect()).collect()
+    }
+
+    #[test]
+    fn channels_of_a_noisy_copy_pair_up_at_their_labels_and_permuted_ones_elsewhere() {
+        let original = vectors(1);
+        let noisy: Vec<Vec<f32>> = original
+            .iter()
+            .zip(vectors(77))
+            .map(|(a, noise)| a.iter().zip(noise).map(|(x, e)| x + 0.5 * e).collect())
+            .collect();
+        let points = FixedPoints::of(&original, &noisy);
+        assert_eq!((points.equal, points.channels), (64, 64));
+        // log10(1/64!) = -89.1
+        assert!((points.log10_p() + 89.1).abs() < 0.1, "{}", points.log10_p());
+        let mut permuted = noisy.clone();
+        permuted.rotate_left(1);
+        let points = FixedPoints::of(&original, &permuted);
+        assert_eq!((points.equal, points.matched), (0, 64));
+        assert_eq!(points.log10_p(), 0.0);
+    }
+
+    #[test]
+    fn dead_channels_match_nothing() {
+        let dead = vec![vec![0.0; 40]; 64];
+        assert_eq!(FixedPoints::of(&dead, &dead), FixedPoints { equal: 0, matched: 0, channels: 0 });
     }
 }
