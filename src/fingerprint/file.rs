@@ -332,7 +332,12 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>> {
 pub fn write_whole(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let failed = |source| Error::io(path, "write", source);
-    let mut file = tempfile::Builder::new().prefix(".weightprint-").tempfile_in(folder).map_err(failed)?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".weightprint-");
+    // Temporary files are private by default; this one becomes an ordinary file, as the umask allows.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder).map_err(failed)?;
     file.write_all(bytes).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
     if force {

@@ -186,7 +186,7 @@ fn sizes(report: &Report) -> String {
 fn evidence(out: &mut String, heading: &str, candidate: &Candidate) {
     let bold = Style::new().bold();
     let style = class_style(candidate.class);
-    let _ = writeln!(out, "\n{bold}{heading}{bold:#}  {} {style}{}{style:#}", clean(&candidate.id), candidate.class);
+    let _ = writeln!(out, "\n{bold}{heading}{bold:#}  {}: {style}{}{style:#}", clean(&candidate.id), candidate.class);
     let _ = writeln!(out, "  {:<16}{:>10}{:>9}{:>12}{:>9}", "test", "statistic", "of", "log10 p", "effect");
     for test in &candidate.tests {
         row(out, test);
