@@ -303,19 +303,22 @@ fn is_core(role: Role) -> bool {
     )
 }
 
-/// Whether every matrix and every vector of the stream's width has one role, so that roles make a better record than
-/// counts of shapes.
+/// Whether no matrix and no vector of the stream's width is undecided between roles, and hardly one has none, so that
+/// roles make a better record than counts of shapes.
 fn is_settled(tensors: &[TensorMeta], included: &[bool], assignments: &[Assignment], d: u64) -> bool {
-    let mut matrices = 0;
+    /// Share of tensors without a role beside which the others still make a record: heads and adapters of other kinds.
+    const MOST_UNKNOWN: f64 = 0.05;
+    let (mut known, mut unknown) = (0_usize, 0_usize);
     for ((meta, included), assignment) in tensors.iter().zip(included).zip(assignments) {
         if *included && (meta.shape.len() >= 2 || meta.shape == [d]) {
-            matrices += 1;
-            if assignment.roles.len() != 1 {
-                return false;
+            match assignment.roles.len() {
+                0 => unknown += 1,
+                1 => known += 1,
+                _ => return false,
             }
         }
     }
-    matrices > 0
+    known > 0 && unknown as f64 <= MOST_UNKNOWN * known as f64
 }
 
 /// Works out how each tensor touches the residual stream.

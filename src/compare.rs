@@ -263,7 +263,8 @@ fn layers(suspect: &Fingerprint, reference: &Fingerprint, matches: &[matching::M
         .into_iter()
         .filter_map(|(layer, total)| {
             let of_layer = pairs.range((layer, 0)..=(layer, u32::MAX));
-            let (&(_, from), &shared) = of_layer.max_by_key(|&(&(_, from), &shared)| (shared, std::cmp::Reverse(from)))?;
+            let (&(_, from), &shared) =
+                of_layer.max_by_key(|&(&(_, from), &shared)| (shared, std::cmp::Reverse(from)))?;
             Some(LayerShare { reference: from, suspect: layer, share: shared as f64 / total as f64 })
         })
         .collect()

@@ -36,7 +36,9 @@ fn class_text(class: Class) -> &'static str {
             "Verdict. Several references together explain the subject. This version does not attribute merges yet and \
              never gives this class."
         }
-        Class::SharesComponents => "Verdict. Only the parts that are named match the reference, for example its embedding.",
+        Class::SharesComponents => {
+            "Verdict. Only the parts that are named match the reference, for example its embedding."
+        }
         Class::SharedInitialisation => {
             "Verdict. Labels agree beyond chance, but the weights hardly do: both models may have been started from the \
              same random numbers. That is a fact about their origin, not copying of trained weights."

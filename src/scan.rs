@@ -1,5 +1,7 @@
 //! The whole way from a path to a report: open, dissect, fingerprint, compare, judge.
 
+mod published;
+
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -8,7 +10,7 @@ use crate::anatomy::{self, Anatomy};
 use crate::catalog::{Catalog, architectures, digests, hex, norms};
 use crate::checkpoint::sidecar::Sidecar;
 use crate::checkpoint::{Checkpoint, OpenOptions};
-use crate::compare::{self, Comparison, Part, Test, TestCode};
+use crate::compare::{self, Comparison};
 use crate::error::{Error, Result};
 use crate::finding::{Code, Finding, Level};
 use crate::fingerprint::{Fingerprint, Progress, SAMPLE_GRID};
@@ -178,8 +180,8 @@ fn pattern(name: &str, tensor: &crate::fingerprint::TensorPrint) -> String {
 fn report(subject: &Input, mut compared: Vec<Compared>, embedded: bool, catalog_digest: String) -> Report {
     let strength = |c: &Compared| (c.judgement.class, std::cmp::Reverse(OrderedP(c.judgement.log10_p)));
     compared.sort_by(|a, b| strength(b).cmp(&strength(a)).then_with(|| a.id.cmp(&b.id)));
-    let norms = if embedded { published_norms(&subject.print) } else { PublishedNorms::default() };
-    let digest_matches = if embedded { published_digests(&subject.print) } else { Vec::new() };
+    let norms = if embedded { published::norms(&subject.print) } else { published::Norms::default() };
+    let digest_matches = if embedded { published::digests(&subject.print) } else { Vec::new() };
     let mut tested = Tested { weights: compared.len(), published_norms: norms.tested, published_digests: 0 };
     if subject.print.subject.files.iter().any(|file| file.sha256.is_some()) {
         tested.published_digests = digests::all().len();
@@ -239,13 +241,16 @@ impl Ord for OrderedP {
     }
 }
 
+/// How many references without shared weights are shown.
+const CONTRASTS: usize = 3;
+
 /// References to show: all that share weights or structure, and the best of the others for contrast.
 fn shown(compared: Vec<Compared>) -> impl Iterator<Item = Candidate> {
     let mut contrast = 0;
     compared.into_iter().filter_map(move |c| {
         let related = c.judgement.class.shares_weights();
         contrast += usize::from(!related);
-        (related || contrast <= 3).then(|| Candidate {
+        (related || contrast <= CONTRASTS).then_some(Candidate {
             id: c.id,
             class: c.judgement.class,
             log10_p: c.judgement.log10_p,
@@ -335,111 +340,6 @@ fn untested(nearest: &[architectures::Nearest], compared: &[Compared]) -> Vec<Fi
          add one with `weightprint catalog add PATH --id {first}`"
     );
     vec![Finding::new(Code::WeightsNotTested, Level::Warning, message, Some((*first).to_owned()))]
-}
-
-#[derive(Default)]
-struct PublishedNorms {
-    tested: usize,
-    accepted: Vec<Candidate>,
-}
-
-/// Holds every embedding of the subject against every list of published norms.
-fn published_norms(print: &Fingerprint) -> PublishedNorms {
-    let embeddings: Vec<_> = print
-        .tensors
-        .iter()
-        .filter_map(|tensor| Some((tensor, tensor.values.as_ref()?.row_norms.as_ref()?)))
-        .filter_map(|(tensor, norms)| Some((tensor, compare::norms::Suspect::embedding(norms).ok()?)))
-        .collect();
-    if embeddings.is_empty() {
-        return PublishedNorms::default();
-    }
-    let published = norms::published();
-    let tries = (published.len() * embeddings.len()) as u64;
-    let mut accepted = Vec::new();
-    for record in published {
-        let results = embeddings.iter().filter_map(|(tensor, suspect)| {
-            let evidence = compare::norms::published_norms(suspect, &record.rows).ok()?;
-            Some((tensor, evidence))
-        });
-        let best = results.filter(|(_, e)| e.accepted).min_by(|a, b| a.1.log10_p.total_cmp(&b.1.log10_p));
-        accepted.extend(best.map(|(tensor, evidence)| norms_candidate(&record.model, &tensor.name, &evidence, tries)));
-    }
-    PublishedNorms { tested: published.len(), accepted }
-}
-
-fn norms_candidate(model: &str, tensor: &str, evidence: &compare::norms::NormsEvidence, tries: u64) -> Candidate {
-    let log10_p = crate::stats::tail::log10_corrected(evidence.log10_p, tries);
-    let effect = evidence.on_ratio as f64 / evidence.usable as f64;
-    let says = format!(
-        "{} of {} rare-token rows of `{tensor}` have {model}'s published norms times {:.4}, over a span of {:.1}",
-        evidence.on_ratio, evidence.usable, evidence.ratio, evidence.span
-    );
-    let strong = log10_p <= verdict::MAX_LOG10_P && effect >= verdict::MIN_EFFECT;
-    let test = Test {
-        code: TestCode::PublishedNorms,
-        applicable: true,
-        why_not: None,
-        statistic: evidence.on_ratio as f64,
-        n: evidence.usable as u64,
-        log10_p: Some(evidence.log10_p),
-        effect,
-        says: says.clone(),
-    };
-    let because = if strong { says } else { format!("{says}; too few rows for a verdict by themselves") };
-    Candidate {
-        id: model.to_owned(),
-        class: if strong { Class::SharesComponents } else { Class::Inconclusive },
-        log10_p: Some(log10_p),
-        effect,
-        because,
-        tests: vec![test],
-        layers: Vec::new(),
-        parts: Vec::new(),
-        components: if strong { vec![Part::Embedding] } else { Vec::new() },
-        counterparts: Vec::new(),
-    }
-}
-
-/// Models all of whose weight files have a published digest that the subject's files have.
-fn published_digests(print: &Fingerprint) -> Vec<Candidate> {
-    let files = &print.subject.files;
-    let models = |file: &crate::fingerprint::FileRecord| {
-        let published = file.sha256.as_deref().map(digests::lookup_sha256).unwrap_or_default();
-        published.into_iter().filter(|published| published.kind.is_weights()).collect::<Vec<_>>()
-    };
-    let Some((first, rest)) = files.split_first() else { return Vec::new() };
-    let mut candidates: Vec<Candidate> = Vec::new();
-    for published in models(first) {
-        let everywhere = rest.iter().all(|file| models(file).iter().any(|other| other.model == published.model));
-        if !everywhere || candidates.iter().any(|candidate| candidate.id == published.model) {
-            continue;
-        }
-        let says = format!("every weight file has a SHA-256 published for {} ({})", published.model, published.source);
-        let test = Test {
-            code: TestCode::Bits,
-            applicable: true,
-            why_not: None,
-            statistic: files.len() as f64,
-            n: files.len() as u64,
-            log10_p: None,
-            effect: 1.0,
-            says: says.clone(),
-        };
-        candidates.push(Candidate {
-            id: published.model.clone(),
-            class: Class::Identical,
-            log10_p: None,
-            effect: 1.0,
-            because: says,
-            tests: vec![test],
-            layers: Vec::new(),
-            parts: Vec::new(),
-            components: Vec::new(),
-            counterparts: Vec::new(),
-        });
-    }
-    candidates
 }
 
 /// The verdict over all candidates, which come strongest first.

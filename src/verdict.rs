@@ -131,7 +131,8 @@ pub fn judge(comparison: &Comparison, tries: u64) -> Judgement {
         let because = format!("{}, but that explains only {:.1} % of their variance", test.says, 100.0 * test.effect);
         return judgement(Class::SharedInitialisation, test, log10_p(test), because);
     }
-    let equal = exact.filter(|test| test.effect >= MIN_EFFECT && bits.equal + bits.re_encoded + u64::from(bits.row_share > 0.0) > 0);
+    let equal = exact
+        .filter(|test| test.effect >= MIN_EFFECT && bits.equal + bits.re_encoded + u64::from(bits.row_share > 0.0) > 0);
     if let Some(test) = improbable.or(equal) {
         let (class, components, why) = extent(&comparison.parts, improbable.is_some());
         let because = if why.is_empty() { test.says.clone() } else { format!("{}; {why}", test.says) };

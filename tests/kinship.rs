@@ -112,7 +112,8 @@ fn independent_models_of_the_same_recipe_are_not_accused() {
 
 #[test]
 fn names_and_order_make_no_difference() {
-    for (name, expected) in KIN.map(|name| (name, "derived")).into_iter().chain(INDEPENDENT.map(|n| (n, "same-architecture")))
+    for (name, expected) in
+        KIN.map(|name| (name, "derived")).into_iter().chain(INDEPENDENT.map(|n| (n, "same-architecture")))
     {
         let mut tensors = load(name);
         obfuscate(&mut tensors, 7);
@@ -150,7 +151,8 @@ fn pruned_layers_show_in_the_layer_map() {
     let report = report(&zoo("a-depth-pruned"), &zoo("base-a"));
     assert_eq!(class(&report), "derived", "{}", report["verdict"]["summary"]);
     let layers = report["candidates"][0]["layers"].as_array().unwrap();
-    let map: Vec<_> = layers.iter().map(|l| (l["reference"].as_u64().unwrap(), l["suspect"].as_u64().unwrap())).collect();
+    let map: Vec<_> =
+        layers.iter().map(|l| (l["reference"].as_u64().unwrap(), l["suspect"].as_u64().unwrap())).collect();
     assert_eq!(map, [(0, 0), (1, 1), (3, 2)]);
 }
 

@@ -65,9 +65,7 @@ fn yi_34b_is_llamas_block_with_two_names_changed() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|row| {
-            (row["found"].as_str().unwrap(), row["canonical"].as_str().unwrap(), row["count"].as_u64().unwrap())
-        })
+        .map(|row| (row["found"].as_str().unwrap(), row["canonical"].as_str().unwrap(), row["count"].as_u64().unwrap()))
         .collect();
     renamed.sort_unstable();
     let layer = |name: &str| format!("model.layers.{{layer}}.{name}.weight");
@@ -98,6 +96,7 @@ fn llamas_block_with_two_names_changed_and_weights_from_scratch_is_same_architec
     assert_eq!(report["verdict"]["class"], "same-architecture");
     assert_eq!(report["architecture"]["family"], "llama");
     let renamed = report["architecture"]["renamed"].as_array().unwrap();
-    let found: Vec<_> = renamed.iter().map(|row| (row["found"].as_str().unwrap(), row["count"].as_u64().unwrap())).collect();
+    let found: Vec<_> =
+        renamed.iter().map(|row| (row["found"].as_str().unwrap(), row["count"].as_u64().unwrap())).collect();
     assert_eq!(found, [("model.layers.{layer}.ln1.weight", 4), ("model.layers.{layer}.ln2.weight", 4)]);
 }

@@ -31,6 +31,18 @@ pub struct Latent {
     pub value_size: u64,
 }
 
+impl Latent {
+    /// The number of heads, which the sizes of latent attention give away: a head has `nope + rope` rows of queries,
+    /// `nope + value` of keys and values and `value` columns of the output, and all share one rotary key.
+    pub fn heads(&self, q_size: u64, kv_size: u64) -> Option<u64> {
+        let rotary = q_size.checked_sub(kv_size.checked_sub(self.value_size)?)?;
+        let heads = rotary.checked_div(self.rope_size)?;
+        let whole = heads > 0 && heads * self.rope_size == rotary;
+        let divides = |size: u64| whole && size.is_multiple_of(heads);
+        (divides(q_size) && divides(kv_size) && divides(self.value_size)).then_some(heads)
+    }
+}
+
 /// A model's architecture as its tensors show it. `None` is "cannot be told", not "no".
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Architecture {
@@ -186,7 +198,7 @@ impl Architecture {
             (true, _) => "mpt",
             (false, _) if matches!(self.qk_norm, Some(QkNorm::PerHead | QkNorm::Full)) => "apertus",
             (false, Some(true)) if self.attention_bias == Some(true) && self.norms_per_layer == Some(1) => "phi",
-            (false, Some(true)) if self.attention_bias == Some(true) => "starcoder2",
+            (false, Some(true)) if self.attention_bias == Some(true) && self.q_size != self.kv_size => "starcoder2",
             (false, Some(true)) if mlp_bias => "gptj",
             _ => "unknown",
         }

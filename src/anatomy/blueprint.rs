@@ -146,11 +146,7 @@ impl Plan<'_> {
         let parts: &[(Role, Role, u64)] = if self.a.fused_qkv {
             &[(Role::AttnQkv, Role::AttnQkvBias, q.saturating_add(kv.saturating_mul(2)))]
         } else {
-            &[
-                (Role::AttnQ, Role::AttnQBias, q),
-                (Role::AttnK, Role::AttnKBias, kv),
-                (Role::AttnV, Role::AttnVBias, kv),
-            ]
+            &[(Role::AttnQ, Role::AttnQBias, q), (Role::AttnK, Role::AttnKBias, kv), (Role::AttnV, Role::AttnVBias, kv)]
         };
         for &(weight, offset, rows) in parts {
             self.matrix(weight, Layers::All, rows, d);

@@ -3,6 +3,7 @@
 //! A claim counts only where the tensor's shape can play the role.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::OnceLock;
 
 use super::{Role, Touch};
 use crate::catalog::naming::{self, Hit};
@@ -92,18 +93,19 @@ struct Prefix {
     numbers: usize,
 }
 
-fn collapsed_prefixes() -> Vec<Prefix> {
-    naming::prefixes()
-        .iter()
-        .map(|prefix| {
+fn collapsed_prefixes() -> &'static [Prefix] {
+    static CELL: OnceLock<Vec<Prefix>> = OnceLock::new();
+    CELL.get_or_init(|| {
+        let collapse = |prefix: &String| {
             let collapsed = naming::collapse(prefix);
             Prefix { key: collapsed.key, numbers: collapsed.numbers.len() }
-        })
-        .collect()
+        };
+        naming::prefixes().iter().map(collapse).collect()
+    })
 }
 
-/// Chooses the scheme: most tensors with an agreeing shape; then fewest names that the scheme demands and the file
-/// lacks; then the one usual for the family that the shapes make; then the catalog's order.
+/// Chooses the scheme: most tensors with an agreeing shape; then the one usual for the family that the shapes make; then
+/// fewest names that the scheme demands and the file lacks; then the catalog's order.
 pub(super) fn best(tensors: &[TensorMeta], groups: &[Group], d: u64, family: &str) -> Option<Best> {
     let mut scores: BTreeMap<Reading, (usize, BTreeSet<usize>)> = BTreeMap::new();
     let prefixes = collapsed_prefixes();
@@ -130,21 +132,23 @@ pub(super) fn best(tensors: &[TensorMeta], groups: &[Group], d: u64, family: &st
         let scheme = &naming::schemes()[reading.scheme];
         let lacks = scheme.tensors.iter().enumerate().filter(|(row, r)| !r.optional && !rows.contains(row)).count();
         let usual = scheme.families.iter().any(|name| name == family);
-        (std::cmp::Reverse(*matched), lacks, !usual, *reading)
+        (std::cmp::Reverse(*matched), !usual, lacks, *reading)
     })?;
     (matched as f64 >= LEAST_COVERAGE * total as f64).then_some(Best { reading, matched })
 }
 
 /// What the chosen scheme says of a tensor. The output head is looked for outside the prefix too.
 pub(super) fn claim(reading: Reading, group: &Group, member: &Member, meta: &TensorMeta, d: u64) -> Option<Hit> {
-    let prefix = naming::collapse(&naming::prefixes()[reading.prefix]);
+    let prefix = &collapsed_prefixes()[reading.prefix];
     let find = |key: &str, skip: usize, bare: bool| {
         naming::lookup(key, member.numbers.get(skip..).unwrap_or(&[]))
             .find(|hit| hit.scheme == reading.scheme && hit.bare == bare && agrees(*hit, meta, d))
     };
-    group.key.strip_prefix(&prefix.key).and_then(|key| find(key, prefix.numbers.len(), reading.bare)).or_else(|| {
-        find(&group.key, 0, false).filter(|hit| matches!(hit.row().role, Role::Output | Role::OutputBias))
-    })
+    group
+        .key
+        .strip_prefix(&prefix.key)
+        .and_then(|key| find(key, prefix.numbers, reading.bare))
+        .or_else(|| find(&group.key, 0, false).filter(|hit| matches!(hit.row().role, Role::Output | Role::OutputBias)))
 }
 
 /// Whether a tensor's shape can play the role that its name claims.
@@ -232,8 +236,7 @@ pub(super) fn language_model(tensors: &[TensorMeta]) -> Vec<bool> {
         let named = |module: &String| name.starts_with(module.as_str()) || meta.name.starts_with(module.as_str());
         naming::other_modules().iter().any(named)
     };
-    let within: Vec<&str> =
-        inner.into_iter().filter(|prefix| tensors.iter().any(|meta| holds(meta, prefix))).collect();
+    let within: Vec<&str> = inner.into_iter().filter(|prefix| tensors.iter().any(|meta| holds(meta, prefix))).collect();
     let inside = |meta: &TensorMeta| within.iter().any(|prefix| holds(meta, prefix));
     let count = tensors.iter().filter(|meta| inside(meta)).count();
     let belongs = |meta: &TensorMeta| {

@@ -79,12 +79,16 @@ fn fill(a: &mut Architecture, reading: &Reading) {
 
 /// Fills in what follows from the size of a head.
 pub(super) fn heads(a: &mut Architecture) {
+    if let (Some(latent), Some(q), Some(kv)) = (a.latent, a.q_size, a.kv_size) {
+        a.heads = latent.heads(q, kv);
+        a.kv_heads = a.heads;
+        a.head_dim = a.heads.map(|heads| q / heads);
+        return;
+    }
     let Some(head) = a.head_dim.filter(|&head| head > 0) else { return };
     let whole = |size: Option<u64>| size.filter(|size| size % head == 0).map(|size| size / head);
-    if a.latent.is_none() {
-        a.heads = a.heads.or(whole(a.q_size));
-        a.kv_heads = a.kv_heads.or(whole(a.kv_size));
-    }
+    a.heads = a.heads.or(whole(a.q_size));
+    a.kv_heads = a.kv_heads.or(whole(a.kv_size));
 }
 
 /// Matrices that the layers leave over: shape to count.
@@ -99,6 +103,18 @@ fn leftover(a: &Architecture, census: &Census) -> BTreeMap<(u64, u64), u64> {
     }
     left.retain(|_, n| *n > 0);
     left
+}
+
+/// Matrices that the architecture has and the checkpoint lacks.
+fn missing(a: &Architecture, census: &Census) -> u64 {
+    let mut expected: BTreeMap<(u64, u64), u64> = BTreeMap::new();
+    for slot in blueprint(a) {
+        if let [rows, columns] = slot.shape[..] {
+            *expected.entry((rows, columns)).or_default() += slot.tensors(a);
+        }
+    }
+    let found = |shape| census.matrices.get(shape).map_or(0, |&n| n as u64);
+    expected.iter().map(|(shape, n)| n.saturating_sub(found(shape))).sum()
 }
 
 /// The tallest table left over is the token embedding, a second one as tall the output head; much smaller ones embed
@@ -119,9 +135,11 @@ fn embeddings(a: &mut Architecture, census: &Census) {
         if rows.saturating_mul(2) >= a.vocab_size.unwrap_or(0) && a.tied == Some(true) {
             // An embedding that was extended, or cut, and a head that was not.
             a.tied = Some(false);
+        } else if a.gated_mlp {
+            // No known model with a gated MLP has such tables: a classifier's head, perhaps.
         } else if rows <= 4 {
             a.token_types = a.token_types.or(Some(rows));
-        } else if a.position_embeddings.is_none() && !a.gated_mlp {
+        } else if a.position_embeddings.is_none() {
             a.position_embeddings = Some(rows);
         }
     }
@@ -147,6 +165,10 @@ fn conclude(a: Architecture, census: &Census, rope: Option<u64>) -> Shapes {
     }
     if a.heads.is_none() && a.q_size.is_some() {
         notes.push("the number of heads is not visible in shapes".to_owned());
+    }
+    let missing = missing(&a, census);
+    if missing > 0 {
+        notes.push(format!("{missing} matrices are missing from the architecture that the others make"));
     }
     let left: u64 = leftover(&a, census).values().sum();
     if left > 0 {

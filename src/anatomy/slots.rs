@@ -45,6 +45,12 @@ pub(super) fn fill(
             open.entry(shape).or_default().push(Open { role: *role, room, inside: *layers != Layers::Outside });
         }
     }
+    let positions: Vec<Option<usize>> = groups.iter().map(Group::layer_position).collect();
+    // What fits no place is something else, unless it is a buffer.
+    let constants = |shape: &Vec<u64>| {
+        let known = shapes.roles.get(shape).filter(|roles| roles.iter().all(|role| role.is_constant()));
+        known.cloned().unwrap_or_default()
+    };
     let mut ordered = Vec::new();
     for (shape, parts) in leftovers(tensors, groups, assignments) {
         let none = Vec::new();
@@ -53,8 +59,8 @@ pub(super) fn fill(
             if by_order {
                 ordered.extend(roles.iter().copied());
             }
-            let known = if roles.is_empty() { shapes.roles.get(&shape).cloned() } else { Some(roles) };
-            give(part, &groups[part.group], known.unwrap_or_default(), assignments);
+            let roles = if roles.is_empty() { constants(&shape) } else { roles };
+            give(part, &groups[part.group], positions[part.group], &roles, assignments);
         }
     }
     ordered
@@ -147,15 +153,14 @@ fn natural(a: &str, b: &str) -> Ordering {
     a.len().cmp(&b.len())
 }
 
-fn give(part: &Part, group: &Group, roles: Vec<Role>, assignments: &mut [Assignment]) {
-    let position = group.layer_position();
+fn give(part: &Part, group: &Group, position: Option<usize>, roles: &[Role], assignments: &mut [Assignment]) {
+    let inside = roles.is_empty() || roles.iter().any(|role| role.in_layer());
     for &index in &part.members {
         let member = &group.members[index];
         let assignment = &mut assignments[member.tensor];
-        let inside = roles.is_empty() || roles.iter().any(|role| role.in_layer());
         assignment.layer = position.filter(|_| inside).and_then(|at| member.numbers.get(at).copied());
         assignment.by = (!roles.is_empty()).then_some(Source::Shapes);
-        assignment.roles.clone_from(&roles);
+        assignment.roles = roles.to_vec();
     }
 }
 

@@ -223,25 +223,6 @@ fn features(a: &Architecture) -> Vec<Feature> {
     ]
 }
 
-/// How two architecture records agree, field by field.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Agreement {
-    /// Fields that were compared; a field that only one side can tell is left out.
-    pub fields: usize,
-    /// Fields that are equal.
-    pub equal: usize,
-    /// Names of the others.
-    pub differs: Vec<&'static str>,
-}
-
-/// Compares the records of two checkpoints.
-pub fn compare(a: &Architecture, b: &Architecture) -> Agreement {
-    let (a, b) = (features(a), features(b));
-    let differs: Vec<&'static str> = agreement(&a, &b).1.into_iter().map(|(ours, _)| ours.field).collect();
-    let fields = comparable(&a, &b).count();
-    Agreement { fields, equal: fields - differs.len(), differs }
-}
-
 /// The `n` records nearest to `architecture`, one for each group of equal shapes: those that agree in everything first,
 /// then by agreement (sizes weigh four times as much as switches), then in the catalog's order, which begins with
 /// LLaMA.
@@ -261,6 +242,25 @@ pub fn nearest(architecture: &Architecture, n: usize) -> Vec<Nearest> {
     order.into_iter().take(n).map(|(_, _, index)| describe(&found, index, entries)).collect()
 }
 
+/// How two architecture records agree, field by field.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Agreement {
+    /// Fields that were compared; a field that only one side can tell is left out.
+    pub fields: usize,
+    /// Fields that are equal.
+    pub equal: usize,
+    /// Names of the others.
+    pub differs: Vec<&'static str>,
+}
+
+/// Compares the records of two checkpoints.
+pub fn compare(a: &Architecture, b: &Architecture) -> Agreement {
+    let (a, b) = (features(a), features(b));
+    let differs: Vec<&'static str> = agreement(&a, &b).1.into_iter().map(|(ours, _)| ours.field).collect();
+    let fields = comparable(&a, &b).count();
+    Agreement { fields, equal: fields - differs.len(), differs }
+}
+
 fn agreement<'a>(found: &'a [Feature], expected: &'a [Feature]) -> (u32, Vec<(&'a Feature, &'a Feature)>) {
     let mut agreement = 0;
     let mut differs = Vec::new();
@@ -275,13 +275,12 @@ fn agreement<'a>(found: &'a [Feature], expected: &'a [Feature]) -> (u32, Vec<(&'
     (agreement, differs)
 }
 
-fn comparable<'a>(
-    found: &'a [Feature],
-    expected: &'a [Feature],
-) -> impl Iterator<Item = (&'a Feature, &'a Feature)> {
+fn comparable<'a>(found: &'a [Feature], expected: &'a [Feature]) -> impl Iterator<Item = (&'a Feature, &'a Feature)> {
     found.iter().zip(expected).filter(|(ours, theirs)| {
         let unknown = ours.value.is_null() || theirs.value.is_null();
-        !(unknown && ours.optional)
+        // Files of tied models often hold the head as well, as a copy.
+        let copied_head = ours.field == "tied" && ours.value == json!(false) && theirs.value == json!(true);
+        !(copied_head || unknown && ours.optional)
     })
 }
 

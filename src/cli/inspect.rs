@@ -107,13 +107,7 @@ fn json(
     Ok(serde_json::to_string_pretty(&inspection)? + "\n")
 }
 
-fn human(
-    path: &Path,
-    checkpoint: &Checkpoint,
-    anatomy: &Anatomy,
-    nearest: &[Nearest],
-    findings: &[Finding],
-) -> String {
+fn human(path: &Path, checkpoint: &Checkpoint, anatomy: &Anatomy, nearest: &[Nearest], findings: &[Finding]) -> String {
     let mut out = String::new();
     let bold = anstyle::Style::new().bold();
     let _ = writeln!(out, "{bold}{}{bold:#}", clean(&path.display().to_string()));

@@ -53,11 +53,9 @@ pub(super) fn totals(suspect: &Fingerprint, reference: &Fingerprint, matches: &[
         let (rows, cols) = tensor.matrix();
         bits.labels = bits.labels.max(rows.min(cols));
     }
-    bits.reference_whole = reference
-        .tensors
-        .iter()
-        .enumerate()
-        .all(|(index, tensor)| covered.contains(&index) || tensor.informative().is_none() || is_twin(reference, index, &covered));
+    bits.reference_whole = reference.tensors.iter().enumerate().all(|(index, tensor)| {
+        covered.contains(&index) || tensor.informative().is_none() || is_twin(reference, index, &covered)
+    });
     let rows: f64 = rows_shared(suspect, reference, &whole);
     let share = |part: f64| if all == 0 { 0.0 } else { part / all as f64 };
     bits.equal_share = share(equal as f64);
@@ -119,7 +117,8 @@ impl Bits {
             says += &format!(", {} equal within the grid of a coarser type", self.re_encoded);
         }
         if self.row_share > 0.0 {
-            says += &format!("; rows equal to a row of the reference hold {:.1} % of parameters", 100.0 * self.row_share);
+            says +=
+                &format!("; rows equal to a row of the reference hold {:.1} % of parameters", 100.0 * self.row_share);
         }
         Test {
             code: TestCode::Bits,

@@ -111,7 +111,10 @@ impl FixedPoints {
         let cosines: Vec<Vec<f64>> = left.iter().map(|a| right.iter().map(|b| cosine(a, b)).collect()).collect();
         let alive = |vector: &&Vec<f32>| vector.iter().any(|&value| value != 0.0);
         let best = |values: &mut dyn Iterator<Item = f64>| {
-            values.enumerate().max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0))).filter(|&(_, cosine)| cosine > 0.0)
+            values
+                .enumerate()
+                .max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)))
+                .filter(|&(_, cosine)| cosine > 0.0)
         };
         let (mut matched, mut equal) = (0, 0);
         for (label, row) in cosines.iter().enumerate() {
@@ -190,7 +193,9 @@ mod tests {
     }
 
     fn vectors(seed: u32) -> Vec<Vec<f32>> {
-        let value = |i: u32, j: u32| ((i * 7919 + j * 104_729 + seed) as f32).sin();
+        let value = |i: u32, j: u32| {
+            (xxhash_rust::xxh3::xxh3_64(&[i, j, seed].map(|n| n as u8)) as f32 / u64::MAX as f32) - 0.5
+        };
         (0..64).map(|i| (0..40).map(|j| value(i, j)).collect()).collect()
     }
 

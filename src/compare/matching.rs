@@ -99,15 +99,25 @@ fn informative(print: &Fingerprint) -> impl Iterator<Item = (usize, &ValuePrint)
     print.tensors.iter().enumerate().filter_map(|(index, tensor)| Some((index, tensor.informative()?)))
 }
 
+/// Tensors of one shape, by index.
+#[derive(Default)]
+struct Group {
+    ours: Vec<usize>,
+    theirs: Vec<usize>,
+}
+
+/// Tensors by rows and columns.
+type Groups = BTreeMap<(u64, u64), Group>;
+
 fn by_value(suspect: &Fingerprint, reference: &Fingerprint, found: &mut [Option<Match>]) {
-    let mut groups: BTreeMap<(u64, u64), (Vec<usize>, Vec<usize>)> = BTreeMap::new();
+    let mut groups = Groups::new();
     for (index, _) in informative(suspect).filter(|&(index, _)| found[index].is_none()) {
-        groups.entry(suspect.tensors[index].matrix()).or_default().0.push(index);
+        groups.entry(suspect.tensors[index].matrix()).or_default().ours.push(index);
     }
     for (index, _) in informative(reference) {
-        groups.entry(reference.tensors[index].matrix()).or_default().1.push(index);
+        groups.entry(reference.tensors[index].matrix()).or_default().theirs.push(index);
     }
-    for (ours, theirs) in groups.values() {
+    for Group { ours, theirs } in groups.values() {
         if ours.len().saturating_mul(theirs.len()) <= MAX_PAIRS {
             match_group(suspect, reference, ours, theirs, found);
         }
@@ -217,19 +227,16 @@ fn within_grid(a: &[f32], b: &[f32], (ours, theirs): (&DType, &DType)) -> bool {
 
 /// Counterparts among tall matrices of one width and unequal height: a vocabulary that was extended or cut. The samples
 /// of both keep mostly the same labels, and the common ones are compared.
-fn match_tall(
-    suspect: &Fingerprint,
-    reference: &Fingerprint,
-    groups: &BTreeMap<(u64, u64), (Vec<usize>, Vec<usize>)>,
-    found: &mut [Option<Match>],
-) {
-    let tall = |pick: fn(&(Vec<usize>, Vec<usize>)) -> &Vec<usize>| -> Vec<usize> {
-        let tall = groups.iter().filter(|((rows, _), _)| *rows >= MIN_TALL_ROWS);
-        // A handful: embeddings and heads. Layers come in groups of at least as many as there are layers.
-        tall.map(|(_, group)| pick(group)).filter(|group| (1..=2).contains(&group.len())).flatten().copied().collect()
-    };
-    let (ours, theirs) = (tall(|group| &group.0), tall(|group| &group.1));
-    for &index in ours.iter().filter(|&&index| found[index].is_none()).collect::<Vec<_>>() {
+fn match_tall(suspect: &Fingerprint, reference: &Fingerprint, groups: &Groups, found: &mut [Option<Match>]) {
+    // A handful: embeddings and heads. Layers come in groups of at least as many as there are layers.
+    let few = |group: &&Vec<usize>| (1..=2).contains(&group.len());
+    let tall = || groups.iter().filter(|((rows, _), _)| *rows >= MIN_TALL_ROWS).map(|(_, group)| group);
+    let ours: Vec<usize> = tall().map(|group| &group.ours).filter(few).flatten().copied().collect();
+    let theirs: Vec<usize> = tall().map(|group| &group.theirs).filter(few).flatten().copied().collect();
+    for index in ours {
+        if found[index].is_some() {
+            continue;
+        }
         let tensor = &suspect.tensors[index];
         let best = theirs
             .iter()

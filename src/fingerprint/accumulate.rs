@@ -205,7 +205,7 @@ impl Energies {
     }
 }
 
-/// Digests of a tensor's bytes and of its values.
+/// [`TensorDigests`] in the making.
 pub(crate) struct Digests {
     stored: Sha256,
     planes: Option<Planes>,
@@ -225,7 +225,7 @@ struct Planes {
     low_bits: u16,
 }
 
-/// What [`Digests`] comes to.
+/// Digests of a tensor's bytes and of its values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TensorDigests {
     /// SHA-256 of the stored bytes.
@@ -245,14 +245,7 @@ impl Digests {
     /// `stored_is_high_plane`: the stored bytes are the upper halves of the widened values (`bf16`).
     pub(crate) fn new(stored_is_high_plane: bool) -> Self {
         let planes = (!stored_is_high_plane).then(|| Planes { high: Sha256::new(), low: Sha256::new(), low_bits: 0 });
-        Self {
-            stored: Sha256::new(),
-            planes,
-            exact: true,
-            bf16: Xxh3::new(),
-            f16: Xxh3::new(),
-            scratch: Vec::new(),
-        }
+        Self { stored: Sha256::new(), planes, exact: true, bf16: Xxh3::new(), f16: Xxh3::new(), scratch: Vec::new() }
     }
 
     /// Takes the stored bytes alone, where they cannot be decoded.

@@ -174,7 +174,8 @@ impl Fingerprint {
             row_norms: array("tensors.row_norms")?,
         };
         let tensors = record.tensors.into_iter().map(|tensor| pieces.take_tensor(tensor));
-        let tensors = tensors.collect::<Option<Vec<_>>>().ok_or_else(|| bad("its arrays are shorter than its record"))?;
+        let tensors =
+            tensors.collect::<Option<Vec<_>>>().ok_or_else(|| bad("its arrays are shorter than its record"))?;
         let profile = numbers(array("channels.profile")?, f32::from_le_bytes);
         let layers: Vec<i8> = array("channels.layers")?.iter().map(|&byte| byte as i8).collect();
         Ok(Self {

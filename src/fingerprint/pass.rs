@@ -10,7 +10,8 @@ use rayon::prelude::*;
 
 use super::accumulate::{Digests, Energies, Moments, Sketch};
 use super::{
-    ENERGY_LABELS, FileRecord, Fingerprint, MAX_AXIS, MIN_VOCABULARY, Subject, TensorPrint, ValuePrint, labels, sample_labels,
+    ENERGY_LABELS, FileRecord, Fingerprint, MAX_AXIS, MIN_VOCABULARY, Subject, TensorPrint, ValuePrint, labels,
+    sample_labels,
 };
 use crate::anatomy::{Anatomy, Assignment, Residual, Role};
 use crate::catalog::digests;
@@ -452,7 +453,8 @@ fn findings(tensors: &[TensorPrint], files: &[FileRecord]) -> Vec<Finding> {
     let nonfinite = |share: f64| {
         move |tensor: &TensorPrint| tensor.values.as_ref().is_some_and(|v| v.summary.nonfinite_share() > share)
     };
-    let untested = format!("with NaN or infinite values in more than {} % of places: not tested", MAX_NONFINITE_SHARE * 1e2);
+    let untested =
+        format!("with NaN or infinite values in more than {} % of places: not tested", MAX_NONFINITE_SHARE * 1e2);
     tell(Code::NonFinite, Level::Error, &untested, &nonfinite(MAX_NONFINITE_SHARE));
     tell(Code::NonFinite, Level::Warning, "with some NaN or infinite values", &|tensor| {
         nonfinite(0.0)(tensor) && !nonfinite(MAX_NONFINITE_SHARE)(tensor)
@@ -502,7 +504,8 @@ mod tests {
 
     #[test]
     fn scores_do_not_depend_on_the_order_of_tensors() {
-        let energies: Vec<Vec<f32>> = (0..9).map(|k| (0..32).map(|c| ((c * 7 + k * 3) % 32) as f32).collect()).collect();
+        let energies: Vec<Vec<f32>> =
+            (0..9).map(|k| (0..32).map(|c| ((c * 7 + k * 3) % 32) as f32).collect()).collect();
         let (mut forward, mut backward) = (ScoreSums::new(32, 2), ScoreSums::new(32, 2));
         for (k, energy) in energies.iter().enumerate() {
             forward.add(Some(k as u32 % 3), energy);

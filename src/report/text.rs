@@ -19,6 +19,9 @@ pub const WIDTH: usize = 80;
 /// Most rows of the table of names and of the list of findings; the JSON report has all.
 const MAX_ROWS: usize = 10;
 
+/// Unrelated references beyond the first are shown if their corrected log10 p is at most this.
+const SUGGESTIVE: f64 = -3.0;
+
 const LABEL: usize = 14;
 
 /// The verdict in one or two sentences. The tests are symmetric, and the sentence claims no direction.
@@ -61,7 +64,9 @@ pub fn summary(name: &str, class: Class, best: &Candidate, nearest: &[Nearest]) 
 /// The sentence where no reference with weights was there to compare with.
 pub fn untested_summary(name: &str, nearest: &[Nearest]) -> String {
     let structure = match nearest.first() {
-        Some(nearest) if nearest.equal => format!(" Its architecture is that of {}, which says nothing of weights.", nearest.id),
+        Some(nearest) if nearest.equal => {
+            format!(" Its architecture is that of {}, which says nothing of weights.", nearest.id)
+        }
         _ => String::new(),
     };
     format!("The weights of {name} were not tested: no catalog holds a reference to compare them with.{structure}")
@@ -102,7 +107,8 @@ pub fn render(report: &Report) -> String {
     let mut contrasted = false;
     for candidate in &report.candidates {
         let related = candidate.class.shares_weights();
-        if !related && contrasted {
+        let suggestive = candidate.log10_p.is_some_and(|p| p <= SUGGESTIVE);
+        if !related && !suggestive && contrasted {
             continue;
         }
         contrasted |= !related;
@@ -130,7 +136,8 @@ fn facts(out: &mut String, report: &Report) {
     let architecture = &report.architecture;
     let known = match (&architecture.reference, architecture.equal) {
         (Some(id), true) => {
-            let others = architecture.nearest.first().map_or(0, |n| n.group.iter().filter(|other| *other != id).count());
+            let others =
+                architecture.nearest.first().map_or(0, |n| n.group.iter().filter(|other| *other != id).count());
             match others {
                 0 => format!(", the shapes of {id}"),
                 n => format!(", the shapes of {id} and {n} other known {}", if n == 1 { "model" } else { "models" }),
@@ -315,7 +322,10 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
 
 /// Text from a file without anything that could steer a terminal.
 pub fn clean(text: &str) -> String {
-    let hostile = |c: char| c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+    let hostile = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    };
     text.chars().map(|c| if hostile(c) { '\u{fffd}' } else { c }).collect()
 }
 
@@ -332,7 +342,7 @@ pub fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);

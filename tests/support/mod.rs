@@ -55,7 +55,12 @@ pub fn load_file(path: &Path) -> Vec<Raw> {
     let mut raws: Vec<Raw> = file
         .tensors()
         .into_iter()
-        .map(|(name, view)| Raw { name, dtype: view.dtype(), shape: view.shape().to_vec(), bytes: view.data().to_vec() })
+        .map(|(name, view)| Raw {
+            name,
+            dtype: view.dtype(),
+            shape: view.shape().to_vec(),
+            bytes: view.data().to_vec(),
+        })
         .collect();
     raws.sort_by(|a, b| a.name.cmp(&b.name));
     raws

@@ -61,6 +61,8 @@ struct Pool {
     writes: Vec<(u64, u64)>,
     square: u64,
     others: Vec<((u64, u64), u64)>,
+    /// Matrices that a reading counts on and that are not there.
+    missing: u64,
 }
 
 fn largest<T: Ord + Copy>(mut groups: Vec<(T, u64)>) -> Vec<(T, u64)> {
@@ -84,7 +86,7 @@ impl Pool {
         if transposed {
             std::mem::swap(&mut reads, &mut writes);
         }
-        Self { d, reads: largest(reads), writes: largest(writes), square, others: largest(others) }
+        Self { d, reads: largest(reads), writes: largest(writes), square, others: largest(others), missing: 0 }
     }
 
     fn readers(&self, width: u64) -> u64 {
@@ -92,11 +94,17 @@ impl Pool {
     }
 
     fn take_readers(&mut self, width: u64, n: u64) -> bool {
-        if width == self.d { take(&mut self.square, n) } else { take_from(&mut self.reads, width, n) }
+        let group = if width == self.d { Some(&mut self.square) } else { find(&mut self.reads, width) };
+        take(group, n, &mut self.missing)
     }
 
     fn take_writers(&mut self, width: u64, n: u64) -> bool {
-        if width == self.d { take(&mut self.square, n) } else { take_from(&mut self.writes, width, n) }
+        let group = if width == self.d { Some(&mut self.square) } else { find(&mut self.writes, width) };
+        take(group, n, &mut self.missing)
+    }
+
+    fn take_others(&mut self, shape: (u64, u64), n: u64) -> bool {
+        take(find(&mut self.others, shape), n, &mut self.missing)
     }
 
     fn total(&self) -> u64 {
@@ -124,16 +132,21 @@ fn count<T: PartialEq + Copy>(groups: &[(T, u64)], key: T) -> u64 {
     groups.iter().find(|(width, _)| *width == key).map_or(0, |(_, n)| *n)
 }
 
-fn take(from: &mut u64, n: u64) -> bool {
-    let enough = *from >= n;
-    if enough {
-        *from -= n;
-    }
-    enough
+fn find<T: PartialEq + Copy>(groups: &mut [(T, u64)], key: T) -> Option<&mut u64> {
+    groups.iter_mut().find(|(width, _)| *width == key).map(|(_, left)| left)
 }
 
-fn take_from<T: PartialEq + Copy>(groups: &mut [(T, u64)], key: T, n: u64) -> bool {
-    groups.iter_mut().find(|(width, _)| *width == key).is_some_and(|(_, left)| take(left, n))
+/// How many of `n` matrices must be there for a reading to stand: a damaged checkpoint may lack a tenth.
+fn least(n: u64) -> u64 {
+    n - n / 10
+}
+
+fn take(from: Option<&mut u64>, n: u64, missing: &mut u64) -> bool {
+    let Some(from) = from.filter(|from| **from >= least(n)) else { return false };
+    let taken = n.min(*from);
+    *from -= taken;
+    *missing += n - taken;
+    true
 }
 
 /// The reading that explains most matrices with as many MLPs as attentions; among equals the usual arrangement: queries
@@ -151,7 +164,7 @@ pub(super) fn read(census: &Census, d: u64) -> Option<Reading> {
                     continue;
                 }
                 let explained = i128::from(pool.total() - rest.total());
-                let score = explained - 3 * i128::from(units.abs_diff(layers));
+                let score = explained - 3 * i128::from(units.abs_diff(layers)) - 2 * i128::from(rest.missing);
                 let plain = !attention.fused;
                 let rank = (score, attention.q == d, plain, !transposed, layers, std::cmp::Reverse(attention.q));
                 if best.as_ref().is_none_or(|(other, _)| rank > *other) {
@@ -166,14 +179,19 @@ pub(super) fn read(census: &Census, d: u64) -> Option<Reading> {
 fn attentions(pool: &Pool, layers: u64) -> Vec<(Attention, Pool)> {
     let mut found = Vec::new();
     let outputs: Vec<u64> =
-        pool.writes.iter().filter(|(_, n)| *n >= layers).map(|(width, _)| *width).chain([pool.d]).collect();
+        pool.writes.iter().filter(|(_, n)| *n >= least(layers)).map(|(width, _)| *width).chain([pool.d]).collect();
     for q in outputs {
         let mut with_output = pool.clone();
         if !with_output.take_writers(q, layers) {
             continue;
         }
-        let inputs: Vec<u64> =
-            with_output.reads.iter().filter(|(_, n)| *n >= layers).map(|(width, _)| *width).chain([pool.d]).collect();
+        let inputs: Vec<u64> = with_output
+            .reads
+            .iter()
+            .filter(|(_, n)| *n >= least(layers))
+            .map(|(width, _)| *width)
+            .chain([pool.d])
+            .collect();
         for &rows in &inputs {
             let mut rest = with_output.clone();
             if rows <= q && rest.take_readers(q, layers) && rest.take_readers(rows, 2 * layers) {
@@ -198,9 +216,9 @@ fn latent(pool: &Pool, layers: u64, value_size: u64, inputs: &[u64], found: &mut
         let rope = |rows: &&u64| **rows > kv_rank && **rows - kv_rank <= WIDEST_ROPE;
         let Some(&down) = inputs.iter().find(rope) else { continue };
         let mut with_keys = pool.clone();
-        if n < layers
+        if n < least(layers)
             || kv <= value_size
-            || !take_from(&mut with_keys.others, (kv, kv_rank), layers)
+            || !with_keys.take_others((kv, kv_rank), layers)
             || !with_keys.take_readers(down, layers)
         {
             continue;
@@ -211,12 +229,16 @@ fn latent(pool: &Pool, layers: u64, value_size: u64, inputs: &[u64], found: &mut
             if !rest.take_readers(rank, layers) {
                 continue;
             }
-            let up = rest.others.iter().find(|((_, columns), n)| *columns == rank && *n >= layers).map(|(s, _)| *s);
+            let up =
+                rest.others.iter().find(|((_, columns), n)| *columns == rank && *n >= least(layers)).map(|(s, _)| *s);
             let (q, q_rank) = up.map_or((rank, None), |(rows, _)| (rows, Some(rank)));
             if let Some(up) = up {
-                take_from(&mut rest.others, up, layers);
+                rest.take_others(up, layers);
             }
             let latent = Some(Latent { q_rank, kv_rank, rope_size, value_size });
+            if latent.and_then(|latent| latent.heads(q, kv)).is_none() {
+                continue;
+            }
             found.push((Attention { q, kv, fused: false, latent }, rest));
         }
     }
@@ -246,13 +268,13 @@ fn mlp(pool: &mut Pool, layers: u64, census: &Census) -> Mlp {
 
 fn dense(pool: &mut Pool, size: u64, layers: u64, mlp: &mut Mlp) {
     let squares = if size == pool.d { layers } else { 0 };
-    let (gated, fused) = if pool.readers(size) >= 2 * layers + squares {
+    let (gated, fused) = if pool.readers(size) >= least(2 * layers) + squares {
         pool.take_readers(size, 2 * layers);
         (true, false)
-    } else if pool.readers(size.saturating_mul(2)) >= layers {
+    } else if pool.readers(size.saturating_mul(2)) >= least(layers) {
         pool.take_readers(size.saturating_mul(2), layers);
         (true, true)
-    } else if pool.readers(size) >= layers + squares {
+    } else if pool.readers(size) >= least(layers) + squares {
         pool.take_readers(size, layers);
         (false, false)
     } else {
@@ -267,19 +289,22 @@ fn dense(pool: &mut Pool, size: u64, layers: u64, mlp: &mut Mlp) {
 }
 
 /// Experts with matrices of their own: a router (E, d) in m layers goes with m times E equal down projections, or one
-/// more per layer where a shared expert has their size.
+/// more per layer where a shared expert has their size. A tenth may lack where no router fits exactly.
 fn experts(pool: &mut Pool, layers: u64, mlp: &mut Mlp) {
     for (size, n) in pool.writes.clone() {
-        let routers = pool.reads.clone();
-        let fits = |&(experts, m): &(u64, u64)| {
+        let lack = |experts: u64, m: u64| {
             let each = experts.saturating_mul(m);
-            experts >= 2 && m > 0 && m <= layers && experts != size && (n == each || n == each.saturating_add(m))
+            n.abs_diff(each).min(n.abs_diff(each.saturating_add(m)))
         };
-        let Some((experts, m)) = routers.into_iter().find(fits) else { continue };
-        let fused = if pool.readers(size) >= 2 * n {
+        let routers = pool.reads.iter().filter(|(experts, m)| {
+            *experts >= 2 && *m > 0 && *m <= layers && *experts != size && lack(*experts, *m) <= n / 10
+        });
+        let nearest = routers.min_by_key(|(experts, m)| lack(*experts, *m)).copied();
+        let Some((experts, m)) = nearest else { continue };
+        let fused = if pool.readers(size) >= least(2 * n) {
             pool.take_readers(size, 2 * n);
             false
-        } else if pool.readers(size.saturating_mul(2)) >= n {
+        } else if pool.readers(size.saturating_mul(2)) >= least(n) {
             pool.take_readers(size.saturating_mul(2), n);
             true
         } else {
@@ -288,7 +313,8 @@ fn experts(pool: &mut Pool, layers: u64, mlp: &mut Mlp) {
         pool.take_writers(size, n);
         pool.take_readers(experts, m);
         (mlp.gated, mlp.fused) = (true, fused);
-        let shared = (n > experts * m).then_some(size);
+        let each = experts.saturating_mul(m);
+        let shared = (n.abs_diff(each.saturating_add(m)) < n.abs_diff(each)).then_some(size);
         mlp.mixture = Some(Mixture { experts, size, layers: m, shared, stacked: false, transposed: false });
         return;
     }
@@ -315,9 +341,12 @@ fn stacked(pool: &mut Pool, layers: u64, census: &Census, mlp: &mut Mlp) {
             (with(d, size), with(size, d) / 2, false, false),
             (with(size, d), with(d, size) / 2, false, true),
         ];
-        let fits = |&(down, up, ..): &(u64, u64, bool, bool)| down > 0 && down == up && down <= layers;
+        let alike = |down: u64, up: u64| down.max(up) > 0 && down.min(up) >= least(down.max(up));
+        let fits = |&(down, up, ..): &(u64, u64, bool, bool)| alike(down, up) && down.max(up) <= layers;
         let Some((n, _, fused, transposed)) = forms.into_iter().find(fits) else { continue };
-        if !pool.take_readers(experts, 2 * n) && !pool.take_readers(experts, n) {
+        // A bias on the down projections has the router's shape.
+        let biased = pool.readers(experts) >= least(2 * n);
+        if !pool.take_readers(experts, if biased { 2 * n } else { n }) {
             continue;
         }
         (mlp.gated, mlp.fused) = (true, fused);

@@ -13,7 +13,9 @@ pub(super) fn read(a: &mut Architecture, census: &Census) -> Option<u64> {
         return None;
     }
     let layers = a.layers;
-    let per_layer = |size: Option<u64>| size.map_or(0, |size| census.vectors.get(&size).map_or(0, |&n| n as u64) / layers);
+    let count = |size: u64| census.vectors.get(&size).map_or(0, |&n| n as u64);
+    // Rounded up from three quarters: a damaged checkpoint may lack a few.
+    let per_layer = |size: Option<u64>| size.map_or(0, |size| (count(size) + layers / 4) / layers);
     let has = |size: Option<u64>| size.is_some_and(|size| census.vectors.contains_key(&size));
     a.output_bias = a.vocab_size.map(|_| has(a.vocab_size));
     mlp_bias(a, census);
@@ -41,7 +43,7 @@ fn mlp_bias(a: &mut Architecture, census: &Census) {
         a.mlp_bias = Some(rows.is_some_and(|shape| census.matrices.contains_key(&shape)));
     } else if let Some(size) = a.intermediate_size.filter(|&size| layers > 0 && !taken(size)) {
         let size = if a.fused_gate_up { size.saturating_mul(2) } else { size };
-        a.mlp_bias = Some(census.vectors.get(&size).is_some_and(|&n| n as u64 >= layers));
+        a.mlp_bias = Some(census.vectors.get(&size).is_some_and(|&n| n as u64 * 10 >= layers * 9));
     } else if a.experts.is_some() {
         a.mlp_bias = Some(false);
     }
@@ -89,7 +91,7 @@ fn per_head(a: &mut Architecture, census: &Census) {
     let (Some(q), Some(kv)) = (a.q_size, a.kv_size) else { return };
     let wide = [Some(a.hidden_size), a.intermediate_size, a.expert_size, Some(q), Some(kv)];
     let fits = |(&size, &n): (&u64, &usize)| {
-        size >= 8 && q % size == 0 && kv % size == 0 && n as u64 == 2 * a.layers && !wide.contains(&Some(size))
+        size >= 8 && q % size == 0 && kv % size == 0 && is_about(n as u64, 2 * a.layers) && !wide.contains(&Some(size))
     };
     if let Some((&size, _)) = census.vectors.iter().find(|entry| fits(*entry)) {
         a.qk_norm = Some(QkNorm::PerHead);
@@ -102,6 +104,11 @@ fn per_head(a: &mut Architecture, census: &Census) {
     }
 }
 
+/// Whether `n` is `all` or at most a tenth less.
+fn is_about(n: u64, all: u64) -> bool {
+    n <= all && n >= all - all / 10
+}
+
 /// Vectors of the stream's width.
 fn stream(a: &mut Architecture, census: &Census) {
     let n = census.vectors.get(&a.hidden_size).map_or(0, |&n| n as u64);
@@ -111,15 +118,19 @@ fn stream(a: &mut Architecture, census: &Census) {
         if a.layers <= 4 {
             (each, outside) = (each - 1, a.layers);
         }
+    } else if outside > 6 && outside >= a.layers - a.layers / 4 {
+        // Some are missing: without them it would be a whole number per layer and the final norm.
+        (each, outside) = (each + 1, 1);
     } else if a.layers <= 2 && outside == 1 && each % 2 == 1 && each > 2 {
         (each, outside) = (each - 1, outside + a.layers);
     }
     let bert = a.token_types.is_some() && !a.gated_mlp;
-    let bias = bert || (outside >= 2 && outside % 2 == 0);
+    let rest = each.saturating_sub(known_biases(a));
+    // No known gated MLP goes with a single biased norm: there a second vector outside the layers is something else.
+    let usual = !a.gated_mlp || matches!(rest, 4 | 7 | 8);
+    let bias = bert || (usual && outside >= 2 && outside % 2 == 0);
     a.embedding_norm = Some(bert || (bias && outside >= 4));
     a.final_norm = Some(!bert && outside > 0);
-    let known = known_biases(a);
-    let rest = each.saturating_sub(known);
     arrange(a, rest, bias);
     a.norm_bias = Some(bias && a.norms_per_layer != Some(0));
 }

@@ -95,8 +95,7 @@ impl Record {
             _ => self.first_k_dense_replace.unwrap_or(0),
         };
         a.expert_layers = Some(layers - dense);
-        a.intermediate_size =
-            (dense > 0).then_some(self.intermediate_size_mlp.unwrap_or(self.intermediate_size));
+        a.intermediate_size = (dense > 0).then_some(self.intermediate_size_mlp.unwrap_or(self.intermediate_size));
         a.shared_expert_size = self
             .shared_expert_intermediate_size
             .or_else(|| self.shared_experts.and_then(|count| a.expert_size.map(|size| count * size)));
