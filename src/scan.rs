@@ -201,7 +201,7 @@ fn report(subject: &Input, mut compared: Vec<Compared>, embedded: bool, catalog_
     candidates.extend(shown(compared));
     candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.class));
     let results: Vec<_> = candidates.iter().map(|c| declared::Tested { id: &c.id, class: c.class }).collect();
-    let declared = declared::declared(&subject.sidecar, &results);
+    let declared = declared::declared(&subject.sidecar, &subject.print.subject.name, &results);
     let verdict = conclude(subject, &candidates, coverage, &nearest);
     Report {
         schema: SCHEMA.to_owned(),

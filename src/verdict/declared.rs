@@ -62,12 +62,17 @@ pub struct Tested<'a> {
 }
 
 /// Holds the card against the results.
-pub fn declared(sidecar: &Sidecar, tested: &[Tested<'_>]) -> Declared {
+///
+/// `name` is the subject's own: a checkpoint that *is* the reference of that name owes no declaration.
+pub fn declared(sidecar: &Sidecar, name: &str, tested: &[Tested<'_>]) -> Declared {
     let card = sidecar.card.as_ref();
     let base_models = card.map(|card| card.base_models.clone()).unwrap_or_default();
     let named = |id: &str| base_models.iter().any(|base| same_model(base, id));
-    let mut found: Vec<&Tested<'_>> =
-        tested.iter().filter(|reference| reference.class > Class::SharedInitialisation).collect();
+    let is_itself = |reference: &Tested<'_>| reference.class == Class::Identical && reference.id == name;
+    let mut found: Vec<&Tested<'_>> = tested
+        .iter()
+        .filter(|reference| reference.class > Class::SharedInitialisation && !is_itself(reference))
+        .collect();
     found.sort_by_key(|reference| std::cmp::Reverse(reference.class));
     let says_bases = base_models.join(", ");
     let ruled_out = tested.iter().any(|reference| named(reference.id) && reference.class != Class::Inconclusive);
@@ -112,7 +117,7 @@ mod tests {
         let base_models = bases.iter().map(|&base| base.to_owned()).collect();
         let card = Some(Card { base_models, relation: None, license: None });
         let tested: Vec<Tested<'_>> = tested.iter().map(|&(id, class)| Tested { id, class }).collect();
-        declared(&Sidecar { card, ..Sidecar::default() }, &tested).status
+        declared(&Sidecar { card, ..Sidecar::default() }, "meta/base-o", &tested).status
     }
 
     #[test]
@@ -123,6 +128,7 @@ mod tests {
         assert_eq!(status(&["base-a"], &found), Status::Declared);
         assert_eq!(status(&["meta/base-b"], &found), Status::Contradicted);
         assert_eq!(status(&["other/base-a"], &found), Status::DeclaredUntested, "other/base-a may itself be a copy");
+        assert_eq!(status(&[], &[("meta/base-o", Class::Identical)]), Status::NotDeclaredNotNeeded, "the model itself");
         let nothing = [("meta/base-b", Class::SameArchitecture)];
         assert_eq!(status(&[], &nothing), Status::NotDeclaredNotNeeded);
         assert_eq!(status(&["meta/base-b"], &nothing), Status::Contradicted);
