@@ -90,6 +90,10 @@ pub const MIN_COVERAGE: f64 = 0.5;
 /// Smallest share of the layers' parameters with a counterpart for a whole model to count as derived, not components.
 const MIN_LAYERS_MATCHED: f64 = 0.2;
 
+/// Correlation with the counterpart above which weights count as carried over rather than as a common start: a quarter
+/// of their variance is explained.
+const MIN_CORRELATION: f64 = 0.5;
+
 /// What a comparison amounts to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Judgement {
@@ -127,7 +131,7 @@ pub fn judge(comparison: &Comparison, tries: u64) -> Judgement {
     }
     let channels = find(TestCode::ChannelLabels);
     let improbable = channels.filter(|test| log10_p(test).is_some_and(|p| p <= MAX_LOG10_P));
-    if let Some(test) = improbable.filter(|test| test.effect < MIN_EFFECT) {
+    if let Some(test) = improbable.filter(|test| test.effect < MIN_EFFECT && !carries_weights(comparison)) {
         let because = format!("{}, but that explains only {:.1} % of their variance", test.says, 100.0 * test.effect);
         return judgement(Class::SharedInitialisation, test, log10_p(test), because);
     }
@@ -139,6 +143,12 @@ pub fn judge(comparison: &Comparison, tries: u64) -> Judgement {
         return Judgement { components, ..judgement(class, test, log10_p(test), because) };
     }
     nothing_found(comparison, channels, exact, &log10_p)
+}
+
+/// Whether some part is the reference's in more than its starting point: equal, or mostly explained by its counterpart.
+fn carries_weights(comparison: &Comparison) -> bool {
+    comparison.bits.accounted_share >= MIN_EFFECT
+        || comparison.parts.iter().any(|share| share.matched >= 0.5 && share.correlation >= MIN_CORRELATION)
 }
 
 fn judgement(class: Class, test: &Test, log10_p: Option<f64>, because: String) -> Judgement {
