@@ -133,7 +133,7 @@ fn pass(c: &mut Criterion) {
             b.iter(|| {
                 let checkpoint = open(&path);
                 let anatomy = anatomy::dissect(&checkpoint.tensors, None);
-                pool.install(|| Fingerprint::take(&checkpoint, &anatomy, &|_| ()).unwrap())
+                pool.install(|| Fingerprint::take(&checkpoint, &anatomy, &[], &|_| ()).unwrap())
             });
         });
     }

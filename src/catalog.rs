@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::fingerprint::Fingerprint;
+use crate::fingerprint::{Anchor, Fingerprint};
 
 /// A folder of fingerprint files, one for each reference.
 #[derive(Debug, Clone)]
@@ -112,6 +112,20 @@ impl Catalog {
             return Err(Error::Usage(format!("`{id}` is in {folder} already; give --force to replace it")));
         }
         Ok(())
+    }
+
+    /// The anchor lists of all references, each once: a suspect's neurons must be described along them to be compared.
+    ///
+    /// # Errors
+    /// If a reference cannot be read.
+    pub fn anchors(&self) -> Result<Vec<Vec<Anchor>>> {
+        let mut lists = Vec::new();
+        for file in &self.files {
+            lists.extend(self.load(file)?.anchors().cloned());
+        }
+        lists.sort_unstable();
+        lists.dedup();
+        Ok(lists)
     }
 
     /// SHA-256 over the names and the digests of the files: two scans with equal digests had the same references.

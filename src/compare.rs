@@ -5,6 +5,7 @@
 pub mod bits;
 pub mod channels;
 pub mod matching;
+pub mod neurons;
 pub mod norms;
 
 use schemars::JsonSchema;
@@ -22,6 +23,12 @@ pub enum TestCode {
     Bits,
     /// Correlation of the residual channels' profiles, label by label.
     ChannelLabels,
+    /// MLP neurons matched by descriptor: pairs with equal labels.
+    NeuronLabels,
+    /// The order of the matched neurons' labels.
+    NeuronOrder,
+    /// Neurons that are matched alike by gate, by up and by down.
+    NeuronAgreement,
     /// Embedding norms of rare tokens against published ones.
     PublishedNorms,
     /// Equal fields of the architecture record.
@@ -30,13 +37,24 @@ pub enum TestCode {
 
 impl TestCode {
     /// Every test, in the order in which reports list them.
-    pub const ALL: [Self; 4] = [Self::Bits, Self::ChannelLabels, Self::PublishedNorms, Self::Architecture];
+    pub const ALL: [Self; 7] = [
+        Self::Bits,
+        Self::ChannelLabels,
+        Self::NeuronLabels,
+        Self::NeuronOrder,
+        Self::NeuronAgreement,
+        Self::PublishedNorms,
+        Self::Architecture,
+    ];
 
     /// The code as reports spell it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Bits => "bits",
             Self::ChannelLabels => "channel-labels",
+            Self::NeuronLabels => "neuron-labels",
+            Self::NeuronOrder => "neuron-order",
+            Self::NeuronAgreement => "neuron-agreement",
             Self::PublishedNorms => "published-norms",
             Self::Architecture => "architecture",
         }
@@ -171,11 +189,16 @@ pub fn compare(suspect: &Fingerprint, reference: &Fingerprint) -> Comparison {
     let matches = matching::matches(suspect, reference);
     let bits = bits::totals(suspect, reference, &matches);
     let agreement = architectures::compare(&suspect.architecture, &reference.architecture);
-    let tests = vec![bits.test(suspect), channels::test(suspect, reference), architecture(&agreement)];
+    let neurons = neurons::look(suspect, reference);
+    let mut tests = vec![bits.test(suspect), channels::test(suspect, reference)];
+    tests.extend(neurons.tests());
+    tests.push(architecture(&agreement));
     Comparison {
         tests,
         parts: parts(suspect, reference, &matches),
-        layers: layers(suspect, reference, &matches),
+        layers: Some(layers(suspect, reference, &matches))
+            .filter(|layers| !layers.is_empty())
+            .unwrap_or_else(|| neurons.layers().to_vec()),
         same_blocks: agreement.differs.iter().all(|field| BESIDE_BLOCKS.contains(field)),
         same_family: suspect.architecture.family == reference.architecture.family,
         coverage: coverage(suspect),

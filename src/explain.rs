@@ -71,6 +71,22 @@ fn test_text(test: TestCode) -> &'static str {
              coincidence whose probability is known: Student's t tail with n-2 degrees of freedom. Blind to a \
              permutation or rotation of the channels. Effect: r squared."
         }
+        TestCode::NeuronLabels => {
+            "Test. Sampled MLP neurons of the reference are matched with all neurons of the suspect's layer by their \
+             gate, up and down vectors, along fixed directions or along the embedding rows of anchor tokens. Under \
+             independent training the labels of neurons are arbitrary: K equal labels have a probability of at most \
+             lambda^K/K!, exactly. Effect: share of sampled neurons with an equal label."
+        }
+        TestCode::NeuronOrder => {
+            "Test. Correlation of the labels of matched neurons within their layers: sees neurons that were dropped or \
+             inserted in order. Effect: r squared times the share of sampled neurons that are matched."
+        }
+        TestCode::NeuronAgreement => {
+            "Test. Along the embedding rows of anchor tokens, neurons are matched by gate, by up and by down apart; the \
+             share for which two of the three name the same partner is the effect. It survives a change of basis, of \
+             neuron order and of scales together. Unrelated models agree in less than 1 % of neurons; 5 % is demanded. \
+             It has no exact p."
+        }
         TestCode::PublishedNorms => {
             "Test. L2 norms of the embedding rows of rare tokens, published for 64 models, against the subject's: rows \
              that training hardly touches keep their norms up to one common factor. At least 8 rows within 0.5 % of one \

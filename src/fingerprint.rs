@@ -4,8 +4,11 @@
 //! and the channel profile: a few megabytes for a model of any size. It holds no verdict and compares nothing.
 
 mod accumulate;
+pub mod anchors;
 mod file;
+mod frame;
 pub mod labels;
+mod neurons;
 mod pass;
 
 use half::f16;
@@ -14,6 +17,8 @@ use serde::{Deserialize, Serialize};
 
 pub use accumulate::{RowKey, Summary, TensorDigests};
 pub use file::write_whole;
+pub use frame::{Anchor, DIRECTIONS, FrameKind, FrameRecord, SAMPLED_NEURONS};
+pub use neurons::{Matrix, Unit};
 pub use pass::{Channels, Progress};
 
 use crate::anatomy::{Anatomy, Architecture, Assignment};
@@ -51,6 +56,10 @@ pub struct Fingerprint {
     pub tensors: Vec<TensorPrint>,
     /// The profile of the residual channels.
     pub channels: Channels,
+    /// The frames along which neurons are described.
+    pub frames: Vec<FrameRecord>,
+    /// The neurons of each MLP or expert.
+    pub units: Vec<Unit>,
     /// Remarks made while the values were read.
     pub findings: Vec<Finding>,
 }
@@ -177,6 +186,12 @@ impl ValuePrint {
     }
 }
 
+/// Widest residual stream for which frames are made.
+const MAX_HIDDEN: usize = 1 << 17;
+
+/// Layers beyond this have no gains folded in.
+const MAX_FRAMED_LAYERS: usize = 1 << 12;
+
 /// How many row and column energies are kept of a matrix of this size.
 fn energy_counts(rows: u64, cols: u64) -> (usize, usize) {
     if rows > MAX_AXIS || cols > MAX_AXIS {
@@ -197,11 +212,25 @@ pub(crate) fn sample_labels(rows: u64, cols: u64) -> (Vec<u32>, Vec<u32>) {
 impl Fingerprint {
     /// Reads every byte of the checkpoint once and takes its fingerprint, in parallel on the current rayon pool.
     ///
-    /// The result does not depend on the number of threads.
+    /// `lists` are anchors of references with which it will be compared: neurons are described along them too. The
+    /// result does not depend on the number of threads.
     ///
     /// # Errors
     /// If a read fails, or if a file changed meanwhile.
-    pub fn take(checkpoint: &Checkpoint, anatomy: &Anatomy, progress: Progress<'_>) -> Result<Self> {
-        pass::run(checkpoint, anatomy, progress)
+    pub fn take(
+        checkpoint: &Checkpoint,
+        anatomy: &Anatomy,
+        lists: &[Vec<Anchor>],
+        progress: Progress<'_>,
+    ) -> Result<Self> {
+        pass::run(checkpoint, anatomy, lists, progress)
+    }
+
+    /// The anchors of its own token frame, if it has one.
+    pub fn anchors(&self) -> Option<&Vec<Anchor>> {
+        self.frames.iter().find_map(|frame| match &frame.kind {
+            FrameKind::Token(anchors) => Some(anchors),
+            FrameKind::Raw => None,
+        })
     }
 }

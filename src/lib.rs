@@ -8,8 +8,10 @@
 //! use weightprint::checkpoint::OpenOptions;
 //! use weightprint::scan::{self, Input};
 //!
-//! let open = |path: &str| Input::read(Path::new(path), OpenOptions::default(), &|_bytes| ());
-//! let report = scan::compare(&open("suspect")?, &open("reference")?);
+//! let reference = Input::read(Path::new("reference"), OpenOptions::default(), &[], &|_bytes| ())?;
+//! let anchors = reference.fingerprint().anchors().cloned();
+//! let suspect = Input::read(Path::new("suspect"), OpenOptions::default(), &Vec::from_iter(anchors), &|_bytes| ())?;
+//! let report = scan::compare(&suspect, &reference);
 //! assert!(!report.verdict.class.shares_weights(), "{}", report.verdict.summary);
 //! # Ok::<(), weightprint::Error>(())
 //! ```

@@ -13,7 +13,7 @@ use crate::checkpoint::{Checkpoint, OpenOptions};
 use crate::compare::{self, Comparison};
 use crate::error::{Error, Result};
 use crate::finding::{Code, Finding, Level};
-use crate::fingerprint::{Fingerprint, Progress, SAMPLE_GRID};
+use crate::fingerprint::{Anchor, Fingerprint, Progress, SAMPLE_GRID};
 use crate::report::{
     ArchitectureReport, Candidate, Counterpart, ReferenceShare, Renamed, RenamedBy, Report, SCHEMA, Subject, Tested,
     Tool, Verdict,
@@ -31,11 +31,12 @@ pub struct Input {
 }
 
 impl Input {
-    /// Reads a fingerprint file, or opens a checkpoint and takes its fingerprint.
+    /// Reads a fingerprint file, or opens a checkpoint and takes its fingerprint. `lists` are the anchors of the
+    /// references with which it will be compared ([`Fingerprint::anchors`], [`Catalog::anchors`]).
     ///
     /// # Errors
     /// If it cannot be read, is malformed, or holds nothing to scan.
-    pub fn read(path: &Path, options: OpenOptions, progress: Progress<'_>) -> Result<Self> {
+    pub fn read(path: &Path, options: OpenOptions, lists: &[Vec<Anchor>], progress: Progress<'_>) -> Result<Self> {
         let shown = path.display().to_string();
         if Fingerprint::is_fingerprint(path) {
             let print = Fingerprint::read(path)?;
@@ -43,21 +44,21 @@ impl Input {
             return Ok(Self { path: shown, print, anatomy: None, sidecar: Sidecar::default(), findings });
         }
         let checkpoint = Checkpoint::open(path, options)?;
-        Self::take(&checkpoint, shown, progress)
+        Self::take(&checkpoint, shown, lists, progress)
     }
 
     /// Takes the fingerprint of an open checkpoint; `shown` is the path that the report names.
     ///
     /// # Errors
     /// If a read fails, or a file changed meanwhile.
-    pub fn take(checkpoint: &Checkpoint, shown: String, progress: Progress<'_>) -> Result<Self> {
+    pub fn take(checkpoint: &Checkpoint, shown: String, lists: &[Vec<Anchor>], progress: Progress<'_>) -> Result<Self> {
         if checkpoint.tensors.iter().all(|tensor| tensor.elements() == 0) {
             let why = format!("{} tensors and not one value", checkpoint.tensors.len());
             return Err(Error::Nothing { path: checkpoint.root.clone(), why });
         }
         let config = checkpoint.sidecar.config.as_ref();
         let anatomy = anatomy::dissect(&checkpoint.tensors, config);
-        let print = Fingerprint::take(checkpoint, &anatomy, progress)?;
+        let print = Fingerprint::take(checkpoint, &anatomy, lists, progress)?;
         let mut findings = checkpoint.findings.clone();
         findings.extend(config.into_iter().flat_map(|config| anatomy::config_findings(config, &anatomy.architecture)));
         findings.extend(print.findings.iter().cloned());

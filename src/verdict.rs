@@ -112,12 +112,60 @@ pub struct Judgement {
     pub because: String,
 }
 
+/// Tests of labels: each can show common descent by itself.
+const LABEL_TESTS: [TestCode; 4] =
+    [TestCode::ChannelLabels, TestCode::NeuronLabels, TestCode::NeuronOrder, TestCode::NeuronAgreement];
+
+/// The evidence of a comparison with probabilities corrected for everything that was tried.
+struct Evidence<'a> {
+    comparison: &'a Comparison,
+    tries: u64,
+}
+
+impl<'a> Evidence<'a> {
+    fn find(&self, code: TestCode) -> Option<&'a Test> {
+        self.comparison.tests.iter().find(|test| test.code == code && test.applicable)
+    }
+
+    /// Corrected for the references, and for the number of label tests.
+    fn log10_p(&self, test: &Test) -> Option<f64> {
+        let tests = if LABEL_TESTS.contains(&test.code) { LABEL_TESTS.len() as u64 } else { 1 };
+        test.log10_p.map(|p| tail::log10_corrected(p, self.tries.saturating_mul(tests)))
+    }
+
+    fn labels(&self) -> impl Iterator<Item = &'a Test> {
+        LABEL_TESTS.into_iter().filter_map(|code| self.find(code))
+    }
+
+    /// The label test with the smallest p; one whose p counts as zero beyond the largest effect.
+    fn strongest(&self) -> Option<&'a Test> {
+        let p = |test: &&Test| self.log10_p(test).unwrap_or(0.0);
+        self.labels().min_by(|a, b| p(a).total_cmp(&p(b)))
+    }
+
+    fn improbable(&self) -> bool {
+        self.strongest().and_then(|test| self.log10_p(test)).is_some_and(|p| p <= MAX_LOG10_P)
+    }
+
+    fn effect(&self, code: TestCode) -> f64 {
+        self.find(code).map_or(0.0, |test| test.effect)
+    }
+
+    /// Whether trained weights are shared, and not a starting point alone: something is equal, or a part is mostly
+    /// explained by its counterpart, or profiles of channels or neurons in the token frame agree.
+    fn carries_weights(&self) -> bool {
+        self.comparison.bits.accounted_share >= MIN_EFFECT
+            || self.comparison.parts.iter().any(|share| share.matched >= 0.5 && share.correlation >= MIN_CORRELATION)
+            || self.effect(TestCode::ChannelLabels) >= MIN_EFFECT
+            || self.effect(TestCode::NeuronAgreement) >= MIN_EFFECT
+    }
+}
+
 /// Judges a comparison; `tries` is the number of references that were tested, for the correction.
 pub fn judge(comparison: &Comparison, tries: u64) -> Judgement {
+    let evidence = Evidence { comparison, tries };
     let bits = &comparison.bits;
-    let log10_p = |test: &Test| test.log10_p.map(|p| tail::log10_corrected(p, tries));
-    let find = |code| comparison.tests.iter().find(|test: &&Test| test.code == code && test.applicable);
-    let exact = find(TestCode::Bits);
+    let exact = evidence.find(TestCode::Bits);
     if let Some(test) = exact.filter(|_| bits.tensors > 0 && bits.reference_whole) {
         let class = match (bits.equal == bits.tensors, bits.equal + bits.re_encoded == bits.tensors) {
             (true, _) => Some(Class::Identical),
@@ -125,30 +173,22 @@ pub fn judge(comparison: &Comparison, tries: u64) -> Judgement {
             _ => None,
         };
         if let Some(class) = class {
-            let because = test.says.clone();
-            return Judgement { class, log10_p: log10_p(test), effect: 1.0, components: Vec::new(), because };
+            return judgement(class, test, evidence.log10_p(test), test.says.clone());
         }
     }
-    let channels = find(TestCode::ChannelLabels);
-    let improbable = channels.filter(|test| log10_p(test).is_some_and(|p| p <= MAX_LOG10_P));
-    if let Some(test) = improbable.filter(|test| test.effect < MIN_EFFECT && !carries_weights(comparison)) {
-        let because = format!("{}, but that explains only {:.1} % of their variance", test.says, 100.0 * test.effect);
-        return judgement(Class::SharedInitialisation, test, log10_p(test), because);
+    let strongest = evidence.strongest().filter(|_| evidence.improbable());
+    if let Some(test) = strongest.filter(|_| !evidence.carries_weights()) {
+        let profiles = 100.0 * evidence.effect(TestCode::ChannelLabels);
+        let because = format!("{}, but channel profiles share only {profiles:.1} % of their variance", test.says);
+        return judgement(Class::SharedInitialisation, test, evidence.log10_p(test), because);
     }
-    let equal = exact
-        .filter(|test| test.effect >= MIN_EFFECT && bits.equal + bits.re_encoded + u64::from(bits.row_share > 0.0) > 0);
-    if let Some(test) = improbable.or(equal) {
-        let (class, components, why) = extent(&comparison.parts, improbable.is_some());
+    let equal = exact.filter(|test| test.effect >= MIN_EFFECT);
+    if let Some(test) = strongest.or(equal) {
+        let (class, components, why) = extent(&evidence);
         let because = if why.is_empty() { test.says.clone() } else { format!("{}; {why}", test.says) };
-        return Judgement { components, ..judgement(class, test, log10_p(test), because) };
+        return Judgement { components, ..judgement(class, test, evidence.log10_p(test), because) };
     }
-    nothing_found(comparison, channels, exact, &log10_p)
-}
-
-/// Whether some part is the reference's in more than its starting point: equal, or mostly explained by its counterpart.
-fn carries_weights(comparison: &Comparison) -> bool {
-    comparison.bits.accounted_share >= MIN_EFFECT
-        || comparison.parts.iter().any(|share| share.matched >= 0.5 && share.correlation >= MIN_CORRELATION)
+    nothing_found(&evidence)
 }
 
 fn judgement(class: Class, test: &Test, log10_p: Option<f64>, because: String) -> Judgement {
@@ -156,7 +196,8 @@ fn judgement(class: Class, test: &Test, log10_p: Option<f64>, because: String) -
 }
 
 /// Whether the whole model or only parts have a counterpart.
-fn extent(parts: &[PartShare], labels_agree: bool) -> (Class, Vec<Part>, String) {
+fn extent(evidence: &Evidence<'_>) -> (Class, Vec<Part>, String) {
+    let parts = &evidence.comparison.parts;
     let matched = |wanted: &dyn Fn(Part) -> bool| {
         let (mut hit, mut all) = (0.0, 0.0);
         for share in parts.iter().filter(|share| wanted(share.part)) {
@@ -165,20 +206,12 @@ fn extent(parts: &[PartShare], labels_agree: bool) -> (Class, Vec<Part>, String)
         }
         if all > 0.0 { hit / all } else { 0.0 }
     };
-    let layers = matched(&|part| matches!(part, Part::Attention | Part::Mlp));
+    let neurons = [TestCode::NeuronLabels, TestCode::NeuronOrder, TestCode::NeuronAgreement];
+    let neurons = neurons.map(|code| evidence.effect(code)).into_iter().fold(0.0, f64::max);
+    let layers = matched(&|part| matches!(part, Part::Attention | Part::Mlp)).max(neurons);
     let everything = matched(&|_| true);
-    if layers >= MIN_LAYERS_MATCHED || labels_agree && everything < MIN_EFFECT {
-        let correlation = parts.iter().map(|s| s.correlation * s.matched * s.parameters as f64).sum::<f64>();
-        let weight = parts.iter().map(|s| s.matched * s.parameters as f64).sum::<f64>();
-        let why = match weight > 0.0 {
-            true => format!(
-                "{:.0} % of its parameters have a counterpart there, with a mean correlation of {:.2} at equal labels",
-                100.0 * everything,
-                correlation / weight
-            ),
-            false => "single tensors could not be told apart".to_owned(),
-        };
-        return (Class::Derived, Vec::new(), why);
+    if layers >= MIN_LAYERS_MATCHED || evidence.improbable() && everything < MIN_EFFECT {
+        return (Class::Derived, Vec::new(), counterparts(parts, everything, neurons));
     }
     let shared = parts.iter().filter(|share| share.matched >= MIN_EFFECT && share.part != Part::Other);
     let components: Vec<Part> = shared.map(|share| share.part).collect();
@@ -187,16 +220,32 @@ fn extent(parts: &[PartShare], labels_agree: bool) -> (Class, Vec<Part>, String)
     (Class::SharesComponents, components, why)
 }
 
-fn nothing_found(
-    comparison: &Comparison,
-    channels: Option<&Test>,
-    exact: Option<&Test>,
-    log10_p: &dyn Fn(&Test) -> Option<f64>,
-) -> Judgement {
-    let weights = channels.or(exact);
-    let (p, effect) = weights.map_or((None, 0.0), |test| (log10_p(test), test.effect));
+/// How much corresponds, in words.
+fn counterparts(parts: &[PartShare], everything: f64, neurons: f64) -> String {
+    let weight = |share: &PartShare| share.matched * share.parameters as f64;
+    let all: f64 = parts.iter().map(weight).sum();
+    if everything >= MIN_EFFECT {
+        let correlation = parts.iter().map(|share| share.correlation * weight(share)).sum::<f64>() / all;
+        let share = 100.0 * everything;
+        return format!(
+            "{share:.0} % of its parameters have a counterpart there, with a mean correlation of {correlation:.2} at \
+             equal labels"
+        );
+    }
+    format!(
+        "no tensor has a counterpart at equal labels, as after a change of basis or of order, but {:.0} % of sampled \
+         neurons have",
+        100.0 * neurons
+    )
+}
+
+fn nothing_found(evidence: &Evidence<'_>) -> Judgement {
+    let comparison = evidence.comparison;
+    let exact = evidence.find(TestCode::Bits);
+    let strongest = evidence.strongest();
+    let told = strongest.or(exact);
     let covered = comparison.coverage >= MIN_COVERAGE && exact.is_some();
-    let (class, because) = match (covered, comparison.same_blocks, channels) {
+    let (class, because) = match (covered, comparison.same_blocks, strongest) {
         (false, _, _) => {
             let looked = 100.0 * comparison.coverage;
             (Class::Inconclusive, format!("only {looked:.0} % of the parameters could be looked at"))
@@ -206,10 +255,12 @@ fn nothing_found(
             (Class::Inconclusive, "blocks have the same shapes, but no test of labels applies".to_owned())
         }
         (true, false, None) if comparison.same_family => {
-            let what = "no tensor is equal, and no test of labels applies to models of one family but unequal width";
+            let what = "no tensor is equal, and no test of labels applies to these two models of one family";
             (Class::Inconclusive, what.to_owned())
         }
-        (true, false, _) => (Class::NoEvidence, weights.map(|test| test.says.clone()).unwrap_or_default()),
+        (true, false, _) => (Class::NoEvidence, told.map(|test| test.says.clone()).unwrap_or_default()),
     };
-    Judgement { class, log10_p: p, effect, components: Vec::new(), because }
+    let log10_p = told.and_then(|test| evidence.log10_p(test));
+    let effect = told.map_or(0.0, |test| test.effect);
+    Judgement { class, log10_p, effect, components: Vec::new(), because }
 }

@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use weightprint::catalog::Catalog;
 use weightprint::checkpoint::OpenOptions;
+use weightprint::fingerprint::Anchor;
 use weightprint::report::Report;
 use weightprint::scan::{self, Input};
 use weightprint::verdict::Class;
@@ -48,14 +49,15 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Scan { paths, catalog, output } => scan_paths(&paths, &catalog, &output, global),
         Command::Compare { suspect, reference, output } => {
             refuse_overwriting(output.output.as_deref(), output.force)?;
-            let suspect = read(&suspect, global)?;
-            let reference = read(&reference, global)?;
+            let reference = read(&reference, &[], global)?;
+            let lists: Vec<_> = reference.fingerprint().anchors().cloned().into_iter().collect();
+            let suspect = read(&suspect, &lists, global)?;
             let report = scan::compare(&suspect, &reference);
             finish(&[report], false, &output)
         }
         Command::Fingerprint { path, output, force } => {
             refuse_overwriting(Some(&output), force)?;
-            read_checkpoint(&path, global)?.into_fingerprint().write(&output, force)?;
+            read_checkpoint(&path, &[], global)?.into_fingerprint().write(&output, force)?;
             Ok(exit::CLEAN)
         }
         Command::Inspect { path, format, output, force } => {
@@ -79,17 +81,17 @@ fn options(global: &Global) -> OpenOptions {
 }
 
 /// Reads a checkpoint or fingerprint with a progress bar.
-fn read(path: &Path, global: &Global) -> Result<Input> {
+fn read(path: &Path, lists: &[Vec<Anchor>], global: &Global) -> Result<Input> {
     if weightprint::fingerprint::Fingerprint::is_fingerprint(path) {
-        return Ok(Input::read(path, options(global), &|_| ())?);
+        return Ok(Input::read(path, options(global), lists, &|_| ())?);
     }
-    read_checkpoint(path, global)
+    read_checkpoint(path, lists, global)
 }
 
-fn read_checkpoint(path: &Path, global: &Global) -> Result<Input> {
+fn read_checkpoint(path: &Path, lists: &[Vec<Anchor>], global: &Global) -> Result<Input> {
     let checkpoint = weightprint::checkpoint::Checkpoint::open(path, options(global))?;
     let bar = progress::bar(checkpoint.total_bytes(), global.quiet);
-    let input = Input::take(&checkpoint, path.display().to_string(), &|bytes| bar.inc(bytes))?;
+    let input = Input::take(&checkpoint, path.display().to_string(), lists, &|bytes| bar.inc(bytes))?;
     bar.finish_and_clear();
     Ok(input)
 }
@@ -97,9 +99,15 @@ fn read_checkpoint(path: &Path, global: &Global) -> Result<Input> {
 fn scan_paths(paths: &[PathBuf], folders: &[PathBuf], output: &Output, global: &Global) -> Result<u8> {
     refuse_overwriting(output.output.as_deref(), output.force)?;
     let catalogs = open_catalogs(folders)?;
+    let mut lists = Vec::new();
+    for catalog in &catalogs {
+        lists.extend(catalog.anchors()?);
+    }
+    lists.sort_unstable();
+    lists.dedup();
     let (mut reports, mut codes) = (Vec::new(), Vec::new());
     for path in paths {
-        let result = read(path, global).and_then(|input| Ok(scan::scan(&input, &catalogs)?));
+        let result = read(path, &lists, global).and_then(|input| Ok(scan::scan(&input, &catalogs)?));
         match result {
             Ok(report) => reports.push(report),
             Err(error) if paths.len() > 1 => codes.push(complain(&error)),

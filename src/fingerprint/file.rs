@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Channels, Fingerprint, RowKey, SCHEMA, Subject, Summary, TensorPrint, ValuePrint, energy_counts, sample_labels,
+    Channels, DIRECTIONS, Fingerprint, FrameRecord, RowKey, SAMPLED_NEURONS, SCHEMA, Subject, Summary, TensorPrint,
+    Unit, ValuePrint, energy_counts, labels, sample_labels,
 };
 use crate::anatomy::{Architecture, Assignment};
 use crate::error::{Error, Result};
@@ -31,6 +32,8 @@ struct Record {
     subject: Subject,
     architecture: Architecture,
     channel_tensors: u32,
+    frames: Vec<FrameRecord>,
+    units: Vec<UnitRecord>,
     findings: Vec<Finding>,
     /// SHA-256 over all arrays, so that a damaged file is not taken for evidence.
     arrays_sha256: String,
@@ -54,6 +57,16 @@ struct TensorRecord {
     row_norms: bool,
 }
 
+#[derive(Serialize, Deserialize)]
+struct UnitRecord {
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    layer: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    expert: Option<u32>,
+    neurons: u64,
+    gated: bool,
+}
+
 /// Number of `f64` in a summary's row.
 const SUMMARY: usize = 11;
 
@@ -68,6 +81,7 @@ struct Arrays {
     energy: Vec<f16>,
     sketch: Vec<u64>,
     row_norms: Vec<f32>,
+    descriptors: Vec<u8>,
 }
 
 impl Fingerprint {
@@ -78,10 +92,12 @@ impl Fingerprint {
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut arrays = Arrays::default();
         let tensors = self.tensors.iter().map(|tensor| arrays.push(tensor)).collect();
+        let units = self.units.iter().map(|unit| arrays.push_unit(&unit.sampled())).collect();
         let layer_bytes: Vec<u8> = self.channels.layers.iter().map(|&score| score as u8).collect();
         let pieces = [
             ("channels.layers", Dtype::I8, layer_bytes),
             ("channels.profile", Dtype::F32, le(&self.channels.profile, f32::to_le_bytes)),
+            ("neurons.descriptors", Dtype::I8, arrays.descriptors),
             ("tensors.energy", Dtype::F16, le(&arrays.energy, f16::to_le_bytes)),
             ("tensors.rounded_xxh3", Dtype::U64, le(&arrays.rounded, u64::to_le_bytes)),
             ("tensors.row_norms", Dtype::F32, le(&arrays.row_norms, f32::to_le_bytes)),
@@ -96,6 +112,8 @@ impl Fingerprint {
             subject: self.subject.clone(),
             architecture: self.architecture.clone(),
             channel_tensors: self.channels.tensors,
+            frames: self.frames.clone(),
+            units,
             findings: self.findings.clone(),
             arrays_sha256: arrays_sha256(pieces.iter().map(|(_, _, bytes)| bytes.as_slice())),
             tensors,
@@ -172,10 +190,14 @@ impl Fingerprint {
             energy: array("tensors.energy")?,
             sketch: array("tensors.sketch")?,
             row_norms: array("tensors.row_norms")?,
+            descriptors: array("neurons.descriptors")?,
         };
         let tensors = record.tensors.into_iter().map(|tensor| pieces.take_tensor(tensor));
         let tensors =
             tensors.collect::<Option<Vec<_>>>().ok_or_else(|| bad("its arrays are shorter than its record"))?;
+        let frames = record.frames.len();
+        let units = record.units.into_iter().map(|unit| pieces.take_unit(&unit, frames));
+        let units = units.collect::<Option<Vec<_>>>().ok_or_else(|| bad("its arrays are shorter than its record"))?;
         let profile = numbers(array("channels.profile")?, f32::from_le_bytes);
         let layers: Vec<i8> = array("channels.layers")?.iter().map(|&byte| byte as i8).collect();
         Ok(Self {
@@ -183,6 +205,8 @@ impl Fingerprint {
             architecture: record.architecture,
             tensors,
             channels: Channels { profile, tensors: record.channel_tensors, layers },
+            frames: record.frames,
+            units,
             findings: record.findings,
         })
     }
@@ -230,6 +254,15 @@ impl Arrays {
     }
 }
 
+impl Arrays {
+    fn push_unit(&mut self, unit: &Unit) -> UnitRecord {
+        let numbers = unit.frames.iter().flatten().flatten();
+        self.descriptors.extend(numbers.map(|&number| number as u8));
+        let gated = unit.frames.first().is_some_and(|[gate, ..]| !gate.is_empty());
+        UnitRecord { layer: unit.layer, expert: unit.expert, neurons: unit.neurons, gated }
+    }
+}
+
 /// What is left of each array while tensors are taken off their fronts.
 struct Pieces<'a> {
     stored_sha256: &'a [u8],
@@ -240,9 +273,21 @@ struct Pieces<'a> {
     energy: &'a [u8],
     sketch: &'a [u8],
     row_norms: &'a [u8],
+    descriptors: &'a [u8],
 }
 
 impl Pieces<'_> {
+    fn take_unit(&mut self, record: &UnitRecord, frames: usize) -> Option<Unit> {
+        let labels = labels::chosen(record.neurons, SAMPLED_NEURONS);
+        let mut piece = |present: bool| -> Option<Vec<i8>> {
+            let len = if present { labels.len() * DIRECTIONS } else { 0 };
+            Some(take(&mut self.descriptors, len)?.iter().map(|&byte| byte as i8).collect())
+        };
+        let frames = (0..frames).map(|_| Some([piece(record.gated)?, piece(true)?, piece(true)?]));
+        let frames = frames.collect::<Option<Vec<_>>>()?;
+        Some(Unit { layer: record.layer, expert: record.expert, neurons: record.neurons, labels, frames })
+    }
+
     fn take_tensor(&mut self, record: TensorRecord) -> Option<TensorPrint> {
         let stored_sha256 = take(&mut self.stored_sha256, 32)?.try_into().ok()?;
         let values = if record.decoded { Some(self.take_values(&record)?) } else { None };

@@ -20,7 +20,7 @@ pub fn chosen(len: u64, count: usize) -> Vec<u32> {
 }
 
 /// SplitMix64's finaliser (Steele, Lea, Flood, *Fast Splittable Pseudorandom Number Generators*, OOPSLA 2014).
-fn hash(label: u32) -> u64 {
+pub(super) fn hash(label: u32) -> u64 {
     let mut z = u64::from(label).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

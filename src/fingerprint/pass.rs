@@ -9,6 +9,8 @@ use half::f16;
 use rayon::prelude::*;
 
 use super::accumulate::{Digests, Energies, Moments, Sketch};
+use super::frame::{Anchor, Frames};
+use super::neurons::{self, Described, Projector};
 use super::{
     ENERGY_LABELS, FileRecord, Fingerprint, MAX_AXIS, MIN_VOCABULARY, Subject, TensorPrint, ValuePrint, labels,
     sample_labels,
@@ -105,25 +107,32 @@ struct Square {
     cols: Vec<f32>,
 }
 
-pub(super) fn run(checkpoint: &Checkpoint, anatomy: &Anatomy, progress: Progress<'_>) -> Result<Fingerprint> {
+pub(super) fn run(
+    checkpoint: &Checkpoint,
+    anatomy: &Anatomy,
+    lists: &[Vec<Anchor>],
+    progress: Progress<'_>,
+) -> Result<Fingerprint> {
+    let frames = Frames::of(checkpoint, anatomy, lists)?;
     let architecture = anatomy.architecture.clone();
     let channels = Some(architecture.hidden_size).filter(|&d| d <= MAX_AXIS).unwrap_or(0) as usize;
     let layers = architecture.layers.min(MAX_LAYERS) as usize;
     let sums = Mutex::new(ScoreSums::new(channels, layers));
-    let results: Vec<Result<(TensorPrint, Option<Square>)>> = checkpoint
+    let results: Vec<Result<Outcome>> = checkpoint
         .tensors
         .par_iter()
         .zip(&anatomy.assignments)
         .with_max_len(1)
         .map_init(Scratch::default, |scratch, (tensor, assignment)| {
-            let read = read_tensor(checkpoint, tensor, assignment, scratch, progress)?;
+            let read = read_tensor(checkpoint, tensor, assignment, &frames, scratch, progress)?;
             Ok(describe(tensor, assignment, read, &sums))
         })
         .collect();
-    let (mut tensors, mut squares) = (Vec::with_capacity(results.len()), Vec::new());
+    let (mut tensors, mut squares, mut described) = (Vec::with_capacity(results.len()), Vec::new(), Vec::new());
     for result in results {
-        let (print, square) = result?;
+        let Outcome { print, square, neurons } = result?;
         squares.extend(square);
+        described.extend(neurons);
         tensors.push(print);
     }
     let mut sums = sums.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -140,7 +149,15 @@ pub(super) fn run(checkpoint: &Checkpoint, anatomy: &Anatomy, progress: Progress
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
         tokenizer_sha256: checkpoint.sidecar.tokenizer.as_ref().map(|tokenizer| tokenizer.sha256.clone()),
     };
-    Ok(Fingerprint { subject, architecture, tensors, channels: sums.finish(), findings })
+    let (frames, units) = (frames.records(), neurons::units(described));
+    Ok(Fingerprint { subject, architecture, tensors, channels: sums.finish(), frames, units, findings })
+}
+
+/// What the pass makes of one tensor.
+struct Outcome {
+    print: TensorPrint,
+    square: Option<Square>,
+    neurons: Option<Described>,
 }
 
 fn subject_name(checkpoint: &Checkpoint) -> String {
@@ -178,12 +195,15 @@ struct ReadValues {
     sketch: Vec<super::RowKey>,
     /// Every value of a norm gain; empty for other tensors.
     gain: Vec<f32>,
+    /// Descriptors of its neurons, for matrices of an MLP.
+    neurons: Option<Vec<Vec<i8>>>,
 }
 
 fn read_tensor(
     checkpoint: &Checkpoint,
     tensor: &TensorMeta,
     assignment: &Assignment,
+    frames: &Frames,
     scratch: &mut Scratch,
     progress: Progress<'_>,
 ) -> Result<Read> {
@@ -198,6 +218,7 @@ fn read_tensor(
         return Ok(Read { digests: digests.finish(), values: None });
     };
     let mut walk = Walk::new(rows, cols, assignment);
+    let mut projector = if cols <= CHUNK as u64 { Projector::new(tensor, assignment, frames)? } else { None };
     for (first, count) in chunks(rows, cols) {
         let len = count * width as usize;
         let bytes = checkpoint.bytes(tensor, first * width, len, &mut scratch.bytes)?;
@@ -206,9 +227,13 @@ fn read_tensor(
         digests.add_bytes(bytes);
         digests.add_values(&scratch.values, exact);
         walk.add(first, &mut scratch.values);
+        if let Some(projector) = &mut projector {
+            projector.add(&scratch.values)?;
+        }
         progress(len as u64);
     }
-    Ok(Read { digests: digests.finish(), values: Some(walk.finish()) })
+    let neurons = projector.map(Projector::finish).transpose()?;
+    Ok(Read { digests: digests.finish(), values: Some(ReadValues { neurons, ..walk.finish() }) })
 }
 
 /// First element and length of each chunk: whole rows where a row fits, otherwise pieces of one row. Depends on the
@@ -285,17 +310,13 @@ impl Walk {
             sample: self.sample,
             sketch: self.sketch.map(Sketch::finish).unwrap_or_default(),
             gain: self.gain.unwrap_or_default(),
+            neurons: None,
         }
     }
 }
 
 /// Turns sums into what is kept, and hands the channel energies on.
-fn describe(
-    tensor: &TensorMeta,
-    assignment: &Assignment,
-    read: Read,
-    sums: &Mutex<ScoreSums>,
-) -> (TensorPrint, Option<Square>) {
+fn describe(tensor: &TensorMeta, assignment: &Assignment, read: Read, sums: &Mutex<ScoreSums>) -> Outcome {
     let mut print = TensorPrint {
         name: tensor.name.clone(),
         dtype: tensor.dtype.clone(),
@@ -305,9 +326,9 @@ fn describe(
         stored_sha256: read.digests.stored,
         values: None,
     };
-    let Some(values) = read.values else {
+    let Some(mut values) = read.values else {
         print.formula = has_formula_role(assignment);
-        return (print, None);
+        return Outcome { print, square: None, neurons: None };
     };
     let (rows, cols) = tensor.matrix();
     let row_rms = root_mean(&values.energies.rows, cols);
@@ -326,6 +347,11 @@ fn describe(
             square = Some(Square { layer: assignment.layer, rows: row_rms.clone(), cols: col_rms.clone() });
         }
     }
+    let neurons = values.neurons.take().filter(|_| usable).map(|frames| {
+        let by_rows = matches!(assignment.residual, Residual::Reads(1) | Residual::Writes(1));
+        let energies = if by_rows { row_rms.clone() } else { col_rms.clone() };
+        Described { assignment: assignment.clone(), frames, energies }
+    });
     let embeds = matches!(assignment.residual, Residual::Embeds(1)) && rows >= MIN_VOCABULARY;
     let row_norms = embeds.then(|| values.energies.rows.iter().map(|energy| energy.sqrt() as f32).collect());
     print.values = Some(ValuePrint {
@@ -338,7 +364,7 @@ fn describe(
         sketch: values.sketch,
         row_norms,
     });
-    (print, square)
+    Outcome { print, square, neurons }
 }
 
 fn root_mean(energies: &[f64], count: u64) -> Vec<f32> {

@@ -1,6 +1,10 @@
 //! What the tests have in common: the zoo, checkpoints rewritten from it, and the program run on them.
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each test crate uses a part of it")]
 
+pub mod disguise;
+pub mod model;
+pub mod pairs;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 

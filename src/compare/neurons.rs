@@ -1,0 +1,328 @@
+//! `neuron-labels`, `neuron-order` and `neuron-agreement`: do the MLP neurons of two models correspond?
+//!
+//! H0 is that of [`channels`](super::channels): trained independently, so that the labels of a layer's neurons are a
+//! random permutation with respect to the other model's, each layer's its own.
+//!
+//! Sampled neurons of a reference layer are matched with *all* neurons of a suspect layer by their descriptors; a pair
+//! counts if each is the other's nearest. The matching does not look at labels, and neither does the choice of the
+//! reference layer that is laid beside a suspect layer.
+//!
+//! **`neuron-labels`.** Of m matched pairs among h labels, F have equal labels. For every K,
+//! `P(F ≥ K) ≤ E[C(F,K)] = C(m,K)·(h−K)!/h! ≤ (m/h)^K/K!`, since a K-subset of the pairs is fixed by a random permutation
+//! with probability (h−K)!/h! and (m−i)/(h−i) ≤ m/h. Over layers with independent permutations, Vandermonde's identity
+//! `C(ΣF,K) = Σ ∏ C(F_l,K_l)` gives `P(ΣF ≥ K) ≤ λ^K/K!` with λ = Σ m_l/h_l. Exact, whatever the data. Two frames are
+//! tried: the smaller bound is doubled.
+//!
+//! **`neuron-order`.** Correlation of the matched pairs' labels, as ranks within their layer, pooled over layers: sees a
+//! suspect whose neurons were dropped or inserted in order.
+//!
+//! **`neuron-agreement`.** In the token frame neurons are matched by gate, by up and by down *separately*; those for
+//! which two matchings name the same partner agree. It survives a change of basis, of neuron order and of scales all at
+//! once. Unrelated models agree a little, because some neurons are universal, so there is no exact null: the p reported
+//! is the binomial tail for [`UNIVERSAL`] agreement, several times what independent models show, and the verdict demands
+//! an effect besides.
+
+use candle_core::{Device, Tensor};
+
+use super::{LayerShare, Test, TestCode};
+use crate::fingerprint::{DIRECTIONS, Fingerprint, FrameKind, FrameRecord, Matrix, Unit};
+use crate::stats::{rank, tail};
+
+/// Fewest directions that both models must have for a frame to be compared.
+const MIN_DIRECTIONS: usize = 48;
+
+/// Share of agreeing neurons that unrelated models are granted.
+pub const UNIVERSAL: f64 = 0.03;
+
+/// What the neurons of a pair say.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Neurons {
+    /// Evidence by frame, those that both models have.
+    frames: Vec<FrameEvidence>,
+    /// Why there is none.
+    why_not: Option<String>,
+}
+
+/// Counts over all layers in one frame.
+#[derive(Debug, Clone, PartialEq)]
+struct FrameEvidence {
+    token: bool,
+    sampled: u64,
+    matched: u64,
+    equal: u64,
+    lambda: f64,
+    agreeing: u64,
+    labels: Vec<(f64, f64)>,
+    layers: Vec<LayerShare>,
+}
+
+impl FrameEvidence {
+    fn log10_p(&self) -> f64 {
+        tail::log10_poisson_like_factorial_bound(self.equal, self.lambda)
+    }
+
+    fn name(&self) -> &'static str {
+        if self.token { "token" } else { "raw" }
+    }
+
+    fn share(&self, count: u64) -> f64 {
+        count as f64 / (self.sampled as f64).max(1.0)
+    }
+
+    /// Correlation of labels of matched pairs, pooled over layers.
+    fn order(&self) -> f64 {
+        let (ours, theirs): (Vec<f64>, Vec<f64>) = self.labels.iter().copied().unzip();
+        rank::correlation(&ours, &theirs)
+    }
+}
+
+/// Looks at the neurons of a pair in every frame that both have.
+pub(super) fn look(suspect: &Fingerprint, reference: &Fingerprint) -> Neurons {
+    let references: Vec<Unit> = reference.units.iter().map(Unit::sampled).collect();
+    if suspect.units.is_empty() || references.is_empty() {
+        let whose = if suspect.units.is_empty() { "suspect" } else { "reference" };
+        return Neurons { frames: Vec::new(), why_not: Some(format!("no MLP was made out in the {whose}")) };
+    }
+    let mut frames = Vec::new();
+    for (theirs, record) in reference.frames.iter().enumerate() {
+        let same = |frame: &FrameRecord| frame.kind == record.kind;
+        let Some(ours) = suspect.frames.iter().position(same) else { continue };
+        let raw = record.kind == FrameKind::Raw;
+        if raw && suspect.architecture.hidden_size != reference.architecture.hidden_size {
+            continue;
+        }
+        let missing = [&suspect.frames[ours].missing, &record.missing];
+        let kept: Vec<usize> =
+            (0..DIRECTIONS).filter(|&d| missing.iter().all(|list| !list.contains(&(d as u32)))).collect();
+        if kept.len() >= MIN_DIRECTIONS {
+            frames.extend(in_frame(&suspect.units, ours, &references, theirs, &kept, !raw));
+        }
+    }
+    let why_not = frames.is_empty().then(|| "no frame is common to both models".to_owned());
+    Neurons { frames, why_not }
+}
+
+/// Unit vectors of one matrix of a unit, or nothing where the unit has no such matrix.
+struct Vectors {
+    rows: usize,
+    tensor: Option<Tensor>,
+}
+
+fn vectors(unit: &Unit, frame: usize, matrix: Matrix, kept: &[usize]) -> Vectors {
+    let numbers = &unit.frames[frame][matrix as usize];
+    let rows = numbers.len() / DIRECTIONS;
+    let mut values = Vec::with_capacity(rows * kept.len());
+    for neuron in numbers.chunks_exact(DIRECTIONS) {
+        let mean = kept.iter().map(|&d| f32::from(neuron[d])).sum::<f32>() / kept.len() as f32;
+        let length = kept.iter().map(|&d| (f32::from(neuron[d]) - mean).powi(2)).sum::<f32>().sqrt();
+        let scale = if length > 0.0 { 1.0 / length } else { 0.0 };
+        values.extend(kept.iter().map(|&d| (f32::from(neuron[d]) - mean) * scale));
+    }
+    let tensor = (rows > 0).then(|| Tensor::from_vec(values, (rows, kept.len()), &Device::Cpu).ok()).flatten();
+    Vectors { rows, tensor }
+}
+
+/// Cosines of the sampled reference neurons (rows) with all suspect neurons (columns) for each matrix.
+struct Cosines {
+    rows: usize,
+    cols: usize,
+    by_matrix: Vec<Vec<f32>>,
+}
+
+impl Cosines {
+    fn of(reference: &[Vectors; 3], suspect: &[Vectors; 3]) -> Option<Self> {
+        let mut by_matrix = Vec::new();
+        for (matrix, (theirs, ours)) in reference.iter().zip(suspect).enumerate() {
+            let (Some(a), Some(b)) = (&theirs.tensor, &ours.tensor) else { continue };
+            let mut product = a.matmul(&b.t().ok()?).and_then(|p| p.flatten_all()?.to_vec1::<f32>()).ok()?;
+            // The sign of up and down is free; SiLU fixes the gate's.
+            if matrix != Matrix::Gate as usize {
+                product.iter_mut().for_each(|cosine| *cosine = cosine.abs());
+            }
+            by_matrix.push(product);
+        }
+        (by_matrix.len() >= 2).then_some(Self { rows: reference[1].rows, cols: suspect[1].rows, by_matrix })
+    }
+
+    fn sum(&self) -> Vec<f32> {
+        let mut sum = vec![0.0; self.rows * self.cols];
+        for cosines in &self.by_matrix {
+            sum.iter_mut().zip(cosines).for_each(|(sum, cosine)| *sum += cosine);
+        }
+        sum
+    }
+
+    /// Mutual nearest neighbours by the sum of cosines: reference row, suspect column, mean cosine.
+    fn mutual(&self) -> Vec<(usize, usize, f32)> {
+        let matrices = self.by_matrix.len() as f32;
+        mutual(&self.sum(), self.rows, self.cols)
+            .into_iter()
+            .map(|(row, col, sum)| (row, col, sum / matrices))
+            .collect()
+    }
+
+    /// Reference neurons for which the matchings of two matrices contain the same pair.
+    fn agreeing(&self) -> usize {
+        let mut pairs: Vec<(usize, usize)> = Vec::new();
+        for cosines in &self.by_matrix {
+            pairs.extend(mutual(cosines, self.rows, self.cols).into_iter().map(|(row, col, _)| (row, col)));
+        }
+        pairs.sort_unstable();
+        let mut agreeing: Vec<usize> = pairs.windows(2).filter(|two| two[0] == two[1]).map(|two| two[0].0).collect();
+        agreeing.dedup();
+        agreeing.len()
+    }
+}
+
+/// Rows and columns that are each other's nearest by a positive cosine.
+fn mutual(cosines: &[f32], rows: usize, cols: usize) -> Vec<(usize, usize, f32)> {
+    let nearest_row: Vec<usize> = (0..cols).map(|col| best((0..rows).map(|row| cosines[row * cols + col]))).collect();
+    let pairs = cosines.chunks_exact(cols).enumerate().filter_map(|(row, cosines)| {
+        let col = best(cosines.iter().copied());
+        (nearest_row[col] == row && cosines[col] > 0.0).then_some((row, col, cosines[col]))
+    });
+    pairs.collect()
+}
+
+/// Index of the largest value, the first of equals.
+fn best(values: impl Iterator<Item = f32>) -> usize {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (index, value) in values.enumerate() {
+        if value > best.1 {
+            best = (index, value);
+        }
+    }
+    best.0
+}
+
+fn in_frame(
+    suspect: &[Unit],
+    ours: usize,
+    reference: &[Unit],
+    theirs: usize,
+    kept: &[usize],
+    token: bool,
+) -> Option<FrameEvidence> {
+    let all = |unit: &Unit, frame: usize| Matrix::ALL.map(|matrix| vectors(unit, frame, matrix, kept));
+    let references: Vec<[Vectors; 3]> = reference.iter().map(|unit| all(unit, theirs)).collect();
+    let mut evidence = FrameEvidence {
+        token,
+        sampled: 0,
+        matched: 0,
+        equal: 0,
+        lambda: 0.0,
+        agreeing: 0,
+        labels: Vec::new(),
+        layers: Vec::new(),
+    };
+    for unit in suspect {
+        let own = all(unit, ours);
+        let beside = references.iter().enumerate().filter_map(|(index, vectors)| {
+            let cosines = Cosines::of(vectors, &own)?;
+            let pairs = cosines.mutual();
+            // Label-free: how well the matched pairs fit, over all sampled neurons.
+            let score = pairs.iter().map(|pair| pair.2).sum::<f32>() / cosines.rows.max(1) as f32;
+            Some((score, index, cosines, pairs))
+        });
+        let Some((_, index, cosines, pairs)) = beside.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1))) else {
+            continue;
+        };
+        evidence.add(unit, &reference[index], &cosines, &pairs);
+    }
+    (evidence.sampled > 0).then_some(evidence)
+}
+
+impl FrameEvidence {
+    fn add(&mut self, suspect: &Unit, reference: &Unit, cosines: &Cosines, pairs: &[(usize, usize, f32)]) {
+        let label = |&(row, col, _): &(usize, usize, f32)| (reference.labels[row], suspect.labels[col]);
+        let equal = pairs.iter().map(label).filter(|(a, b)| a == b).count();
+        let agreeing = cosines.agreeing();
+        self.sampled += cosines.rows as u64;
+        self.matched += pairs.len() as u64;
+        self.equal += equal as u64;
+        // Labels among which a suspect neuron's is arbitrary: those that were there to be matched.
+        self.lambda += pairs.len() as f64 / cosines.cols as f64;
+        self.agreeing += agreeing as u64;
+        let rank_of = |labels: Vec<f32>| {
+            let n = labels.len() as f64;
+            rank::mid_ranks(&labels).into_iter().map(move |rank| (rank - (n + 1.0) / 2.0) / n).collect::<Vec<f64>>()
+        };
+        let (theirs, ours): (Vec<f32>, Vec<f32>) = pairs.iter().map(label).map(|(a, b)| (a as f32, b as f32)).unzip();
+        self.labels.extend(rank_of(theirs).into_iter().zip(rank_of(ours)));
+        if let (Some(suspect), Some(reference)) = (suspect.layer, reference.layer) {
+            let share = agreeing as f64 / cosines.rows.max(1) as f64;
+            self.layers.push(LayerShare { reference, suspect, share });
+        }
+    }
+}
+
+impl Neurons {
+    /// The three tests.
+    pub(super) fn tests(&self) -> Vec<Test> {
+        if self.frames.is_empty() {
+            let why = self.why_not.clone().unwrap_or_default();
+            let codes = [TestCode::NeuronLabels, TestCode::NeuronOrder, TestCode::NeuronAgreement];
+            return codes.map(|code| Test::not_applicable(code, why.clone())).to_vec();
+        }
+        vec![self.labels(), self.order(), self.agreement()]
+    }
+
+    /// The pairs of layers that agree, in the frame that sees most.
+    pub(super) fn layers(&self) -> &[LayerShare] {
+        let best = self.frames.iter().max_by_key(|frame| frame.agreeing);
+        best.map(|frame| frame.layers.as_slice()).unwrap_or_default()
+    }
+
+    fn strongest(&self, p: impl Fn(&FrameEvidence) -> f64) -> Option<(&FrameEvidence, f64)> {
+        let frames = self.frames.iter().map(|frame| (frame, p(frame)));
+        let best = frames.min_by(|a, b| a.1.total_cmp(&b.1))?;
+        Some((best.0, tail::log10_corrected(best.1, self.frames.len() as u64)))
+    }
+
+    fn labels(&self) -> Test {
+        let Some((frame, log10_p)) = self.strongest(FrameEvidence::log10_p) else { return self.none() };
+        let effect = frame.share(frame.equal);
+        let says = format!(
+            "{} frame: {} of {} sampled neurons find their nearest neighbour, {} at the same label",
+            frame.name(),
+            frame.matched,
+            frame.sampled,
+            frame.equal
+        );
+        Test { log10_p: Some(log10_p), ..test(TestCode::NeuronLabels, frame.equal as f64, frame.sampled, effect, says) }
+    }
+
+    fn order(&self) -> Test {
+        let p = |frame: &FrameEvidence| tail::log10_correlation_sf(frame.order(), frame.labels.len() as u64);
+        let Some((frame, log10_p)) = self.strongest(p) else { return self.none() };
+        let r = frame.order();
+        let share = frame.share(frame.matched);
+        let effect = if r > 0.0 { r * r * share } else { 0.0 };
+        let says =
+            format!("{} frame: labels of {} matched pairs correlate with r = {r:.3}", frame.name(), frame.matched);
+        Test { log10_p: Some(log10_p), ..test(TestCode::NeuronOrder, r, frame.matched, effect, says) }
+    }
+
+    fn agreement(&self) -> Test {
+        let Some(frame) = self.frames.iter().find(|frame| frame.token) else {
+            return Test::not_applicable(TestCode::NeuronAgreement, "no token frame is common to both models");
+        };
+        let effect = frame.share(frame.agreeing);
+        let says = format!(
+            "token frame: matched by gate, by up and by down apart, {} of {} sampled neurons get the same partner \
+             from two of them",
+            frame.agreeing, frame.sampled
+        );
+        let log10_p = tail::log10_binomial_sf(frame.agreeing, frame.sampled, UNIVERSAL);
+        let agreeing = frame.agreeing as f64;
+        Test { log10_p: Some(log10_p), ..test(TestCode::NeuronAgreement, agreeing, frame.sampled, effect, says) }
+    }
+
+    fn none(&self) -> Test {
+        Test::not_applicable(TestCode::NeuronLabels, self.why_not.clone().unwrap_or_default())
+    }
+}
+
+fn test(code: TestCode, statistic: f64, n: u64, effect: f64, says: String) -> Test {
+    Test { code, applicable: true, why_not: None, statistic, n, log10_p: None, effect, says }
+}

@@ -1,0 +1,140 @@
+//! Anchor tokens: which embedding rows span a token frame, and where a suspect has them.
+//!
+//! The embedded list holds strings that are single tokens of many open models' vocabularies, so one pass over a suspect
+//! serves all references whose vocabularies have them. A smaller vocabulary is topped up with tokens of its own.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use serde::Deserialize;
+use serde_json::Value;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::frame::{Anchor, DIRECTIONS};
+use super::labels;
+use crate::limits::MAX_SIDECAR_BYTES;
+
+/// Fewest anchors that a suspect must have of a reference's for their frames to be compared.
+pub(super) const MIN_COMMON: usize = DIRECTIONS / 2;
+
+#[derive(Deserialize)]
+struct Embedded {
+    anchors: Vec<String>,
+}
+
+/// The embedded list, in its fixed order.
+pub fn embedded() -> &'static [String] {
+    static LIST: OnceLock<Vec<String>> = OnceLock::new();
+    LIST.get_or_init(|| {
+        let parsed: Result<Embedded, _> = serde_json::from_str(include_str!("data/anchors.json"));
+        // A test reads the same bytes, so this cannot fail in a released program.
+        parsed.map(|embedded| embedded.anchors).unwrap_or_default()
+    })
+}
+
+/// A tokenizer's strings and their ids. Strings are in decoded form: a leading space begins a word.
+#[derive(Debug, Clone, Default)]
+pub struct Vocabulary {
+    ids: BTreeMap<String, u32>,
+}
+
+impl Vocabulary {
+    /// Reads `tokenizer.json`; `None` where there is none, or no vocabulary can be made out in it.
+    pub fn read(path: &Path) -> Option<Self> {
+        let meta = path.metadata().ok()?;
+        if !meta.is_file() || meta.len() > MAX_SIDECAR_BYTES {
+            return None;
+        }
+        let json: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        let mut ids = BTreeMap::new();
+        match json.get("model")?.get("vocab")? {
+            Value::Object(map) => {
+                for (text, id) in map {
+                    ids.insert(decoded(text), u32::try_from(id.as_u64()?).ok()?);
+                }
+            }
+            Value::Array(list) => {
+                for (id, entry) in list.iter().enumerate() {
+                    ids.insert(decoded(entry.get(0)?.as_str()?), u32::try_from(id).ok()?);
+                }
+            }
+            _ => return None,
+        }
+        Some(Self { ids })
+    }
+}
+
+/// Byte-level BPE writes a space as U+0120, SentencePiece as U+2581.
+fn decoded(token: &str) -> String {
+    token.replace(['\u{120}', '\u{2581}'], " ")
+}
+
+/// The anchors of a checkpoint's own frame: embedded ones that its vocabulary has, then tokens of its own by hash of
+/// their text. Without a tokenizer, rows by hash of their id.
+pub(super) fn own(vocabulary: Option<&Vocabulary>, rows: u64) -> Vec<Anchor> {
+    let Some(vocabulary) = vocabulary else {
+        let ids = labels::chosen(rows, DIRECTIONS);
+        return ids.into_iter().map(|id| Anchor { text: None, id }).collect();
+    };
+    let known = |text: &String| vocabulary.ids.get(text).filter(|&&id| u64::from(id) < rows);
+    let mut anchors: Vec<Anchor> = embedded()
+        .iter()
+        .filter_map(|text| Some(Anchor { text: Some(text.clone()), id: *known(text)? }))
+        .take(DIRECTIONS)
+        .collect();
+    let mut others: Vec<(u64, &String, u32)> = vocabulary
+        .ids
+        .iter()
+        .filter(|&(text, &id)| u64::from(id) < rows && !embedded().contains(text))
+        .map(|(text, &id)| (xxh3_64(text.as_bytes()), text, id))
+        .collect();
+    others.sort_unstable();
+    let missing = DIRECTIONS - anchors.len();
+    anchors.extend(others.into_iter().take(missing).map(|(_, text, id)| Anchor { text: Some(text.clone()), id }));
+    anchors
+}
+
+/// Where a checkpoint has a reference's anchors: by text if both know it, otherwise by id. `None` where too few are
+/// there.
+pub(super) fn located(list: &[Anchor], vocabulary: Option<&Vocabulary>, rows: u64) -> Option<Vec<Option<u32>>> {
+    let place = |anchor: &Anchor| match (vocabulary, &anchor.text) {
+        (Some(vocabulary), Some(text)) => vocabulary.ids.get(text).copied(),
+        _ => Some(anchor.id),
+    };
+    let places: Vec<Option<u32>> = list.iter().map(|anchor| place(anchor).filter(|&id| u64::from(id) < rows)).collect();
+    (list.len() <= DIRECTIONS && places.iter().flatten().count() >= MIN_COMMON).then_some(places)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vocabulary(tokens: &[&str]) -> Vocabulary {
+        Vocabulary { ids: tokens.iter().zip(0..).map(|(text, id)| (decoded(text), id)).collect() }
+    }
+
+    #[test]
+    fn the_embedded_list_is_long_enough_and_has_no_doubles() {
+        let mut sorted = embedded().to_vec();
+        assert!(sorted.len() >= 256);
+        sorted.sort_unstable();
+        sorted.dedup();
+        assert_eq!(sorted.len(), embedded().len());
+    }
+
+    #[test]
+    fn a_shuffled_vocabulary_is_followed_by_its_text() {
+        let tokens: Vec<String> = (0..400).map(|i| format!("\u{120}w{i}")).collect();
+        let names: Vec<&str> = tokens.iter().map(String::as_str).collect();
+        let mut shuffled = names.clone();
+        shuffled.reverse();
+        let list = own(Some(&vocabulary(&names)), 400);
+        assert_eq!(list.len(), DIRECTIONS);
+        let places = located(&list, Some(&vocabulary(&shuffled)), 400).unwrap();
+        assert!(list.iter().zip(&places).all(|(anchor, place)| *place == Some(399 - anchor.id)));
+        let by_id = located(&list, None, 400).unwrap();
+        assert!(list.iter().zip(&by_id).all(|(anchor, place)| *place == Some(anchor.id)));
+        assert!(located(&list, Some(&vocabulary(&["other"])), 400).is_none(), "no anchor in common");
+    }
+}

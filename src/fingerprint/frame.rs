@@ -1,0 +1,369 @@
+//! Frames: directions in the residual space along which neurons are described.
+//!
+//! A neuron's descriptor is its vector (folded with the norm gain in front of it) times the frame, K numbers. In the
+//! **raw frame** the directions are fixed pseudo-random signs, so descriptors of two models compare only if nobody
+//! changed the basis. In a **token frame** they are the centred embedding rows of K anchor tokens (for what reads the
+//! stream) and the centred rows of the output head times the final norm gain (for what writes to it): a rotation,
+//! permutation or rescaling of the stream moves neurons and tokens together, and the descriptor stays.
+
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::anchors::{self, Vocabulary};
+use super::labels;
+use crate::anatomy::{Anatomy, Assignment, Role};
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::tensor::decode::decode;
+
+/// Directions of a frame, and so numbers in a descriptor.
+pub const DIRECTIONS: usize = 128;
+
+/// Neurons per layer (and expert) whose descriptors a reference keeps.
+pub const SAMPLED_NEURONS: usize = 128;
+
+/// A token that gives a frame a direction.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Anchor {
+    /// Its text, with a leading space where it begins a word; absent where the checkpoint came without a tokenizer.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub text: Option<String>,
+    /// Its row in the embedding.
+    pub id: u32,
+}
+
+/// What spans a frame.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FrameKind {
+    /// Pseudo-random signs.
+    Raw,
+    /// Embedding rows of these tokens.
+    Token(Vec<Anchor>),
+}
+
+/// What is kept of a frame beside its descriptors.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameRecord {
+    /// What spans it. For a suspect's frame made for a reference, the reference's anchors.
+    pub kind: FrameKind,
+    /// Directions that this model has no token for: their numbers are zero.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub missing: Vec<u32>,
+}
+
+/// The directions of a frame in one model, for matrices that read the stream and for those that write to it.
+pub(super) struct Frame {
+    pub(super) record: FrameRecord,
+    /// `DIRECTIONS` rows of the hidden size.
+    read: Vec<f32>,
+    write: Vec<f32>,
+}
+
+/// Which side of the stream a matrix is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Read,
+    Write,
+}
+
+impl Frame {
+    /// The raw frame of a hidden size.
+    fn raw(hidden: usize) -> Self {
+        let signs: Vec<f32> = (0..DIRECTIONS * hidden)
+            .map(|index| if labels::hash(index as u32) & 1 == 0 { -1.0 } else { 1.0 })
+            .collect();
+        let record = FrameRecord { kind: FrameKind::Raw, missing: Vec::new() };
+        Self { record, read: signs.clone(), write: signs }
+    }
+
+    /// The token frame of a checkpoint on a list of anchors, at the rows given; `None` where a row cannot be read.
+    fn token(stream: &Stream<'_>, list: &[Anchor], places: &[Option<u32>]) -> Result<Option<Self>> {
+        let ids: Vec<u32> = places.iter().flatten().copied().collect();
+        let Some(read) = rows(stream.checkpoint, stream.embedding, &ids, stream.hidden)? else { return Ok(None) };
+        let Some(write) = rows(stream.checkpoint, stream.head, &ids, stream.hidden)? else { return Ok(None) };
+        let missing: Vec<u32> =
+            (0..DIRECTIONS as u32).filter(|&d| !matches!(places.get(d as usize), Some(Some(_)))).collect();
+        let spread = |mut present: Vec<f32>| {
+            centre(&mut present, stream.hidden);
+            let mut all = Vec::with_capacity(DIRECTIONS * stream.hidden);
+            let mut rows = present.chunks_exact(stream.hidden);
+            for direction in 0..DIRECTIONS as u32 {
+                match missing.binary_search(&direction) {
+                    Ok(_) => all.resize(all.len() + stream.hidden, 0.0),
+                    Err(_) => all.extend_from_slice(rows.next().unwrap_or_default()),
+                }
+            }
+            all
+        };
+        let (read, mut write) = (spread(read), spread(write));
+        if let Some(gain) = &stream.final_gain {
+            for row in write.chunks_exact_mut(stream.hidden) {
+                row.iter_mut().zip(gain).for_each(|(value, gain)| *value *= gain);
+            }
+        }
+        Ok(Some(Self { record: FrameRecord { kind: FrameKind::Token(list.to_vec()), missing }, read, write }))
+    }
+
+    fn directions(&self, side: Side) -> &[f32] {
+        match side {
+            Side::Read => &self.read,
+            Side::Write => &self.write,
+        }
+    }
+}
+
+/// Subtracts the mean row and scales each row to length one.
+fn centre(rows: &mut [f32], width: usize) {
+    let count = (rows.len() / width) as f32;
+    let mut mean = vec![0.0f32; width];
+    for row in rows.chunks_exact(width) {
+        mean.iter_mut().zip(row).for_each(|(mean, value)| *mean += value / count);
+    }
+    for row in rows.chunks_exact_mut(width) {
+        row.iter_mut().zip(&mean).for_each(|(value, mean)| *value -= mean);
+        let length = row.iter().map(|v| v * v).sum::<f32>().sqrt();
+        if length > 0.0 {
+            row.iter_mut().for_each(|value| *value /= length);
+        }
+    }
+}
+
+/// What frames need of a checkpoint: where its embedding and head are, and its final norm gain.
+struct Stream<'a> {
+    checkpoint: &'a Checkpoint,
+    hidden: usize,
+    embedding: usize,
+    head: usize,
+    final_gain: Option<Vec<f32>>,
+}
+
+impl<'a> Stream<'a> {
+    fn find(checkpoint: &'a Checkpoint, anatomy: &Anatomy) -> Result<Option<Self>> {
+        let hidden = anatomy.architecture.hidden_size as usize;
+        let settled = |role| anatomy.assignments.iter().position(|a| a.role() == Some(role));
+        let tables: Vec<usize> = (0..anatomy.assignments.len())
+            .filter(|&index| {
+                let roles = &anatomy.assignments[index].roles;
+                roles.contains(&Role::TokenEmbd) || roles.contains(&Role::Output)
+            })
+            .collect();
+        let embedding = match (settled(Role::TokenEmbd), tables.as_slice()) {
+            (Some(index), _) | (None, &[index]) => Some(index),
+            (None, &[a, b]) => Some(less_common(checkpoint, a, b)?),
+            _ => None,
+        };
+        let Some(embedding) = embedding else { return Ok(None) };
+        let head =
+            settled(Role::Output).or_else(|| tables.iter().copied().find(|&t| t != embedding)).unwrap_or(embedding);
+        let final_gain = match settled(Role::OutputNorm) {
+            Some(index) => gain(checkpoint, anatomy, index)?,
+            None => None,
+        };
+        Ok(Some(Self { checkpoint, hidden, embedding, head, final_gain }))
+    }
+}
+
+/// Rows of a table as `f32`; `None` where one is missing or not finite.
+fn rows(checkpoint: &Checkpoint, table: usize, ids: &[u32], width: usize) -> Result<Option<Vec<f32>>> {
+    let tensor = &checkpoint.tensors[table];
+    let (count, cols) = tensor.matrix();
+    let Some(bytes) = tensor.dtype.bytes().filter(|_| cols == width as u64) else { return Ok(None) };
+    let (mut buf, mut all) = (Vec::new(), vec![0.0; ids.len() * width]);
+    for (row, &id) in all.chunks_exact_mut(width).zip(ids) {
+        if u64::from(id) >= count {
+            return Ok(None);
+        }
+        let len = width * bytes as usize;
+        let raw = checkpoint.bytes(tensor, u64::from(id) * cols * bytes, len, &mut buf)?;
+        if decode(&tensor.dtype, raw, row).is_none() || row.iter().any(|v| !v.is_finite()) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(all))
+}
+
+/// Of two tables of one shape, the one whose rows have less in common: the input embedding. All rows of an output head
+/// are pushed the same way by every token that is not theirs, which gives them a common part.
+fn less_common(checkpoint: &Checkpoint, a: usize, b: usize) -> Result<usize> {
+    let common = |table: usize| -> Result<f64> {
+        let (count, cols) = checkpoint.tensors[table].matrix();
+        let Some(rows) = rows(checkpoint, table, &labels::chosen(count, 1024), cols as usize)? else { return Ok(0.0) };
+        let mut mean = vec![0.0f64; cols as usize];
+        let mut energy = 0.0;
+        let n = (rows.len() / cols as usize).max(1) as f64;
+        for row in rows.chunks_exact(cols as usize) {
+            for (mean, &value) in mean.iter_mut().zip(row) {
+                *mean += f64::from(value) / n;
+                energy += f64::from(value) * f64::from(value) / n;
+            }
+        }
+        Ok(mean.iter().map(|m| m * m).sum::<f64>() / energy.max(f64::MIN_POSITIVE))
+    };
+    Ok(if common(a)? <= common(b)? { a } else { b })
+}
+
+/// The values of a norm gain. Gemma's gain is stored less one.
+fn gain(checkpoint: &Checkpoint, anatomy: &Anatomy, index: usize) -> Result<Option<Vec<f32>>> {
+    let width = anatomy.architecture.hidden_size as usize;
+    let gain = rows(checkpoint, index, &[0], width)?;
+    let less_one = anatomy.architecture.family.starts_with("gemma");
+    Ok(gain.map(|gain| if less_one { gain.iter().map(|g| g + 1.0).collect() } else { gain }))
+}
+
+/// The frames of one checkpoint, and the gains that fold into its MLPs.
+pub(super) struct Frames {
+    hidden: usize,
+    pub(super) frames: Vec<Frame>,
+    read_gains: Vec<Option<Vec<f32>>>,
+    write_gains: Vec<Option<Vec<f32>>>,
+}
+
+impl Frames {
+    /// The raw frame, the checkpoint's own token frame, and one for each list of a reference that it has rows for.
+    pub(super) fn of(checkpoint: &Checkpoint, anatomy: &Anatomy, lists: &[Vec<Anchor>]) -> Result<Self> {
+        let hidden = anatomy.architecture.hidden_size as usize;
+        let mut frames = Vec::new();
+        if (1..=super::MAX_HIDDEN).contains(&hidden) {
+            frames.push(Frame::raw(hidden));
+            if let Some(stream) = Stream::find(checkpoint, anatomy)? {
+                let vocabulary = Vocabulary::read(&checkpoint.root.join("tokenizer.json"));
+                let table_rows = checkpoint.tensors[stream.embedding].matrix().0;
+                let own = anchors::own(vocabulary.as_ref(), table_rows);
+                let places: Vec<Option<u32>> = own.iter().map(|anchor| Some(anchor.id)).collect();
+                frames.extend(Frame::token(&stream, &own, &places)?);
+                for list in lists.iter().filter(|list| **list != own) {
+                    if let Some(places) = anchors::located(list, vocabulary.as_ref(), table_rows) {
+                        frames.extend(Frame::token(&stream, list, &places)?);
+                    }
+                }
+            }
+        }
+        let mut by_layer = LayerNorms::default();
+        for (index, assignment) in anatomy.assignments.iter().enumerate() {
+            by_layer.note(index, assignment);
+        }
+        let layers = if frames.is_empty() { 0 } else { by_layer.layers.len() };
+        let read = |pick: &dyn Fn(&Norms) -> Option<usize>| -> Result<Vec<Option<Vec<f32>>>> {
+            let of_layer = |norms: &Norms| pick(norms).map(|index| gain(checkpoint, anatomy, index)).transpose();
+            by_layer.layers.iter().take(layers).map(|norms| Ok(of_layer(norms)?.flatten())).collect()
+        };
+        let read_gains = read(&Norms::before_mlp)?;
+        let write_gains = read(&Norms::after_mlp)?;
+        Ok(Self { hidden, frames, read_gains, write_gains })
+    }
+
+    /// Width of the residual stream.
+    pub(super) fn hidden(&self) -> usize {
+        self.hidden
+    }
+
+    /// What is kept of the frames.
+    pub(super) fn records(&self) -> Vec<FrameRecord> {
+        self.frames.iter().map(|frame| frame.record.clone()).collect()
+    }
+
+    /// The directions of all frames side by side, gains folded in: hidden size × (frames × `DIRECTIONS`).
+    pub(super) fn weights(&self, assignment: &Assignment, side: Side) -> Result<Tensor> {
+        let gains = if side == Side::Read { &self.read_gains } else { &self.write_gains };
+        let gain = assignment.layer.and_then(|layer| gains.get(layer as usize)?.as_ref());
+        let width = self.frames.len() * DIRECTIONS;
+        let mut weights = vec![0.0f32; self.hidden * width];
+        for (index, frame) in self.frames.iter().enumerate() {
+            for (direction, row) in frame.directions(side).chunks_exact(self.hidden).enumerate() {
+                for (channel, value) in row.iter().enumerate() {
+                    let gain = gain.map_or(1.0, |gain| gain[channel]);
+                    weights[channel * width + index * DIRECTIONS + direction] = value * gain;
+                }
+            }
+        }
+        matrix(weights, self.hidden, width)
+    }
+}
+
+/// The norms around the MLP of a layer, by tensor index.
+#[derive(Default, Clone)]
+struct Norms {
+    attention: Option<usize>,
+    post_attention: Option<usize>,
+    mlp: Option<usize>,
+    post_mlp: Option<usize>,
+}
+
+impl Norms {
+    /// The norm whose output the MLP reads: its own; where there is none, that after the attention (BERT), or the one
+    /// it shares with the attention (parallel blocks).
+    fn before_mlp(&self) -> Option<usize> {
+        self.mlp.or(self.post_attention.filter(|_| self.attention.is_none())).or(self.attention)
+    }
+
+    /// The norm through which the MLP writes: only where the MLP has one in front as well (Gemma 2).
+    fn after_mlp(&self) -> Option<usize> {
+        self.post_mlp.filter(|_| self.mlp.is_some())
+    }
+}
+
+#[derive(Default)]
+struct LayerNorms {
+    layers: Vec<Norms>,
+}
+
+impl LayerNorms {
+    fn note(&mut self, index: usize, assignment: &Assignment) {
+        let (Some(role), Some(layer)) = (assignment.role(), assignment.layer) else { return };
+        if layer as usize >= super::MAX_FRAMED_LAYERS {
+            return;
+        }
+        if self.layers.len() <= layer as usize {
+            self.layers.resize(layer as usize + 1, Norms::default());
+        }
+        let norms = &mut self.layers[layer as usize];
+        let slot = match role {
+            Role::AttnNorm => &mut norms.attention,
+            Role::PostAttnNorm => &mut norms.post_attention,
+            Role::FfnNorm => &mut norms.mlp,
+            Role::PostFfnNorm => &mut norms.post_mlp,
+            _ => return,
+        };
+        *slot = Some(index);
+    }
+}
+
+/// A matrix product's operand from a row-major buffer.
+fn matrix(values: Vec<f32>, rows: usize, cols: usize) -> Result<Tensor> {
+    Tensor::from_vec(values, (rows, cols), &Device::Cpu).map_err(|error| product_failed(&error))
+}
+
+fn product_failed(error: &candle_core::Error) -> Error {
+    Error::Usage(format!("matrix product failed: {error}"))
+}
+
+/// `block` (rows × inner) times `weights` (inner × width), row-major.
+pub(super) fn project_rows(block: &[f32], inner: usize, weights: &Tensor) -> Result<Vec<f32>> {
+    let block = matrix(block.to_vec(), block.len() / inner, inner)?;
+    let product = block.matmul(weights).and_then(|product| product.flatten_all()?.to_vec1());
+    product.map_err(|error| product_failed(&error))
+}
+
+/// The transpose of `block` (rows × cols) times the rows of `weights` that stand beside it, row-major: cols × width.
+pub(super) fn project_cols(block: &[f32], cols: usize, weights: &Tensor, first_row: usize) -> Result<Vec<f32>> {
+    let rows = block.len() / cols;
+    let block = matrix(block.to_vec(), rows, cols)?;
+    let product =
+        || weights.narrow(0, first_row, rows).and_then(|part| block.t()?.matmul(&part)?.flatten_all()?.to_vec1());
+    product().map_err(|error| product_failed(&error))
+}
+
+/// Descriptors as they are kept: each neuron's numbers centred and scaled so that the largest is 127.
+pub(super) fn quantise(projected: &[f32], frame: usize, frames: usize) -> Vec<i8> {
+    let width = frames * DIRECTIONS;
+    let mut out = Vec::with_capacity(projected.len() / frames.max(1));
+    for neuron in projected.chunks_exact(width) {
+        let numbers = &neuron[frame * DIRECTIONS..][..DIRECTIONS];
+        let mean = numbers.iter().sum::<f32>() / DIRECTIONS as f32;
+        let largest = numbers.iter().fold(0.0f32, |largest, v| largest.max((v - mean).abs()));
+        let scale = if largest > 0.0 && largest.is_finite() { 127.0 / largest } else { 0.0 };
+        out.extend(numbers.iter().map(|v| ((v - mean) * scale).round() as i8));
+    }
+    out
+}

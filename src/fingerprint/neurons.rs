@@ -1,0 +1,258 @@
+//! Descriptors of MLP neurons: taken along while the matrices are read, then put together layer by layer.
+
+use candle_core::Tensor;
+
+use super::frame::{DIRECTIONS, Frames, SAMPLED_NEURONS, Side, project_cols, project_rows, quantise};
+use super::labels;
+use crate::anatomy::{Assignment, Residual, Role};
+use crate::error::Result;
+use crate::stats::rank;
+use crate::tensor::TensorMeta;
+
+/// The matrices that make a neuron.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Matrix {
+    /// The gate of a gated MLP.
+    Gate,
+    /// The up matrix; the in matrix of a plain MLP.
+    Up,
+    /// The down matrix; the out matrix of a plain MLP.
+    Down,
+}
+
+impl Matrix {
+    /// All three, in order.
+    pub const ALL: [Self; 3] = [Self::Gate, Self::Up, Self::Down];
+}
+
+/// The neurons of one MLP, or of one expert.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unit {
+    /// Its layer, where tensors say so.
+    pub layer: Option<u32>,
+    /// Its expert, in a mixture.
+    pub expert: Option<u32>,
+    /// Number of neurons.
+    pub neurons: u64,
+    /// Labels of the neurons that are kept: all of them right after a pass, a sample in a file.
+    pub labels: Vec<u32>,
+    /// For each frame and matrix, `DIRECTIONS` numbers for each kept neuron; empty where there is no such matrix.
+    pub frames: Vec<[Vec<i8>; 3]>,
+}
+
+impl Unit {
+    /// The sample that a reference keeps.
+    #[must_use]
+    pub fn sampled(&self) -> Self {
+        let labels = labels::chosen(self.neurons, SAMPLED_NEURONS);
+        let places: Vec<usize> = labels.iter().filter_map(|label| self.labels.binary_search(label).ok()).collect();
+        let pick = |all: &Vec<i8>| -> Vec<i8> {
+            if all.is_empty() {
+                return Vec::new();
+            }
+            places.iter().flat_map(|&place| &all[place * DIRECTIONS..][..DIRECTIONS]).copied().collect()
+        };
+        let frames = self.frames.iter().map(|[gate, up, down]| [pick(gate), pick(up), pick(down)]).collect();
+        let labels = places.iter().map(|&place| self.labels[place]).collect();
+        Self { labels, frames, ..*self }
+    }
+}
+
+/// Rows or columns of values gathered before they are multiplied.
+const BLOCK_VALUES: usize = 1 << 19;
+
+/// Projects a matrix on the frames while its rows come by.
+pub(super) struct Projector<'a> {
+    weights: Tensor,
+    frames: &'a Frames,
+    cols: usize,
+    /// Whether neurons lie along the rows; otherwise along the columns.
+    by_rows: bool,
+    block: Vec<f32>,
+    first_row: usize,
+    projected: Vec<f32>,
+}
+
+impl<'a> Projector<'a> {
+    /// A projector for a matrix of an MLP; `None` for any other tensor.
+    pub(super) fn new(tensor: &TensorMeta, assignment: &Assignment, frames: &'a Frames) -> Result<Option<Self>> {
+        let (side, axis) = match assignment.residual {
+            Residual::Reads(axis) => (Side::Read, axis),
+            Residual::Writes(axis) => (Side::Write, axis),
+            _ => return Ok(None),
+        };
+        let fits = tensor.shape.len() == 2 && tensor.shape.get(axis) == Some(&(frames.hidden() as u64));
+        if frames.frames.is_empty() || !fits || !is_mlp(assignment) || !tensor.dtype.is_float() {
+            return Ok(None);
+        }
+        let (by_rows, cols) = (axis == 1, tensor.shape[1] as usize);
+        let width = frames.frames.len() * DIRECTIONS;
+        let projected = if by_rows { Vec::new() } else { vec![0.0; cols * width] };
+        let weights = frames.weights(assignment, side)?;
+        Ok(Some(Self { weights, frames, cols, by_rows, block: Vec::new(), first_row: 0, projected }))
+    }
+
+    /// Takes whole rows.
+    pub(super) fn add(&mut self, rows: &[f32]) -> Result<()> {
+        self.block.extend_from_slice(rows);
+        if self.block.len() >= BLOCK_VALUES { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if self.block.is_empty() {
+            return Ok(());
+        }
+        if self.by_rows {
+            self.projected.extend(project_rows(&self.block, self.cols, &self.weights)?);
+        } else {
+            let part = project_cols(&self.block, self.cols, &self.weights, self.first_row)?;
+            self.projected.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+        }
+        self.first_row += self.block.len() / self.cols;
+        self.block.clear();
+        Ok(())
+    }
+
+    /// The descriptors of all neurons, frame by frame.
+    pub(super) fn finish(mut self) -> Result<Vec<Vec<i8>>> {
+        self.flush()?;
+        let count = self.frames.frames.len();
+        Ok((0..count).map(|frame| quantise(&self.projected, frame, count)).collect())
+    }
+}
+
+/// Whether a tensor is one of the three matrices of an MLP or expert, or may be.
+fn is_mlp(assignment: &Assignment) -> bool {
+    use Role::{ExpertDown, ExpertGate, ExpertUp, FfnDown, FfnGate, FfnGateUp, FfnUp};
+    let roles = &assignment.roles;
+    !roles.is_empty()
+        && roles
+            .iter()
+            .all(|role| matches!(role, FfnGate | FfnUp | FfnDown | FfnGateUp | ExpertGate | ExpertUp | ExpertDown))
+}
+
+/// A matrix with its descriptors and the energies of its neurons.
+pub(super) struct Described {
+    pub(super) assignment: Assignment,
+    /// For each frame, `DIRECTIONS` numbers for each neuron.
+    pub(super) frames: Vec<Vec<i8>>,
+    /// RMS of each neuron's vector.
+    pub(super) energies: Vec<f32>,
+}
+
+impl Described {
+    fn neurons(&self) -> usize {
+        self.energies.len()
+    }
+}
+
+/// Puts matrices together into MLPs: by role and layer where these are settled, otherwise by how the energies of their
+/// neurons go together.
+pub(super) fn units(described: Vec<Described>) -> Vec<Unit> {
+    let mut units = Vec::new();
+    let (settled, open): (Vec<_>, Vec<_>) =
+        described.into_iter().partition(|d| d.assignment.role().is_some() && d.assignment.layer.is_some());
+    let mut places = std::collections::BTreeMap::new();
+    for matrix in settled {
+        let place = (matrix.assignment.layer, matrix.assignment.expert);
+        places.entry(place).or_insert_with(Vec::new).push(matrix);
+    }
+    for ((layer, expert), matrices) in places {
+        units.extend(settled_unit(layer, expert, matrices));
+    }
+    units.extend(open_units(open));
+    units
+}
+
+fn settled_unit(layer: Option<u32>, expert: Option<u32>, matrices: Vec<Described>) -> Option<Unit> {
+    let mut slots: [Option<Vec<Vec<i8>>>; 3] = Default::default();
+    let mut neurons = 0;
+    for matrix in matrices {
+        let count = matrix.neurons();
+        let slot = match matrix.assignment.role()? {
+            Role::FfnGate | Role::ExpertGate => 0,
+            Role::FfnUp | Role::ExpertUp => 1,
+            Role::FfnDown | Role::ExpertDown => 2,
+            Role::FfnGateUp if count.is_multiple_of(2) => {
+                let half = count / 2 * DIRECTIONS;
+                slots[1] = Some(matrix.frames.iter().map(|frame| frame[half..].to_vec()).collect());
+                slots[0] = Some(matrix.frames.into_iter().map(|frame| frame[..half].to_vec()).collect());
+                continue;
+            }
+            _ => return None,
+        };
+        neurons = count;
+        slots[slot] = Some(matrix.frames);
+    }
+    unit(layer, expert, neurons, slots)
+}
+
+fn unit(layer: Option<u32>, expert: Option<u32>, neurons: usize, slots: [Option<Vec<Vec<i8>>>; 3]) -> Option<Unit> {
+    let frames = slots.iter().flatten().map(Vec::len).max()?;
+    let whole = |slot: &Option<Vec<Vec<i8>>>| {
+        slot.as_ref().is_none_or(|slot| slot.iter().all(|frame| frame.len() == neurons * DIRECTIONS))
+    };
+    if neurons == 0 || slots[1].is_none() || slots[2].is_none() || !slots.iter().all(whole) {
+        return None;
+    }
+    let mut slots = slots.map(|slot| slot.unwrap_or_else(|| vec![Vec::new(); frames]).into_iter());
+    let frames = (0..frames).map(|_| [0, 1, 2].map(|slot: usize| slots[slot].next().unwrap_or_default())).collect();
+    Some(Unit { layer, expert, neurons: neurons as u64, labels: (0..neurons as u32).collect(), frames })
+}
+
+/// Joins matrices whose layer, or gate and up, are not settled. Training ties the norms of a neuron's vectors together:
+/// those of up and down strongly, whichever way they were rescaled against each other, and that of the gate with the
+/// product of both.
+fn open_units(open: Vec<Described>) -> Vec<Unit> {
+    let is_down = |d: &&Described| matches!(d.assignment.residual, Residual::Writes(_));
+    let scores = |d: &Described| -> Vec<f64> { rank::normal_scores(&d.energies) };
+    let logs =
+        |d: &Described| -> Vec<f64> { d.energies.iter().map(|&e| f64::from(e.max(f32::MIN_POSITIVE)).ln()).collect() };
+    let downs: Vec<usize> = (0..open.len()).filter(|&i| is_down(&&open[i])).collect();
+    let mut reads: Vec<usize> = (0..open.len()).filter(|&i| !is_down(&&open[i])).collect();
+    let gated = reads.len() >= 2 * downs.len();
+    let mut found = Vec::new();
+    // Strongest pairs of down and up first, so that a clear one is not taken by an unclear one.
+    let mut pairs: Vec<(f64, usize, usize)> = Vec::new();
+    for &down in &downs {
+        for &up in reads.iter().filter(|&&up| open[up].neurons() == open[down].neurons()) {
+            let r = rank::correlation(&scores(&open[down]), &scores(&open[up])).abs();
+            pairs.push((r, down, up));
+        }
+    }
+    pairs.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+    let mut taken = std::collections::BTreeSet::new();
+    for (_, down, up) in pairs {
+        if !taken.contains(&down) && !taken.contains(&up) {
+            taken.extend([down, up]);
+            found.push((down, up));
+        }
+    }
+    reads.retain(|read| !taken.contains(read));
+    found.sort_unstable();
+    let mut gates = std::collections::BTreeMap::new();
+    if gated {
+        let mut pairs: Vec<(f64, usize, usize)> = Vec::new();
+        for (index, &(down, up)) in found.iter().enumerate() {
+            let product: Vec<f32> =
+                logs(&open[down]).iter().zip(logs(&open[up])).map(|(a, b)| (a + b) as f32).collect();
+            let product = rank::normal_scores(&product);
+            for &gate in reads.iter().filter(|&&gate| open[gate].neurons() == product.len()) {
+                pairs.push((rank::correlation(&product, &scores(&open[gate])), index, gate));
+            }
+        }
+        pairs.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+        let mut used = std::collections::BTreeSet::new();
+        for (_, index, gate) in pairs {
+            if !gates.contains_key(&index) && used.insert(gate) {
+                gates.insert(index, gate);
+            }
+        }
+    }
+    let frames = |index: usize| Some(open[index].frames.clone());
+    let joined = found.iter().enumerate().filter_map(|(index, &(down, up))| {
+        let gate = gates.get(&index).and_then(|&gate| frames(gate));
+        unit(open[down].assignment.layer, None, open[down].neurons(), [gate, frames(up), frames(down)])
+    });
+    joined.collect()
+}
