@@ -7,6 +7,7 @@ pub mod channels;
 pub mod matching;
 pub mod neurons;
 pub mod norms;
+pub mod shape;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,10 @@ pub enum TestCode {
     NeuronOrder,
     /// Neurons that are matched alike by gate, by up and by down.
     NeuronAgreement,
+    /// Variance that matched neurons share in matrices that took no part in matching them.
+    AlignedWeights,
+    /// Strong neurons matched by what does not depend on any frame.
+    NeuronShape,
     /// Embedding norms of rare tokens against published ones.
     PublishedNorms,
     /// Equal fields of the architecture record.
@@ -37,12 +42,14 @@ pub enum TestCode {
 
 impl TestCode {
     /// Every test, in the order in which reports list them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Bits,
         Self::ChannelLabels,
         Self::NeuronLabels,
         Self::NeuronOrder,
         Self::NeuronAgreement,
+        Self::AlignedWeights,
+        Self::NeuronShape,
         Self::PublishedNorms,
         Self::Architecture,
     ];
@@ -55,6 +62,8 @@ impl TestCode {
             Self::NeuronLabels => "neuron-labels",
             Self::NeuronOrder => "neuron-order",
             Self::NeuronAgreement => "neuron-agreement",
+            Self::AlignedWeights => "aligned-weights",
+            Self::NeuronShape => "neuron-shape",
             Self::PublishedNorms => "published-norms",
             Self::Architecture => "architecture",
         }
@@ -192,6 +201,7 @@ pub fn compare(suspect: &Fingerprint, reference: &Fingerprint) -> Comparison {
     let neurons = neurons::look(suspect, reference);
     let mut tests = vec![bits.test(suspect), channels::test(suspect, reference)];
     tests.extend(neurons.tests());
+    tests.push(shape::test(suspect, reference));
     tests.push(architecture(&agreement));
     Comparison {
         tests,

@@ -87,6 +87,17 @@ fn test_text(test: TestCode) -> &'static str {
              neuron order and of scales together. Unrelated models agree in less than 1 % of neurons; 5 % is demanded. \
              It has no exact p."
         }
+        TestCode::AlignedWeights => {
+            "Effect, no test by itself. Neurons are matched by one of their matrices alone, in a frame found from the \
+             embedding alone; the variance that their other matrices then share was not used to find either. R squared \
+             with its jackknife standard error over layers."
+        }
+        TestCode::NeuronShape => {
+            "Test. The strongest neurons of each gated MLP are described by their sorted cosines with one another, which \
+             no change of basis, order, scale or embedding touches, and matched by gate, up and down apart. The share \
+             for which two of the three name the same partner is the effect. Fades with long continued training. It has \
+             no exact p."
+        }
         TestCode::PublishedNorms => {
             "Test. L2 norms of the embedding rows of rare tokens, published for 64 models, against the subject's: rows \
              that training hardly touches keep their norms up to one common factor. At least 8 rows within 0.5 % of one \

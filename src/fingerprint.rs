@@ -10,6 +10,7 @@ mod frame;
 pub mod labels;
 mod neurons;
 mod pass;
+mod shape;
 
 use half::f16;
 use schemars::JsonSchema;
@@ -20,6 +21,7 @@ pub use file::write_whole;
 pub use frame::{Anchor, DIRECTIONS, FrameKind, FrameRecord, SAMPLED_NEURONS};
 pub use neurons::{Matrix, Unit};
 pub use pass::{Channels, Progress};
+pub use shape::{LANDMARKS, SHAPE_NUMBERS};
 
 use crate::anatomy::{Anatomy, Architecture, Assignment};
 use crate::checkpoint::Checkpoint;

@@ -113,8 +113,13 @@ pub struct Judgement {
 }
 
 /// Tests of labels: each can show common descent by itself.
-const LABEL_TESTS: [TestCode; 4] =
-    [TestCode::ChannelLabels, TestCode::NeuronLabels, TestCode::NeuronOrder, TestCode::NeuronAgreement];
+const LABEL_TESTS: [TestCode; 5] = [
+    TestCode::ChannelLabels,
+    TestCode::NeuronLabels,
+    TestCode::NeuronOrder,
+    TestCode::NeuronAgreement,
+    TestCode::NeuronShape,
+];
 
 /// The evidence of a comparison with probabilities corrected for everything that was tried.
 struct Evidence<'a> {
@@ -158,6 +163,7 @@ impl<'a> Evidence<'a> {
             || self.comparison.parts.iter().any(|share| share.matched >= 0.5 && share.correlation >= MIN_CORRELATION)
             || self.effect(TestCode::ChannelLabels) >= MIN_EFFECT
             || self.effect(TestCode::NeuronAgreement) >= MIN_EFFECT
+            || self.effect(TestCode::NeuronShape) >= MIN_EFFECT
     }
 }
 
@@ -206,7 +212,7 @@ fn extent(evidence: &Evidence<'_>) -> (Class, Vec<Part>, String) {
         }
         if all > 0.0 { hit / all } else { 0.0 }
     };
-    let neurons = [TestCode::NeuronLabels, TestCode::NeuronOrder, TestCode::NeuronAgreement];
+    let neurons = [TestCode::NeuronLabels, TestCode::NeuronOrder, TestCode::NeuronAgreement, TestCode::NeuronShape];
     let neurons = neurons.map(|code| evidence.effect(code)).into_iter().fold(0.0, f64::max);
     let layers = matched(&|part| matches!(part, Part::Attention | Part::Mlp)).max(neurons);
     let everything = matched(&|_| true);

@@ -21,6 +21,10 @@
 //! once. Unrelated models agree a little, because some neurons are universal, so there is no exact null: the p reported
 //! is the binomial tail for [`UNIVERSAL`] agreement, several times what independent models show, and the verdict demands
 //! an effect besides.
+//!
+//! **`aligned-weights`.** The frame is the change of basis, found from the embedding alone; neurons are matched by gate
+//! alone; what their ups and downs then have in common was not used to find either. Reported as an effect, the explained
+//! variance with its jackknife error over layers, and as no evidence by itself.
 
 use candle_core::{Device, Tensor};
 
@@ -53,6 +57,8 @@ struct FrameEvidence {
     lambda: f64,
     agreeing: u64,
     labels: Vec<(f64, f64)>,
+    /// For each layer, pairs matched by one matrix and the variance of the others that they explain.
+    explained: Vec<(usize, f64)>,
     layers: Vec<LayerShare>,
 }
 
@@ -67,6 +73,12 @@ impl FrameEvidence {
 
     fn share(&self, count: u64) -> f64 {
         count as f64 / (self.sampled as f64).max(1.0)
+    }
+
+    /// Explained variance times the share of sampled neurons that were matched.
+    fn explained_share(&self) -> f64 {
+        let explained: f64 = self.explained.iter().map(|&(pairs, r2)| pairs as f64 * r2).sum();
+        explained / (self.sampled as f64).max(1.0)
     }
 
     /// Correlation of labels of matched pairs, pooled over layers.
@@ -161,21 +173,33 @@ impl Cosines {
             .collect()
     }
 
-    /// Reference neurons for which the matchings of two matrices contain the same pair.
-    fn agreeing(&self) -> usize {
-        let mut pairs: Vec<(usize, usize)> = Vec::new();
-        for cosines in &self.by_matrix {
-            pairs.extend(mutual(cosines, self.rows, self.cols).into_iter().map(|(row, col, _)| (row, col)));
-        }
-        pairs.sort_unstable();
-        let mut agreeing: Vec<usize> = pairs.windows(2).filter(|two| two[0] == two[1]).map(|two| two[0].0).collect();
-        agreeing.dedup();
-        agreeing.len()
+    /// Explained variance, gate or up aside: for pairs matched by the first matrix alone, the mean squared cosine of the
+    /// others, which took no part in the matching.
+    fn explained(&self) -> (usize, f64) {
+        let pairs = mutual(&self.by_matrix[0], self.rows, self.cols);
+        let held_out = &self.by_matrix[1..];
+        let squares = pairs.iter().flat_map(|&(row, col, _)| {
+            held_out.iter().map(move |cosines| f64::from(cosines[row * self.cols + col]).powi(2))
+        });
+        let sum: f64 = squares.sum();
+        (pairs.len(), sum / (pairs.len() * held_out.len()).max(1) as f64)
     }
 }
 
+/// Rows for which the matchings of two tables of cosines contain the same pair.
+pub(super) fn agreeing(tables: &[Vec<f32>], rows: usize, cols: usize) -> usize {
+    let mut pairs: Vec<(usize, usize)> = Vec::new();
+    for cosines in tables {
+        pairs.extend(mutual(cosines, rows, cols).into_iter().map(|(row, col, _)| (row, col)));
+    }
+    pairs.sort_unstable();
+    let mut agreeing: Vec<usize> = pairs.windows(2).filter(|two| two[0] == two[1]).map(|two| two[0].0).collect();
+    agreeing.dedup();
+    agreeing.len()
+}
+
 /// Rows and columns that are each other's nearest by a positive cosine.
-fn mutual(cosines: &[f32], rows: usize, cols: usize) -> Vec<(usize, usize, f32)> {
+pub(super) fn mutual(cosines: &[f32], rows: usize, cols: usize) -> Vec<(usize, usize, f32)> {
     let nearest_row: Vec<usize> = (0..cols).map(|col| best((0..rows).map(|row| cosines[row * cols + col]))).collect();
     let pairs = cosines.chunks_exact(cols).enumerate().filter_map(|(row, cosines)| {
         let col = best(cosines.iter().copied());
@@ -213,6 +237,7 @@ fn in_frame(
         lambda: 0.0,
         agreeing: 0,
         labels: Vec::new(),
+        explained: Vec::new(),
         layers: Vec::new(),
     };
     for unit in suspect {
@@ -236,7 +261,8 @@ impl FrameEvidence {
     fn add(&mut self, suspect: &Unit, reference: &Unit, cosines: &Cosines, pairs: &[(usize, usize, f32)]) {
         let label = |&(row, col, _): &(usize, usize, f32)| (reference.labels[row], suspect.labels[col]);
         let equal = pairs.iter().map(label).filter(|(a, b)| a == b).count();
-        let agreeing = cosines.agreeing();
+        let agreeing = agreeing(&cosines.by_matrix, cosines.rows, cosines.cols);
+        self.explained.push(cosines.explained());
         self.sampled += cosines.rows as u64;
         self.matched += pairs.len() as u64;
         self.equal += equal as u64;
@@ -257,14 +283,15 @@ impl FrameEvidence {
 }
 
 impl Neurons {
-    /// The three tests.
+    /// The tests.
     pub(super) fn tests(&self) -> Vec<Test> {
         if self.frames.is_empty() {
             let why = self.why_not.clone().unwrap_or_default();
-            let codes = [TestCode::NeuronLabels, TestCode::NeuronOrder, TestCode::NeuronAgreement];
+            let codes =
+                [TestCode::NeuronLabels, TestCode::NeuronOrder, TestCode::NeuronAgreement, TestCode::AlignedWeights];
             return codes.map(|code| Test::not_applicable(code, why.clone())).to_vec();
         }
-        vec![self.labels(), self.order(), self.agreement()]
+        vec![self.labels(), self.order(), self.agreement(), self.aligned()]
     }
 
     /// The pairs of layers that agree, in the frame that sees most.
@@ -318,9 +345,38 @@ impl Neurons {
         Test { log10_p: Some(log10_p), ..test(TestCode::NeuronAgreement, agreeing, frame.sampled, effect, says) }
     }
 
+    /// Explained variance over layers, with the jackknife's standard error, in the frame that explains most.
+    fn aligned(&self) -> Test {
+        let best = self.frames.iter().max_by(|a, b| a.explained_share().total_cmp(&b.explained_share()));
+        let Some(frame) = best else { return self.none() };
+        let pairs: usize = frame.explained.iter().map(|layer| layer.0).sum();
+        let (r2, error) = jackknife(&frame.explained);
+        let says = format!(
+            "{} frame: along {pairs} neurons matched by one matrix alone, the others share R2 = {r2:.3} (standard \
+             error {error:.3}) of their variance",
+            frame.name()
+        );
+        test(TestCode::AlignedWeights, r2, pairs as u64, frame.explained_share(), says)
+    }
+
     fn none(&self) -> Test {
         Test::not_applicable(TestCode::NeuronLabels, self.why_not.clone().unwrap_or_default())
     }
+}
+
+/// Mean weighted by the number of pairs, and its standard error by leaving out one layer at a time (Efron and Stein,
+/// *The Jackknife Estimate of Variance*, 1981).
+fn jackknife(layers: &[(usize, f64)]) -> (f64, f64) {
+    let mean = |skip: usize| {
+        let kept = || layers.iter().enumerate().filter(|&(index, _)| index != skip).map(|(_, layer)| layer);
+        let pairs: f64 = kept().map(|layer| layer.0 as f64).sum();
+        kept().map(|layer| layer.0 as f64 * layer.1).sum::<f64>() / pairs.max(1.0)
+    };
+    let n = layers.len() as f64;
+    let left_out: Vec<f64> = (0..layers.len()).map(mean).collect();
+    let centre = left_out.iter().sum::<f64>() / n.max(1.0);
+    let spread: f64 = left_out.iter().map(|value| (value - centre).powi(2)).sum();
+    (mean(usize::MAX), ((n - 1.0) / n.max(1.0) * spread).sqrt())
 }
 
 fn test(code: TestCode, statistic: f64, n: u64, effect: f64, says: String) -> Test {

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Channels, DIRECTIONS, Fingerprint, FrameRecord, RowKey, SAMPLED_NEURONS, SCHEMA, Subject, Summary, TensorPrint,
-    Unit, ValuePrint, energy_counts, labels, sample_labels,
+    Channels, DIRECTIONS, Fingerprint, FrameRecord, RowKey, SAMPLED_NEURONS, SCHEMA, SHAPE_NUMBERS, Subject, Summary,
+    TensorPrint, Unit, ValuePrint, energy_counts, labels, sample_labels,
 };
 use crate::anatomy::{Architecture, Assignment};
 use crate::error::{Error, Result};
@@ -65,6 +65,8 @@ struct UnitRecord {
     expert: Option<u32>,
     neurons: u64,
     gated: bool,
+    /// Number of landmarks whose shapes are kept.
+    landmarks: usize,
 }
 
 /// Number of `f64` in a summary's row.
@@ -82,6 +84,7 @@ struct Arrays {
     sketch: Vec<u64>,
     row_norms: Vec<f32>,
     descriptors: Vec<u8>,
+    shapes: Vec<u8>,
 }
 
 impl Fingerprint {
@@ -98,6 +101,7 @@ impl Fingerprint {
             ("channels.layers", Dtype::I8, layer_bytes),
             ("channels.profile", Dtype::F32, le(&self.channels.profile, f32::to_le_bytes)),
             ("neurons.descriptors", Dtype::I8, arrays.descriptors),
+            ("neurons.shapes", Dtype::U8, arrays.shapes),
             ("tensors.energy", Dtype::F16, le(&arrays.energy, f16::to_le_bytes)),
             ("tensors.rounded_xxh3", Dtype::U64, le(&arrays.rounded, u64::to_le_bytes)),
             ("tensors.row_norms", Dtype::F32, le(&arrays.row_norms, f32::to_le_bytes)),
@@ -191,6 +195,7 @@ impl Fingerprint {
             sketch: array("tensors.sketch")?,
             row_norms: array("tensors.row_norms")?,
             descriptors: array("neurons.descriptors")?,
+            shapes: array("neurons.shapes")?,
         };
         let tensors = record.tensors.into_iter().map(|tensor| pieces.take_tensor(tensor));
         let tensors =
@@ -259,7 +264,9 @@ impl Arrays {
         let numbers = unit.frames.iter().flatten().flatten();
         self.descriptors.extend(numbers.map(|&number| number as u8));
         let gated = unit.frames.first().is_some_and(|[gate, ..]| !gate.is_empty());
-        UnitRecord { layer: unit.layer, expert: unit.expert, neurons: unit.neurons, gated }
+        self.shapes.extend(unit.shapes.iter().flatten());
+        let landmarks = unit.shapes[0].len() / SHAPE_NUMBERS;
+        UnitRecord { layer: unit.layer, expert: unit.expert, neurons: unit.neurons, gated, landmarks }
     }
 }
 
@@ -274,6 +281,7 @@ struct Pieces<'a> {
     sketch: &'a [u8],
     row_norms: &'a [u8],
     descriptors: &'a [u8],
+    shapes: &'a [u8],
 }
 
 impl Pieces<'_> {
@@ -285,7 +293,10 @@ impl Pieces<'_> {
         };
         let frames = (0..frames).map(|_| Some([piece(record.gated)?, piece(true)?, piece(true)?]));
         let frames = frames.collect::<Option<Vec<_>>>()?;
-        Some(Unit { layer: record.layer, expert: record.expert, neurons: record.neurons, labels, frames })
+        let len = record.landmarks.checked_mul(SHAPE_NUMBERS)?;
+        let mut shape = || Some(take(&mut self.shapes, len)?.to_vec());
+        let shapes = [shape()?, shape()?, shape()?];
+        Some(Unit::kept(record.layer, record.expert, record.neurons, labels, frames, shapes))
     }
 
     fn take_tensor(&mut self, record: TensorRecord) -> Option<TensorPrint> {

@@ -258,6 +258,12 @@ impl Frames {
         self.hidden
     }
 
+    /// The norm gain that folds into what the MLP of a layer reads, or writes.
+    pub(super) fn gain(&self, layer: Option<u32>, side: Side) -> Option<&Vec<f32>> {
+        let gains = if side == Side::Read { &self.read_gains } else { &self.write_gains };
+        gains.get(layer? as usize)?.as_ref()
+    }
+
     /// What is kept of the frames.
     pub(super) fn records(&self) -> Vec<FrameRecord> {
         self.frames.iter().map(|frame| frame.record.clone()).collect()
@@ -265,8 +271,7 @@ impl Frames {
 
     /// The directions of all frames side by side, gains folded in: hidden size × (frames × `DIRECTIONS`).
     pub(super) fn weights(&self, assignment: &Assignment, side: Side) -> Result<Tensor> {
-        let gains = if side == Side::Read { &self.read_gains } else { &self.write_gains };
-        let gain = assignment.layer.and_then(|layer| gains.get(layer as usize)?.as_ref());
+        let gain = self.gain(assignment.layer, side);
         let width = self.frames.len() * DIRECTIONS;
         let mut weights = vec![0.0f32; self.hidden * width];
         for (index, frame) in self.frames.iter().enumerate() {
@@ -330,11 +335,11 @@ impl LayerNorms {
 }
 
 /// A matrix product's operand from a row-major buffer.
-fn matrix(values: Vec<f32>, rows: usize, cols: usize) -> Result<Tensor> {
+pub(super) fn matrix(values: Vec<f32>, rows: usize, cols: usize) -> Result<Tensor> {
     Tensor::from_vec(values, (rows, cols), &Device::Cpu).map_err(|error| product_failed(&error))
 }
 
-fn product_failed(error: &candle_core::Error) -> Error {
+pub(super) fn product_failed(error: &candle_core::Error) -> Error {
     Error::Usage(format!("matrix product failed: {error}"))
 }
 

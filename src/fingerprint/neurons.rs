@@ -38,9 +38,37 @@ pub struct Unit {
     pub labels: Vec<u32>,
     /// For each frame and matrix, `DIRECTIONS` numbers for each kept neuron; empty where there is no such matrix.
     pub frames: Vec<[Vec<i8>; 3]>,
+    /// Shapes of its landmarks by gate, up and down, [`SHAPE_NUMBERS`](super::SHAPE_NUMBERS) for each; empty for plain
+    /// MLPs.
+    pub shapes: [Vec<u8>; 3],
+    /// Where its matrices are; known during a pass alone.
+    pub(super) sources: [Option<Source>; 3],
+    /// Product of the norms of each neuron's vectors; known during a pass alone.
+    pub(super) strengths: Vec<f32>,
+}
+
+/// Where the vectors of a matrix lie.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Source {
+    pub(super) tensor: usize,
+    pub(super) by_rows: bool,
+    /// The first row or column of the matrix in the tensor.
+    pub(super) first: u64,
 }
 
 impl Unit {
+    /// A unit as a file keeps it.
+    pub(super) fn kept(
+        layer: Option<u32>,
+        expert: Option<u32>,
+        neurons: u64,
+        labels: Vec<u32>,
+        frames: Vec<[Vec<i8>; 3]>,
+        shapes: [Vec<u8>; 3],
+    ) -> Self {
+        Self { layer, expert, neurons, labels, frames, shapes, sources: Default::default(), strengths: Vec::new() }
+    }
+
     /// The sample that a reference keeps.
     #[must_use]
     pub fn sampled(&self) -> Self {
@@ -54,7 +82,8 @@ impl Unit {
         };
         let frames = self.frames.iter().map(|[gate, up, down]| [pick(gate), pick(up), pick(down)]).collect();
         let labels = places.iter().map(|&place| self.labels[place]).collect();
-        Self { labels, frames, ..*self }
+        let shapes = self.shapes.clone();
+        Self { labels, frames, shapes, sources: Default::default(), strengths: Vec::new(), ..*self }
     }
 }
 
@@ -133,6 +162,7 @@ fn is_mlp(assignment: &Assignment) -> bool {
 
 /// A matrix with its descriptors and the energies of its neurons.
 pub(super) struct Described {
+    pub(super) tensor: usize,
     pub(super) assignment: Assignment,
     /// For each frame, `DIRECTIONS` numbers for each neuron.
     pub(super) frames: Vec<Vec<i8>>,
@@ -143,6 +173,31 @@ pub(super) struct Described {
 impl Described {
     fn neurons(&self) -> usize {
         self.energies.len()
+    }
+
+    fn slot(&self) -> Slot {
+        let by_rows = matches!(self.assignment.residual, Residual::Reads(1) | Residual::Writes(1));
+        let source = Source { tensor: self.tensor, by_rows, first: 0 };
+        Slot { frames: self.frames.clone(), energies: self.energies.clone(), source }
+    }
+}
+
+/// A matrix in its place in a unit.
+struct Slot {
+    frames: Vec<Vec<i8>>,
+    energies: Vec<f32>,
+    source: Source,
+}
+
+impl Slot {
+    /// The two halves of a fused gate and up.
+    fn halves(&self) -> [Self; 2] {
+        let half = self.energies.len() / 2;
+        [0, half].map(|first| Self {
+            frames: self.frames.iter().map(|f| f[first * DIRECTIONS..][..half * DIRECTIONS].to_vec()).collect(),
+            energies: self.energies[first..][..half].to_vec(),
+            source: Source { first: first as u64, ..self.source.clone() },
+        })
     }
 }
 
@@ -165,39 +220,41 @@ pub(super) fn units(described: Vec<Described>) -> Vec<Unit> {
 }
 
 fn settled_unit(layer: Option<u32>, expert: Option<u32>, matrices: Vec<Described>) -> Option<Unit> {
-    let mut slots: [Option<Vec<Vec<i8>>>; 3] = Default::default();
-    let mut neurons = 0;
+    let mut slots: [Option<Slot>; 3] = Default::default();
     for matrix in matrices {
-        let count = matrix.neurons();
         let slot = match matrix.assignment.role()? {
             Role::FfnGate | Role::ExpertGate => 0,
             Role::FfnUp | Role::ExpertUp => 1,
             Role::FfnDown | Role::ExpertDown => 2,
-            Role::FfnGateUp if count.is_multiple_of(2) => {
-                let half = count / 2 * DIRECTIONS;
-                slots[1] = Some(matrix.frames.iter().map(|frame| frame[half..].to_vec()).collect());
-                slots[0] = Some(matrix.frames.into_iter().map(|frame| frame[..half].to_vec()).collect());
+            Role::FfnGateUp if matrix.neurons().is_multiple_of(2) => {
+                let [gate, up] = matrix.slot().halves();
+                slots[0] = Some(gate);
+                slots[1] = Some(up);
                 continue;
             }
             _ => return None,
         };
-        neurons = count;
-        slots[slot] = Some(matrix.frames);
+        slots[slot] = Some(matrix.slot());
     }
-    unit(layer, expert, neurons, slots)
+    unit(layer, expert, slots)
 }
 
-fn unit(layer: Option<u32>, expert: Option<u32>, neurons: usize, slots: [Option<Vec<Vec<i8>>>; 3]) -> Option<Unit> {
-    let frames = slots.iter().flatten().map(Vec::len).max()?;
-    let whole = |slot: &Option<Vec<Vec<i8>>>| {
-        slot.as_ref().is_none_or(|slot| slot.iter().all(|frame| frame.len() == neurons * DIRECTIONS))
-    };
-    if neurons == 0 || slots[1].is_none() || slots[2].is_none() || !slots.iter().all(whole) {
+fn unit(layer: Option<u32>, expert: Option<u32>, slots: [Option<Slot>; 3]) -> Option<Unit> {
+    let neurons = slots[2].as_ref()?.energies.len();
+    let frames = slots[2].as_ref()?.frames.len();
+    if neurons == 0 || slots[1].is_none() || slots.iter().flatten().any(|slot| slot.energies.len() != neurons) {
         return None;
     }
-    let mut slots = slots.map(|slot| slot.unwrap_or_else(|| vec![Vec::new(); frames]).into_iter());
-    let frames = (0..frames).map(|_| [0, 1, 2].map(|slot: usize| slots[slot].next().unwrap_or_default())).collect();
-    Some(Unit { layer, expert, neurons: neurons as u64, labels: (0..neurons as u32).collect(), frames })
+    let mut strengths = vec![1.0f32; neurons];
+    for slot in slots.iter().flatten() {
+        strengths.iter_mut().zip(&slot.energies).for_each(|(product, energy)| *product *= energy);
+    }
+    let sources = slots.each_ref().map(|slot| slot.as_ref().map(|slot| slot.source.clone()));
+    let mut parts = slots.map(|slot| slot.map_or_else(Vec::new, |slot| slot.frames).into_iter());
+    let frames = (0..frames).map(|_| [0, 1, 2].map(|slot: usize| parts[slot].next().unwrap_or_default())).collect();
+    let labels = (0..neurons as u32).collect();
+    let neurons = neurons as u64;
+    Some(Unit { layer, expert, neurons, labels, frames, shapes: Default::default(), sources, strengths })
 }
 
 /// Joins matrices whose layer, or gate and up, are not settled. Training ties the norms of a neuron's vectors together:
@@ -249,10 +306,9 @@ fn open_units(open: Vec<Described>) -> Vec<Unit> {
             }
         }
     }
-    let frames = |index: usize| Some(open[index].frames.clone());
     let joined = found.iter().enumerate().filter_map(|(index, &(down, up))| {
-        let gate = gates.get(&index).and_then(|&gate| frames(gate));
-        unit(open[down].assignment.layer, None, open[down].neurons(), [gate, frames(up), frames(down)])
+        let gate = gates.get(&index).map(|&gate| open[gate].slot());
+        unit(open[down].assignment.layer, None, [gate, Some(open[up].slot()), Some(open[down].slot())])
     });
     joined.collect()
 }

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use super::accumulate::{Digests, Energies, Moments, Sketch};
 use super::frame::{Anchor, Frames};
 use super::neurons::{self, Described, Projector};
+use super::shape;
 use super::{
     ENERGY_LABELS, FileRecord, Fingerprint, MAX_AXIS, MIN_VOCABULARY, Subject, TensorPrint, ValuePrint, labels,
     sample_labels,
@@ -129,10 +130,10 @@ pub(super) fn run(
         })
         .collect();
     let (mut tensors, mut squares, mut described) = (Vec::with_capacity(results.len()), Vec::new(), Vec::new());
-    for result in results {
+    for (index, result) in results.into_iter().enumerate() {
         let Outcome { print, square, neurons } = result?;
         squares.extend(square);
-        described.extend(neurons);
+        described.extend(neurons.map(|neurons| Described { tensor: index, ..neurons }));
         tensors.push(print);
     }
     let mut sums = sums.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -149,7 +150,9 @@ pub(super) fn run(
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
         tokenizer_sha256: checkpoint.sidecar.tokenizer.as_ref().map(|tokenizer| tokenizer.sha256.clone()),
     };
-    let (frames, units) = (frames.records(), neurons::units(described));
+    let mut units = neurons::units(described);
+    shape::describe(checkpoint, &frames, &mut units)?;
+    let frames = frames.records();
     Ok(Fingerprint { subject, architecture, tensors, channels: sums.finish(), frames, units, findings })
 }
 
@@ -350,7 +353,7 @@ fn describe(tensor: &TensorMeta, assignment: &Assignment, read: Read, sums: &Mut
     let neurons = values.neurons.take().filter(|_| usable).map(|frames| {
         let by_rows = matches!(assignment.residual, Residual::Reads(1) | Residual::Writes(1));
         let energies = if by_rows { row_rms.clone() } else { col_rms.clone() };
-        Described { assignment: assignment.clone(), frames, energies }
+        Described { tensor: 0, assignment: assignment.clone(), frames, energies }
     });
     let embeds = matches!(assignment.residual, Residual::Embeds(1)) && rows >= MIN_VOCABULARY;
     let row_norms = embeds.then(|| values.energies.rows.iter().map(|energy| energy.sqrt() as f32).collect());
