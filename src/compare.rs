@@ -3,6 +3,7 @@
 //! Nothing here decides what the evidence amounts to; that is the verdict's work.
 
 pub mod bits;
+mod changes;
 pub mod channels;
 pub mod matching;
 pub mod neurons;
@@ -185,6 +186,8 @@ pub struct Comparison {
     pub parts: Vec<PartShare>,
     /// Layers of the suspect with the layer of the reference in which most of their counterparts lie.
     pub layers: Vec<LayerShare>,
+    /// What was done to the reference, if the suspect descends from it.
+    pub changes: Vec<String>,
     /// Whether block shapes agree: everything in the architecture record but the vocabulary and the number of layers.
     pub same_blocks: bool,
     /// Whether the architectures are of one family, whatever their sizes.
@@ -209,6 +212,7 @@ pub fn compare(suspect: &Fingerprint, reference: &Fingerprint) -> Comparison {
         layers: Some(layers(suspect, reference, &matches))
             .filter(|layers| !layers.is_empty())
             .unwrap_or_else(|| neurons.layers().to_vec()),
+        changes: changes::changes(suspect, reference, &neurons),
         same_blocks: agreement.differs.iter().all(|field| BESIDE_BLOCKS.contains(field)),
         same_family: suspect.architecture.family == reference.architecture.family,
         coverage: coverage(suspect),

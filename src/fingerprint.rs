@@ -60,6 +60,8 @@ pub struct Fingerprint {
     pub channels: Channels,
     /// The frames along which neurons are described.
     pub frames: Vec<FrameRecord>,
+    /// For each token frame, the embedding rows that span it, `DIRECTIONS` rows of the hidden size.
+    pub anchor_rows: Vec<Vec<i8>>,
     /// The neurons of each MLP or expert.
     pub units: Vec<Unit>,
     /// Remarks made while the values were read.

@@ -153,6 +153,9 @@ pub struct Candidate {
     pub because: String,
     /// Each test's evidence.
     pub tests: Vec<Test>,
+    /// What was done to the reference: order, basis, sizes, layers. Only for references that share weights.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub changes: Vec<String>,
     /// Layers of the subject with the reference's layer that holds most of their counterparts.
     pub layers: Vec<LayerShare>,
     /// Parts of the subject with the share that has a counterpart.

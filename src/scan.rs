@@ -258,6 +258,7 @@ fn shown(compared: Vec<Compared>) -> impl Iterator<Item = Candidate> {
             effect: c.judgement.effect,
             because: c.judgement.because,
             tests: c.comparison.tests,
+            changes: if related { c.comparison.changes } else { Vec::new() },
             layers: c.comparison.layers,
             parts: c.comparison.parts,
             components: c.judgement.components,

@@ -300,6 +300,35 @@ impl Neurons {
         best.map(|frame| frame.layers.as_slice()).unwrap_or_default()
     }
 
+    /// Share of sampled neurons that correspond along the tokens, or at equal labels along anything.
+    pub(super) fn correspond(&self) -> f64 {
+        let shares =
+            self.frames.iter().map(|frame| frame.share(if frame.token { frame.agreeing } else { frame.equal }));
+        shares.fold(0.0, f64::max)
+    }
+
+    /// Largest share of sampled neurons whose partner has the same label.
+    pub(super) fn at_equal_labels(&self) -> f64 {
+        self.frames.iter().map(|frame| frame.share(frame.equal)).fold(0.0, f64::max)
+    }
+
+    /// Whether the labels of matched neurons rise together, equal or not.
+    pub(super) fn in_order(&self) -> bool {
+        self.frames.iter().any(|frame| frame.order() >= 0.5)
+    }
+
+    /// Whether neurons agree along the tokens but not along the raw directions.
+    pub(super) fn only_along_tokens(&self) -> bool {
+        let agreeing = |token: bool| {
+            self.frames
+                .iter()
+                .filter(|frame| frame.token == token)
+                .map(|frame| frame.share(frame.agreeing))
+                .fold(0.0, f64::max)
+        };
+        agreeing(true) >= 0.2 && agreeing(false) < 0.1 * agreeing(true)
+    }
+
     fn strongest(&self, p: impl Fn(&FrameEvidence) -> f64) -> Option<(&FrameEvidence, f64)> {
         let frames = self.frames.iter().map(|frame| (frame, p(frame)));
         let best = frames.min_by(|a, b| a.1.total_cmp(&b.1))?;

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Channels, DIRECTIONS, Fingerprint, FrameRecord, RowKey, SAMPLED_NEURONS, SCHEMA, SHAPE_NUMBERS, Subject, Summary,
-    TensorPrint, Unit, ValuePrint, energy_counts, labels, sample_labels,
+    Channels, DIRECTIONS, Fingerprint, FrameKind, FrameRecord, RowKey, SAMPLED_NEURONS, SCHEMA, SHAPE_NUMBERS, Subject,
+    Summary, TensorPrint, Unit, ValuePrint, energy_counts, labels, sample_labels,
 };
 use crate::anatomy::{Architecture, Assignment};
 use crate::error::{Error, Result};
@@ -100,6 +100,7 @@ impl Fingerprint {
         let pieces = [
             ("channels.layers", Dtype::I8, layer_bytes),
             ("channels.profile", Dtype::F32, le(&self.channels.profile, f32::to_le_bytes)),
+            ("frames.anchor_rows", Dtype::I8, self.anchor_rows.iter().flatten().map(|&v| v as u8).collect()),
             ("neurons.descriptors", Dtype::I8, arrays.descriptors),
             ("neurons.shapes", Dtype::U8, arrays.shapes),
             ("tensors.energy", Dtype::F16, le(&arrays.energy, f16::to_le_bytes)),
@@ -180,6 +181,7 @@ impl Fingerprint {
             file.tensor(name).map(|view| view.data()).map_err(|_| bad(&format!("array `{name}` is missing")))
         };
         let mut names = file.names();
+        // The order in which they were digested.
         names.sort_unstable();
         let all: Vec<&[u8]> = names.into_iter().map(array).collect::<Result<_>>()?;
         if arrays_sha256(all.into_iter()) != record.arrays_sha256 {
@@ -203,6 +205,15 @@ impl Fingerprint {
         let frames = record.frames.len();
         let units = record.units.into_iter().map(|unit| pieces.take_unit(&unit, frames));
         let units = units.collect::<Option<Vec<_>>>().ok_or_else(|| bad("its arrays are shorter than its record"))?;
+        let mut anchors = array("frames.anchor_rows")?;
+        let len = |frame: &FrameRecord| match frame.kind {
+            FrameKind::Raw => Some(0),
+            FrameKind::Token(_) => DIRECTIONS.checked_mul(usize::try_from(record.architecture.hidden_size).ok()?),
+        };
+        let rows =
+            record.frames.iter().map(|frame| Some(take(&mut anchors, len(frame)?)?.iter().map(|&v| v as i8).collect()));
+        let anchor_rows =
+            rows.collect::<Option<Vec<_>>>().ok_or_else(|| bad("its arrays are shorter than its record"))?;
         let profile = numbers(array("channels.profile")?, f32::from_le_bytes);
         let layers: Vec<i8> = array("channels.layers")?.iter().map(|&byte| byte as i8).collect();
         Ok(Self {
@@ -211,6 +222,7 @@ impl Fingerprint {
             tensors,
             channels: Channels { profile, tensors: record.channel_tensors, layers },
             frames: record.frames,
+            anchor_rows,
             units,
             findings: record.findings,
         })

@@ -7,6 +7,8 @@
 //! permutation or rescaling of the stream moves neurons and tokens together, and the descriptor stays.
 
 use candle_core::{Device, Tensor};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
 use serde::{Deserialize, Serialize};
 
 use super::anchors::{self, Vocabulary};
@@ -264,13 +266,22 @@ impl Frames {
         gains.get(layer? as usize)?.as_ref()
     }
 
+    /// The embedding rows that span each token frame, centred and scaled, eight bits a value; empty for the raw frame.
+    pub(super) fn anchor_rows(&self) -> Vec<Vec<i8>> {
+        let rows = |frame: &Frame| match frame.record.kind {
+            FrameKind::Raw => Vec::new(),
+            FrameKind::Token(_) => frame.read.chunks_exact(self.hidden).flat_map(eight_bits).collect(),
+        };
+        self.frames.iter().map(rows).collect()
+    }
+
     /// What is kept of the frames.
     pub(super) fn records(&self) -> Vec<FrameRecord> {
         self.frames.iter().map(|frame| frame.record.clone()).collect()
     }
 
     /// The directions of all frames side by side, gains folded in: hidden size × (frames × `DIRECTIONS`).
-    pub(super) fn weights(&self, assignment: &Assignment, side: Side) -> Result<Tensor> {
+    pub(super) fn weights(&self, assignment: &Assignment, side: Side) -> Vec<f32> {
         let gain = self.gain(assignment.layer, side);
         let width = self.frames.len() * DIRECTIONS;
         let mut weights = vec![0.0f32; self.hidden * width];
@@ -282,8 +293,15 @@ impl Frames {
                 }
             }
         }
-        matrix(weights, self.hidden, width)
+        weights
     }
+}
+
+/// A row scaled so that its largest value is 127.
+fn eight_bits(row: &[f32]) -> Vec<i8> {
+    let largest = row.iter().fold(0.0f32, |largest, v| largest.max(v.abs()));
+    let scale = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    row.iter().map(|v| (v * scale).round() as i8).collect()
 }
 
 /// The norms around the MLP of a layer, by tensor index.
@@ -343,20 +361,23 @@ pub(super) fn product_failed(error: &candle_core::Error) -> Error {
     Error::Usage(format!("matrix product failed: {error}"))
 }
 
-/// `block` (rows × inner) times `weights` (inner × width), row-major.
-pub(super) fn project_rows(block: &[f32], inner: usize, weights: &Tensor) -> Result<Vec<f32>> {
-    let block = matrix(block.to_vec(), block.len() / inner, inner)?;
-    let product = block.matmul(weights).and_then(|product| product.flatten_all()?.to_vec1());
-    product.map_err(|error| product_failed(&error))
+/// Appends `block` (rows × inner) times `weights` (inner × width) to `out`, all row-major.
+pub(super) fn project_rows(block: &[f32], inner: usize, weights: &[f32], out: &mut Vec<f32>) {
+    let (rows, width) = (block.len() / inner, weights.len() / inner);
+    let start = out.len();
+    out.resize(start + rows * width, 0.0);
+    let product = MatMut::from_row_major_slice_mut(&mut out[start..], rows, width);
+    let block = MatRef::from_row_major_slice(block, rows, inner);
+    matmul(product, Accum::Replace, block, MatRef::from_row_major_slice(weights, inner, width), 1.0, Par::Seq);
 }
 
-/// The transpose of `block` (rows × cols) times the rows of `weights` that stand beside it, row-major: cols × width.
-pub(super) fn project_cols(block: &[f32], cols: usize, weights: &Tensor, first_row: usize) -> Result<Vec<f32>> {
-    let rows = block.len() / cols;
-    let block = matrix(block.to_vec(), rows, cols)?;
-    let product =
-        || weights.narrow(0, first_row, rows).and_then(|part| block.t()?.matmul(&part)?.flatten_all()?.to_vec1());
-    product().map_err(|error| product_failed(&error))
+/// Adds the transpose of `block` (rows × cols) times as many rows of weights to `out` (cols × width), all row-major.
+pub(super) fn project_cols(block: &[f32], cols: usize, weights: &[f32], out: &mut [f32]) {
+    let (rows, width) = (block.len() / cols, out.len() / cols);
+    let block = MatRef::from_row_major_slice(block, rows, cols);
+    let weights = MatRef::from_row_major_slice(weights, rows, width);
+    let sum = MatMut::from_row_major_slice_mut(out, cols, width);
+    matmul(sum, Accum::Add, block.transpose(), weights, 1.0, Par::Seq);
 }
 
 /// Descriptors as they are kept: each neuron's numbers centred and scaled so that the largest is 127.

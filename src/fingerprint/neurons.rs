@@ -1,11 +1,8 @@
 //! Descriptors of MLP neurons: taken along while the matrices are read, then put together layer by layer.
 
-use candle_core::Tensor;
-
 use super::frame::{DIRECTIONS, Frames, SAMPLED_NEURONS, Side, project_cols, project_rows, quantise};
 use super::labels;
 use crate::anatomy::{Assignment, Residual, Role};
-use crate::error::Result;
 use crate::stats::rank;
 use crate::tensor::TensorMeta;
 
@@ -92,7 +89,7 @@ const BLOCK_VALUES: usize = 1 << 19;
 
 /// Projects a matrix on the frames while its rows come by.
 pub(super) struct Projector<'a> {
-    weights: Tensor,
+    weights: Vec<f32>,
     frames: &'a Frames,
     cols: usize,
     /// Whether neurons lie along the rows; otherwise along the columns.
@@ -104,49 +101,52 @@ pub(super) struct Projector<'a> {
 
 impl<'a> Projector<'a> {
     /// A projector for a matrix of an MLP; `None` for any other tensor.
-    pub(super) fn new(tensor: &TensorMeta, assignment: &Assignment, frames: &'a Frames) -> Result<Option<Self>> {
+    pub(super) fn new(tensor: &TensorMeta, assignment: &Assignment, frames: &'a Frames) -> Option<Self> {
         let (side, axis) = match assignment.residual {
             Residual::Reads(axis) => (Side::Read, axis),
             Residual::Writes(axis) => (Side::Write, axis),
-            _ => return Ok(None),
+            _ => return None,
         };
         let fits = tensor.shape.len() == 2 && tensor.shape.get(axis) == Some(&(frames.hidden() as u64));
         if frames.frames.is_empty() || !fits || !is_mlp(assignment) || !tensor.dtype.is_float() {
-            return Ok(None);
+            return None;
         }
         let (by_rows, cols) = (axis == 1, tensor.shape[1] as usize);
         let width = frames.frames.len() * DIRECTIONS;
         let projected = if by_rows { Vec::new() } else { vec![0.0; cols * width] };
-        let weights = frames.weights(assignment, side)?;
-        Ok(Some(Self { weights, frames, cols, by_rows, block: Vec::new(), first_row: 0, projected }))
+        let weights = frames.weights(assignment, side);
+        Some(Self { weights, frames, cols, by_rows, block: Vec::new(), first_row: 0, projected })
     }
 
     /// Takes whole rows.
-    pub(super) fn add(&mut self, rows: &[f32]) -> Result<()> {
+    pub(super) fn add(&mut self, rows: &[f32]) {
         self.block.extend_from_slice(rows);
-        if self.block.len() >= BLOCK_VALUES { self.flush() } else { Ok(()) }
+        if self.block.len() >= BLOCK_VALUES {
+            self.flush();
+        }
     }
 
-    fn flush(&mut self) -> Result<()> {
+    fn flush(&mut self) {
         if self.block.is_empty() {
-            return Ok(());
+            return;
         }
+        let rows = self.block.len() / self.cols;
         if self.by_rows {
-            self.projected.extend(project_rows(&self.block, self.cols, &self.weights)?);
+            project_rows(&self.block, self.cols, &self.weights, &mut self.projected);
         } else {
-            let part = project_cols(&self.block, self.cols, &self.weights, self.first_row)?;
-            self.projected.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+            let width = self.frames.frames.len() * DIRECTIONS;
+            let weights = &self.weights[self.first_row * width..][..rows * width];
+            project_cols(&self.block, self.cols, weights, &mut self.projected);
         }
-        self.first_row += self.block.len() / self.cols;
+        self.first_row += rows;
         self.block.clear();
-        Ok(())
     }
 
     /// The descriptors of all neurons, frame by frame.
-    pub(super) fn finish(mut self) -> Result<Vec<Vec<i8>>> {
-        self.flush()?;
+    pub(super) fn finish(mut self) -> Vec<Vec<i8>> {
+        self.flush();
         let count = self.frames.frames.len();
-        Ok((0..count).map(|frame| quantise(&self.projected, frame, count)).collect())
+        (0..count).map(|frame| quantise(&self.projected, frame, count)).collect()
     }
 }
 

@@ -152,8 +152,8 @@ pub(super) fn run(
     };
     let mut units = neurons::units(described);
     shape::describe(checkpoint, &frames, &mut units)?;
-    let frames = frames.records();
-    Ok(Fingerprint { subject, architecture, tensors, channels: sums.finish(), frames, units, findings })
+    let (frames, anchor_rows) = (frames.records(), frames.anchor_rows());
+    Ok(Fingerprint { subject, architecture, tensors, channels: sums.finish(), frames, anchor_rows, units, findings })
 }
 
 /// What the pass makes of one tensor.
@@ -221,7 +221,7 @@ fn read_tensor(
         return Ok(Read { digests: digests.finish(), values: None });
     };
     let mut walk = Walk::new(rows, cols, assignment);
-    let mut projector = if cols <= CHUNK as u64 { Projector::new(tensor, assignment, frames)? } else { None };
+    let mut projector = if cols <= CHUNK as u64 { Projector::new(tensor, assignment, frames) } else { None };
     for (first, count) in chunks(rows, cols) {
         let len = count * width as usize;
         let bytes = checkpoint.bytes(tensor, first * width, len, &mut scratch.bytes)?;
@@ -231,11 +231,11 @@ fn read_tensor(
         digests.add_values(&scratch.values, exact);
         walk.add(first, &mut scratch.values);
         if let Some(projector) = &mut projector {
-            projector.add(&scratch.values)?;
+            projector.add(&scratch.values);
         }
         progress(len as u64);
     }
-    let neurons = projector.map(Projector::finish).transpose()?;
+    let neurons = projector.map(Projector::finish);
     Ok(Read { digests: digests.finish(), values: Some(ReadValues { neurons, ..walk.finish() }) })
 }
 

@@ -201,6 +201,9 @@ fn evidence(out: &mut String, heading: &str, candidate: &Candidate) {
     for test in &candidate.tests {
         paragraph(out, "  ", &format!("{}: {}.", test.code.as_str(), test.says));
     }
+    if !candidate.changes.is_empty() {
+        paragraph(out, "  ", &format!("Changed: {}.", candidate.changes.join("; ")));
+    }
     if candidate.parts.iter().any(|part| part.matched > 0.0) {
         let parts = candidate.parts.iter().map(|share| {
             format!("{} {:.0} % (r {:.2})", share.part.as_str(), 100.0 * share.matched, share.correlation)

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 
+use candle_core::{Device, Tensor};
 use safetensors::tensor::Dtype;
 use serde_json::Value;
 
@@ -24,7 +25,10 @@ pub struct Matrix {
 
 impl Matrix {
     pub fn from_fn(rows: usize, columns: usize, mut value: impl FnMut(usize, usize) -> f64) -> Self {
-        let values = (0..rows * columns).map(|at| value(at / columns, at % columns)).collect();
+        let mut values = Vec::with_capacity(rows * columns);
+        for row in 0..rows {
+            values.extend((0..columns).map(|column| value(row, column)));
+        }
         Self { rows, columns, values }
     }
 
@@ -74,26 +78,27 @@ impl Matrix {
 
     /// Replaces the rows from `start` by `mix` times them.
     pub fn mix_rows(&mut self, start: usize, mix: &Self) {
-        let mut block = vec![0.0; mix.rows * self.columns];
-        for (row, target) in block.chunks_mut(self.columns).enumerate() {
-            for (inner, &factor) in mix.row(row).iter().enumerate() {
-                add_scaled(target, factor, self.row(start + inner));
-            }
-        }
-        self.values[start * self.columns..][..block.len()].copy_from_slice(&block);
+        let block = &mut self.values[start * self.columns..][..mix.rows * self.columns];
+        let mixed = product(&mix.values, block, mix.columns);
+        block.copy_from_slice(&mixed);
     }
 
     /// Replaces the columns from `start` by them times `mix`.
     pub fn mix_columns(&mut self, start: usize, mix: &Self) {
-        for row in 0..self.rows {
-            let block = &mut self.row_mut(row)[start..][..mix.rows];
-            let mut mixed = vec![0.0; mix.columns];
-            for (inner, &factor) in block.iter().enumerate() {
-                add_scaled(&mut mixed, factor, mix.row(inner));
-            }
-            block.copy_from_slice(&mixed);
+        let block: Vec<f64> =
+            self.values.chunks(self.columns).flat_map(|row| &row[start..][..mix.rows]).copied().collect();
+        let mixed = product(&block, &mix.values, mix.rows);
+        for (row, mixed) in self.values.chunks_mut(self.columns).zip(mixed.chunks(mix.columns)) {
+            row[start..][..mix.columns].copy_from_slice(mixed);
         }
     }
+}
+
+/// The product of two row-major matrices; `inner` is the columns of the first and the rows of the second.
+fn product(a: &[f64], b: &[f64], inner: usize) -> Vec<f64> {
+    let tensor = |values, rows, columns| Tensor::from_slice(values, (rows, columns), &Device::Cpu).unwrap();
+    let (a, b) = (tensor(a, a.len() / inner, inner), tensor(b, inner, b.len() / inner));
+    a.matmul(&b).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 pub fn dot(a: &[f64], b: &[f64]) -> f64 {
