@@ -104,7 +104,18 @@ fn the_architecture_is_made_out_with_and_without_names() {
     obfuscate(&mut copy, 3);
     write_file(&nameless, &copy);
     let (named, nameless) = (inspect(&model), inspect(&nameless));
-    say(&format!("{named:#}\n{nameless:#}"));
+    assert_eq!(named["anatomy"]["by"], "names");
+    assert_eq!(nameless["anatomy"]["by"], "shapes");
+    for report in [&named, &nameless] {
+        let nearest = &report["nearest"][0];
+        assert_eq!(nearest["equal"], true, "{nearest}");
+        assert!(nearest["group"].as_array().unwrap().contains(&"HuggingFaceTB/SmolLM2-135M".into()), "{nearest}");
+        assert_eq!(report["anatomy"]["architecture"]["family"], "llama");
+    }
+    let fields = named["anatomy"]["architecture"].as_object().unwrap();
+    let differs = fields.iter().filter(|&(name, value)| nameless["anatomy"]["architecture"][name] != *value);
+    let differs: Vec<&str> = differs.map(|(name, _)| name.as_str()).collect();
+    assert_eq!(differs, ["head_dim", "heads", "kv_heads"], "what is not visible in shapes");
 }
 
 #[test]
@@ -174,53 +185,4 @@ fn a_model_of_another_kind_is_not_accused() {
         assert!(!report.verdict.class.shares_weights(), "{}", report.verdict.summary);
         assert!(test(&report, TestCode::NeuronAgreement).applicable, "the vocabularies have words in common");
     }
-}
-
-#[test]
-fn zz_experiments() {
-    let Some(reference) = reference() else { return };
-    let all = tensors();
-    // Folded, names kept.
-    let mut model = Model::from_raw(&all, HEADS.0, HEADS.1);
-    disguise::fold_gains(&mut model);
-    against_the_model("folded, names kept", &model.to_raw(Dtype::F32), reference);
-    drop(model);
-    // Small change then E5M2.
-    for size in [1e-3f32, 1e-2, 1e-1] {
-        let mut random = Random(5);
-        let copy: Vec<Raw> = all
-            .iter()
-            .map(|t| {
-                let v: Vec<f32> = t.values().iter().map(|x| x * (1.0 + size * random.normal() as f32)).collect();
-                to_e5m2(&Raw::from_f32(&t.name, &t.shape, &v))
-            })
-            .collect();
-        against_the_model(&format!("changed by {size} relative, then E5M2"), &copy, reference);
-    }
-    // Halves.
-    let half = |from: usize| -> Vec<Raw> {
-        let mut half = Vec::new();
-        for t in &all {
-            let mut t = t.clone();
-            if let Some(rest) = t.name.strip_prefix("model.layers.") {
-                let (n, rest) = rest.split_once('.').unwrap();
-                let n: usize = n.parse().unwrap();
-                if n < from || n >= from + 15 {
-                    continue;
-                }
-                t.name = format!("model.layers.{}.{rest}", n - from);
-            }
-            half.push(t);
-        }
-        half
-    };
-    let folder = tempfile::tempdir().unwrap();
-    let (a, b) = (folder.path().join("a.safetensors"), folder.path().join("b.safetensors"));
-    write_file(&a, &half(0));
-    write_file(&b, &half(15));
-    let a = open(&a, None);
-    let b = open(&b, Some(&a));
-    tell("upper half against lower half", &scan::compare(&b, &a));
-    let mut up: Vec<Raw> = half(15).into_iter().filter(|t| t.name.contains("layers")).collect();
-    up.push(half(0).into_iter().find(|t| t.name.contains("embed")).unwrap());
 }

@@ -206,8 +206,8 @@ fn of_the_zoo<'a>(zoo: &'a BTreeMap<&str, Subject>) -> Vec<Study<'a>> {
         Study { what, pairs, one: Box::new(one) }
     };
     vec![
-        channels("a-sft and base-a", "a-sft", "base-a", 10_000),
-        channels("a-cpt and base-a", "a-cpt", "base-a", 10_000),
+        channels("a-sft and base-a", "a-sft", "base-a", 4000),
+        channels("a-cpt and base-a", "a-cpt", "base-a", 4000),
         neurons("a-sft and base-a", "a-sft", "base-a", EACH_ITS_OWN, 1000),
         neurons("a-cpt and base-a", "a-cpt", "base-a", EACH_ITS_OWN, 1000),
         neurons(

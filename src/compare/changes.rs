@@ -39,10 +39,10 @@ fn sizes(suspect: &Fingerprint, reference: &Fingerprint) -> Vec<String> {
         ("the vocabulary has {} tokens, not {}", ours.vocab_size, theirs.vocab_size),
         ("MLPs have {} neurons, not {}", ours.intermediate_size, theirs.intermediate_size),
     ] {
-        if let (Some(ours), Some(theirs)) = (ours, theirs) {
-            if ours != theirs {
-                changes.push(what.replacen("{}", &ours.to_string(), 1).replacen("{}", &theirs.to_string(), 1));
-            }
+        if let (Some(ours), Some(theirs)) = (ours, theirs)
+            && ours != theirs
+        {
+            changes.push(what.replacen("{}", &ours.to_string(), 1).replacen("{}", &theirs.to_string(), 1));
         }
     }
     if let (Some(experts), None) = (ours.experts, theirs.experts) {

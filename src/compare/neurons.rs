@@ -10,7 +10,7 @@
 //! **`neuron-labels`.** Of m matched pairs among h labels, F have equal labels. For every K,
 //! `P(F ≥ K) ≤ E[C(F,K)] = C(m,K)·(h−K)!/h! ≤ (m/h)^K/K!`, since a K-subset of the pairs is fixed by a random permutation
 //! with probability (h−K)!/h! and (m−i)/(h−i) ≤ m/h. Over layers with independent permutations, Vandermonde's identity
-//! `C(ΣF,K) = Σ ∏ C(F_l,K_l)` gives `P(ΣF ≥ K) ≤ λ^K/K!` with λ = Σ m_l/h_l. Exact, whatever the data. Two frames are
+//! (each reference layer is laid beside one suspect layer at most) `C(ΣF,K) = Σ ∏ C(F_l,K_l)` gives `P(ΣF ≥ K) ≤ λ^K/K!` with λ = Σ m_l/h_l. Exact, whatever the data. Two frames are
 //! tried: the smaller bound is doubled.
 //!
 //! **`neuron-order`.** Correlation of the matched pairs' labels, as ranks within their layer, pooled over layers: sees a
@@ -19,7 +19,7 @@
 //! **`neuron-agreement`.** In the token frame neurons are matched by gate, by up and by down *separately*; those for
 //! which two matchings name the same partner agree. It survives a change of basis, of neuron order and of scales all at
 //! once. Unrelated models agree a little, because some neurons are universal, so there is no exact null: the p reported
-//! is the binomial tail for [`UNIVERSAL`] agreement, several times what independent models show, and the verdict demands
+//! is the binomial tail for [`UNIVERSAL`] agreement, more than any independent pair showed, and the verdict demands
 //! an effect besides.
 //!
 //! **`aligned-weights`.** The frame is the change of basis, found from the embedding alone; neurons are matched by gate
@@ -35,8 +35,9 @@ use crate::stats::{rank, tail};
 /// Fewest directions that both models must have for a frame to be compared.
 const MIN_DIRECTIONS: usize = 48;
 
-/// Share of agreeing neurons that unrelated models are granted.
-pub const UNIVERSAL: f64 = 0.03;
+/// Share of agreeing neurons that unrelated models are granted: more than any of 3,486 pairs of same-recipe models
+/// showed (mean .005, largest .035).
+pub const UNIVERSAL: f64 = 0.05;
 
 /// What the neurons of a pair say.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -51,7 +52,10 @@ pub struct Neurons {
 #[derive(Debug, Clone, PartialEq)]
 struct FrameEvidence {
     token: bool,
+    /// Sampled reference neurons beside every suspect unit.
     sampled: u64,
+    /// The same where labels are counted: each reference unit once.
+    labelled: u64,
     matched: u64,
     equal: u64,
     lambda: f64,
@@ -71,8 +75,13 @@ impl FrameEvidence {
         if self.token { "token" } else { "raw" }
     }
 
+    fn agreeing_share(&self) -> f64 {
+        self.agreeing as f64 / (self.sampled as f64).max(1.0)
+    }
+
+    /// Share of the neurons whose labels are counted.
     fn share(&self, count: u64) -> f64 {
-        count as f64 / (self.sampled as f64).max(1.0)
+        count as f64 / (self.labelled as f64).max(1.0)
     }
 
     /// Explained variance times the share of sampled neurons that were matched.
@@ -232,6 +241,7 @@ fn in_frame(
     let mut evidence = FrameEvidence {
         token,
         sampled: 0,
+        labelled: 0,
         matched: 0,
         equal: 0,
         lambda: 0.0,
@@ -240,6 +250,7 @@ fn in_frame(
         explained: Vec::new(),
         layers: Vec::new(),
     };
+    let mut best_fits: Vec<Option<Fit<'_>>> = (0..reference.len()).map(|_| None).collect();
     for unit in suspect {
         let own = all(unit, ours);
         let beside = references.iter().enumerate().filter_map(|(index, vectors)| {
@@ -249,32 +260,55 @@ fn in_frame(
             let score = pairs.iter().map(|pair| pair.2).sum::<f32>() / cosines.rows.max(1) as f32;
             Some((score, index, cosines, pairs))
         });
-        let Some((_, index, cosines, pairs)) = beside.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1))) else {
+        let Some((score, index, cosines, pairs)) = beside.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1))) else {
             continue;
         };
-        evidence.add(unit, &reference[index], &cosines, &pairs);
+        evidence.add(unit, &reference[index], &cosines);
+        if best_fits[index].as_ref().is_none_or(|fit| score > fit.score) {
+            let (rows, cols) = (cosines.rows, cosines.cols);
+            best_fits[index] = Some(Fit { score, unit, rows, cols, pairs });
+        }
+    }
+    for (fit, unit) in best_fits.iter().zip(reference) {
+        if let Some(fit) = fit {
+            evidence.add_labels(fit, unit);
+        }
     }
     (evidence.sampled > 0).then_some(evidence)
 }
 
+/// The suspect unit that fits a reference unit best. Labels are counted for it alone: a suspect that repeats a layer, or
+/// has experts copied from one another, would otherwise count one coincidence many times.
+struct Fit<'a> {
+    score: f32,
+    unit: &'a Unit,
+    rows: usize,
+    cols: usize,
+    pairs: Vec<(usize, usize, f32)>,
+}
+
 impl FrameEvidence {
-    fn add(&mut self, suspect: &Unit, reference: &Unit, cosines: &Cosines, pairs: &[(usize, usize, f32)]) {
-        let label = |&(row, col, _): &(usize, usize, f32)| (reference.labels[row], suspect.labels[col]);
-        let equal = pairs.iter().map(label).filter(|(a, b)| a == b).count();
-        let agreeing = agreeing(&cosines.by_matrix, cosines.rows, cosines.cols);
-        self.explained.push(cosines.explained());
-        self.sampled += cosines.rows as u64;
-        self.matched += pairs.len() as u64;
-        self.equal += equal as u64;
+    fn add_labels(&mut self, fit: &Fit<'_>, reference: &Unit) {
+        let label = |&(row, col, _): &(usize, usize, f32)| (reference.labels[row], fit.unit.labels[col]);
+        self.labelled += fit.rows as u64;
+        self.matched += fit.pairs.len() as u64;
+        self.equal += fit.pairs.iter().map(label).filter(|(a, b)| a == b).count() as u64;
         // Labels among which a suspect neuron's is arbitrary: those that were there to be matched.
-        self.lambda += pairs.len() as f64 / cosines.cols as f64;
-        self.agreeing += agreeing as u64;
+        self.lambda += fit.pairs.len() as f64 / fit.cols as f64;
         let rank_of = |labels: Vec<f32>| {
             let n = labels.len() as f64;
             rank::mid_ranks(&labels).into_iter().map(move |rank| (rank - (n + 1.0) / 2.0) / n).collect::<Vec<f64>>()
         };
-        let (theirs, ours): (Vec<f32>, Vec<f32>) = pairs.iter().map(label).map(|(a, b)| (a as f32, b as f32)).unzip();
+        let (theirs, ours): (Vec<f32>, Vec<f32>) =
+            fit.pairs.iter().map(label).map(|(a, b)| (a as f32, b as f32)).unzip();
         self.labels.extend(rank_of(theirs).into_iter().zip(rank_of(ours)));
+    }
+
+    fn add(&mut self, suspect: &Unit, reference: &Unit, cosines: &Cosines) {
+        let agreeing = agreeing(&cosines.by_matrix, cosines.rows, cosines.cols);
+        self.explained.push(cosines.explained());
+        self.sampled += cosines.rows as u64;
+        self.agreeing += agreeing as u64;
         if let (Some(suspect), Some(reference)) = (suspect.layer, reference.layer) {
             let share = agreeing as f64 / cosines.rows.max(1) as f64;
             self.layers.push(LayerShare { reference, suspect, share });
@@ -303,7 +337,7 @@ impl Neurons {
     /// Share of sampled neurons that correspond along the tokens, or at equal labels along anything.
     pub(super) fn correspond(&self) -> f64 {
         let shares =
-            self.frames.iter().map(|frame| frame.share(if frame.token { frame.agreeing } else { frame.equal }));
+            self.frames.iter().map(|frame| if frame.token { frame.agreeing_share() } else { frame.share(frame.equal) });
         shares.fold(0.0, f64::max)
     }
 
@@ -323,7 +357,7 @@ impl Neurons {
             self.frames
                 .iter()
                 .filter(|frame| frame.token == token)
-                .map(|frame| frame.share(frame.agreeing))
+                .map(FrameEvidence::agreeing_share)
                 .fold(0.0, f64::max)
         };
         agreeing(true) >= 0.2 && agreeing(false) < 0.1 * agreeing(true)
@@ -342,10 +376,13 @@ impl Neurons {
             "{} frame: {} of {} sampled neurons find their nearest neighbour, {} at the same label",
             frame.name(),
             frame.matched,
-            frame.sampled,
+            frame.labelled,
             frame.equal
         );
-        Test { log10_p: Some(log10_p), ..test(TestCode::NeuronLabels, frame.equal as f64, frame.sampled, effect, says) }
+        Test {
+            log10_p: Some(log10_p),
+            ..test(TestCode::NeuronLabels, frame.equal as f64, frame.labelled, effect, says)
+        }
     }
 
     fn order(&self) -> Test {
@@ -363,7 +400,7 @@ impl Neurons {
         let Some(frame) = self.frames.iter().find(|frame| frame.token) else {
             return Test::not_applicable(TestCode::NeuronAgreement, "no token frame is common to both models");
         };
-        let effect = frame.share(frame.agreeing);
+        let effect = frame.agreeing_share();
         let says = format!(
             "token frame: matched by gate, by up and by down apart, {} of {} sampled neurons get the same partner \
              from two of them",

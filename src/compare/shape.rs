@@ -4,8 +4,8 @@
 //! ([`Fingerprint`]). Shapes are matched by gate, by up and by down separately, and neurons for which two matchings
 //! name the same partner agree. Nothing that preserves the function of a model changes shapes, not even another
 //! embedding; continued training does, and after much of it the test sees nothing. There is no exact null: the p
-//! reported is the binomial tail for [`UNIVERSAL`](super::neurons::UNIVERSAL) agreement, several times what independent
-//! models show.
+//! reported is the binomial tail for [`UNIVERSAL`](super::neurons::UNIVERSAL) agreement, more than any independent
+//! pair showed.
 
 use candle_core::{Device, Tensor};
 
