@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::checkpoint::hex;
 use crate::error::{Error, Result};
 use crate::fingerprint::{Anchor, Fingerprint};
 
@@ -142,11 +143,6 @@ impl Catalog {
         }
         Ok(hex(&all.finalize()))
     }
-}
-
-/// Lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `/` does not go into file names: `--` stands for it, as on hubs.

@@ -7,9 +7,9 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use crate::anatomy::{self, Anatomy};
-use crate::catalog::{Catalog, architectures, digests, hex, norms};
+use crate::catalog::{Catalog, architectures, digests, norms};
 use crate::checkpoint::sidecar::Sidecar;
-use crate::checkpoint::{Checkpoint, OpenOptions};
+use crate::checkpoint::{Checkpoint, OpenOptions, hex};
 use crate::compare::{self, Comparison};
 use crate::error::{Error, Result};
 use crate::finding::{Code, Finding, Level};

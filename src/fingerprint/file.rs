@@ -233,7 +233,7 @@ impl Fingerprint {
 fn arrays_sha256<'a>(arrays: impl Iterator<Item = &'a [u8]>) -> String {
     let mut all = Sha256::new();
     arrays.for_each(|array| all.update(array));
-    crate::catalog::hex(&all.finalize())
+    crate::checkpoint::hex(&all.finalize())
 }
 
 #[derive(Deserialize)]
