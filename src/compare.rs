@@ -5,6 +5,7 @@
 pub mod bits;
 mod changes;
 pub mod channels;
+pub mod heads;
 pub mod matching;
 pub mod neurons;
 pub mod norms;
@@ -35,6 +36,8 @@ pub enum TestCode {
     AlignedWeights,
     /// Strong neurons matched by what does not depend on any frame.
     NeuronShape,
+    /// Attention heads matched by their forms: pairs with equal labels.
+    HeadLabels,
     /// Embedding norms of rare tokens against published ones.
     PublishedNorms,
     /// Equal fields of the architecture record.
@@ -43,7 +46,7 @@ pub enum TestCode {
 
 impl TestCode {
     /// Every test, in the order in which reports list them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Bits,
         Self::ChannelLabels,
         Self::NeuronLabels,
@@ -51,6 +54,7 @@ impl TestCode {
         Self::NeuronAgreement,
         Self::AlignedWeights,
         Self::NeuronShape,
+        Self::HeadLabels,
         Self::PublishedNorms,
         Self::Architecture,
     ];
@@ -65,6 +69,7 @@ impl TestCode {
             Self::NeuronAgreement => "neuron-agreement",
             Self::AlignedWeights => "aligned-weights",
             Self::NeuronShape => "neuron-shape",
+            Self::HeadLabels => "head-labels",
             Self::PublishedNorms => "published-norms",
             Self::Architecture => "architecture",
         }
@@ -205,6 +210,7 @@ pub fn compare(suspect: &Fingerprint, reference: &Fingerprint) -> Comparison {
     let mut tests = vec![bits.test(suspect), channels::test(suspect, reference)];
     tests.extend(neurons.tests());
     tests.push(shape::test(suspect, reference));
+    tests.push(heads::test(suspect, reference));
     tests.push(architecture(&agreement));
     Comparison {
         tests,

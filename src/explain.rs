@@ -98,6 +98,15 @@ fn test_text(test: TestCode) -> &'static str {
              for which two of the three name the same partner is the effect. Fades with long continued training. It has \
              no exact p."
         }
+        TestCode::HeadLabels => {
+            "Test. Attention heads are described by how they score and copy anchor tokens: sampled entries of the \
+             query-key and value-output forms along the tokens' embeddings, which no change of basis nor any mixing \
+             inside a head touches. Heads of the reference are matched with heads of the suspect's layer. Under \
+             independent training the order of a layer's key-value groups, and of the heads within each, is arbitrary: \
+             the probability of as many equal labels is exact. Effect: share of heads with an equal label. Sees \
+             attention that was kept where MLPs were replaced. Layers whose queries, keys and values are one matrix \
+             are not looked at."
+        }
         TestCode::PublishedNorms => {
             "Test. L2 norms of the embedding rows of rare tokens, published for 64 models, against the subject's: rows \
              that training hardly touches keep their norms up to one common factor. At least 8 rows within 0.5 % of one \

@@ -7,6 +7,7 @@ mod accumulate;
 pub mod anchors;
 mod file;
 mod frame;
+mod heads;
 pub mod labels;
 mod neurons;
 mod pass;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use accumulate::{RowKey, Summary, TensorDigests};
 pub use file::write_whole;
 pub use frame::{Anchor, DIRECTIONS, FrameKind, FrameRecord, SAMPLED_NEURONS};
+pub use heads::{Attention, FORM_NUMBERS, form_places};
 pub use neurons::{Matrix, Unit};
 pub use pass::{Channels, Progress};
 pub use shape::{LANDMARKS, SHAPE_NUMBERS};
@@ -64,6 +66,8 @@ pub struct Fingerprint {
     pub anchor_rows: Vec<Vec<i8>>,
     /// The neurons of each MLP or expert.
     pub units: Vec<Unit>,
+    /// The heads of each attention.
+    pub attentions: Vec<Attention>,
     /// Remarks made while the values were read.
     pub findings: Vec<Finding>,
 }

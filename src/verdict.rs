@@ -113,12 +113,13 @@ pub struct Judgement {
 }
 
 /// Tests of labels: each can show common descent by itself.
-const LABEL_TESTS: [TestCode; 5] = [
+const LABEL_TESTS: [TestCode; 6] = [
     TestCode::ChannelLabels,
     TestCode::NeuronLabels,
     TestCode::NeuronOrder,
     TestCode::NeuronAgreement,
     TestCode::NeuronShape,
+    TestCode::HeadLabels,
 ];
 
 /// The evidence of a comparison with probabilities corrected for everything that was tried.

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Channels, DIRECTIONS, Fingerprint, FrameKind, FrameRecord, RowKey, SAMPLED_NEURONS, SCHEMA, SHAPE_NUMBERS, Subject,
-    Summary, TensorPrint, Unit, ValuePrint, energy_counts, labels, sample_labels,
+    Attention, Channels, DIRECTIONS, FORM_NUMBERS, Fingerprint, FrameKind, FrameRecord, RowKey, SAMPLED_NEURONS,
+    SCHEMA, SHAPE_NUMBERS, Subject, Summary, TensorPrint, Unit, ValuePrint, energy_counts, labels, sample_labels,
 };
 use crate::anatomy::{Architecture, Assignment};
 use crate::error::{Error, Result};
@@ -34,6 +34,7 @@ struct Record {
     channel_tensors: u32,
     frames: Vec<FrameRecord>,
     units: Vec<UnitRecord>,
+    attentions: Vec<AttentionRecord>,
     findings: Vec<Finding>,
     /// SHA-256 over all arrays, so that a damaged file is not taken for evidence.
     arrays_sha256: String,
@@ -69,6 +70,14 @@ struct UnitRecord {
     landmarks: usize,
 }
 
+#[derive(Serialize, Deserialize)]
+struct AttentionRecord {
+    layer: u32,
+    heads: u32,
+    groups: u32,
+    head_dim: u32,
+}
+
 /// Number of `f64` in a summary's row.
 const SUMMARY: usize = 11;
 
@@ -85,6 +94,7 @@ struct Arrays {
     row_norms: Vec<f32>,
     descriptors: Vec<u8>,
     shapes: Vec<u8>,
+    forms: Vec<u8>,
 }
 
 impl Fingerprint {
@@ -96,11 +106,13 @@ impl Fingerprint {
         let mut arrays = Arrays::default();
         let tensors = self.tensors.iter().map(|tensor| arrays.push(tensor)).collect();
         let units = self.units.iter().map(|unit| arrays.push_unit(&unit.sampled())).collect();
+        let attentions = self.attentions.iter().map(|attention| arrays.push_attention(attention)).collect();
         let layer_bytes: Vec<u8> = self.channels.layers.iter().map(|&score| score as u8).collect();
         let pieces = [
             ("channels.layers", Dtype::I8, layer_bytes),
             ("channels.profile", Dtype::F32, le(&self.channels.profile, f32::to_le_bytes)),
             ("frames.anchor_rows", Dtype::I8, self.anchor_rows.iter().flatten().map(|&v| v as u8).collect()),
+            ("heads.forms", Dtype::I8, arrays.forms),
             ("neurons.descriptors", Dtype::I8, arrays.descriptors),
             ("neurons.shapes", Dtype::U8, arrays.shapes),
             ("tensors.energy", Dtype::F16, le(&arrays.energy, f16::to_le_bytes)),
@@ -119,6 +131,7 @@ impl Fingerprint {
             channel_tensors: self.channels.tensors,
             frames: self.frames.clone(),
             units,
+            attentions,
             findings: self.findings.clone(),
             arrays_sha256: arrays_sha256(pieces.iter().map(|(_, _, bytes)| bytes.as_slice())),
             tensors,
@@ -198,6 +211,7 @@ impl Fingerprint {
             row_norms: array("tensors.row_norms")?,
             descriptors: array("neurons.descriptors")?,
             shapes: array("neurons.shapes")?,
+            forms: array("heads.forms")?,
         };
         let tensors = record.tensors.into_iter().map(|tensor| pieces.take_tensor(tensor));
         let tensors =
@@ -214,6 +228,11 @@ impl Fingerprint {
             record.frames.iter().map(|frame| Some(take(&mut anchors, len(frame)?)?.iter().map(|&v| v as i8).collect()));
         let anchor_rows =
             rows.collect::<Option<Vec<_>>>().ok_or_else(|| bad("its arrays are shorter than its record"))?;
+        let token = |frame: &&FrameRecord| matches!(frame.kind, FrameKind::Token(_));
+        let frames = record.frames.iter().filter(token).count();
+        let attentions = record.attentions.into_iter().map(|attention| pieces.take_attention(&attention, frames));
+        let attentions =
+            attentions.collect::<Option<Vec<_>>>().ok_or_else(|| bad("its heads contradict its arrays"))?;
         let profile = numbers(array("channels.profile")?, f32::from_le_bytes);
         let layers: Vec<i8> = array("channels.layers")?.iter().map(|&byte| byte as i8).collect();
         Ok(Self {
@@ -224,6 +243,7 @@ impl Fingerprint {
             frames: record.frames,
             anchor_rows,
             units,
+            attentions,
             findings: record.findings,
         })
     }
@@ -282,6 +302,14 @@ impl Arrays {
     }
 }
 
+impl Arrays {
+    fn push_attention(&mut self, attention: &Attention) -> AttentionRecord {
+        self.forms.extend(attention.forms.iter().flatten().map(|&number| number as u8));
+        let Attention { layer, heads, groups, head_dim, .. } = *attention;
+        AttentionRecord { layer, heads, groups, head_dim }
+    }
+}
+
 /// What is left of each array while tensors are taken off their fronts.
 struct Pieces<'a> {
     stored_sha256: &'a [u8],
@@ -294,6 +322,7 @@ struct Pieces<'a> {
     row_norms: &'a [u8],
     descriptors: &'a [u8],
     shapes: &'a [u8],
+    forms: &'a [u8],
 }
 
 impl Pieces<'_> {
@@ -309,6 +338,17 @@ impl Pieces<'_> {
         let mut shape = || Some(take(&mut self.shapes, len)?.to_vec());
         let shapes = [shape()?, shape()?, shape()?];
         Some(Unit::kept(record.layer, record.expert, record.neurons, labels, frames, shapes))
+    }
+
+    fn take_attention(&mut self, record: &AttentionRecord, frames: usize) -> Option<Attention> {
+        let &AttentionRecord { layer, heads, groups, head_dim } = record;
+        if groups == 0 || !heads.is_multiple_of(groups) {
+            return None;
+        }
+        let len = (heads as usize).checked_mul(2 * FORM_NUMBERS)?;
+        let mut frame = || Some(take(&mut self.forms, len)?.iter().map(|&byte| byte as i8).collect());
+        let forms = (0..frames).map(|_| frame()).collect::<Option<Vec<_>>>()?;
+        Some(Attention { layer, heads, groups, head_dim, forms })
     }
 
     fn take_tensor(&mut self, record: TensorRecord) -> Option<TensorPrint> {

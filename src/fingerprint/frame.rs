@@ -12,6 +12,7 @@ use faer::{Accum, MatMut, MatRef, Par};
 use serde::{Deserialize, Serialize};
 
 use super::anchors::{self, Vocabulary};
+use super::heads::HEAD_DIRECTIONS;
 use super::labels;
 use crate::anatomy::{Anatomy, Assignment, Role};
 use crate::checkpoint::Checkpoint;
@@ -219,6 +220,8 @@ pub(super) struct Frames {
     pub(super) frames: Vec<Frame>,
     read_gains: Vec<Option<Vec<f32>>>,
     write_gains: Vec<Option<Vec<f32>>>,
+    /// The same for attention: what it reads through, and what it writes through.
+    attention_gains: [Vec<Option<Vec<f32>>>; 2],
 }
 
 impl Frames {
@@ -252,7 +255,12 @@ impl Frames {
         };
         let read_gains = read(&Norms::before_mlp)?;
         let write_gains = read(&Norms::after_mlp)?;
-        Ok(Self { hidden, frames, read_gains, write_gains })
+        let mut attention_reads = read(&Norms::before_attention)?;
+        if anatomy.architecture.norm_bias == Some(true) {
+            by_layer.read_last_of_the_layer_before(&mut attention_reads, &read(&|norms| norms.post_mlp)?);
+        }
+        let attention_gains = [attention_reads, read(&Norms::after_attention)?];
+        Ok(Self { hidden, frames, read_gains, write_gains, attention_gains })
     }
 
     /// Width of the residual stream.
@@ -282,14 +290,31 @@ impl Frames {
 
     /// The directions of all frames side by side, gains folded in: hidden size × (frames × `DIRECTIONS`).
     pub(super) fn weights(&self, assignment: &Assignment, side: Side) -> Vec<f32> {
-        let gain = self.gain(assignment.layer, side);
-        let width = self.frames.len() * DIRECTIONS;
+        let frames: Vec<&Frame> = self.frames.iter().collect();
+        self.side_by_side(&frames, DIRECTIONS, self.gain(assignment.layer, side), side)
+    }
+
+    /// The first directions of the token frames side by side, the gains around attention folded in: hidden size ×
+    /// (token frames × `HEAD_DIRECTIONS`). `None` without a token frame.
+    pub(super) fn attention_weights(&self, assignment: &Assignment, side: Side) -> Option<Vec<f32>> {
+        let token = |frame: &&Frame| matches!(frame.record.kind, FrameKind::Token(_));
+        let frames: Vec<&Frame> = self.frames.iter().filter(token).collect();
+        if frames.is_empty() {
+            return None;
+        }
+        let gains = &self.attention_gains[usize::from(side == Side::Write)];
+        let gain = assignment.layer.and_then(|layer| gains.get(layer as usize)?.as_ref());
+        Some(self.side_by_side(&frames, HEAD_DIRECTIONS, gain, side))
+    }
+
+    fn side_by_side(&self, frames: &[&Frame], directions: usize, gain: Option<&Vec<f32>>, side: Side) -> Vec<f32> {
+        let width = frames.len() * directions;
         let mut weights = vec![0.0f32; self.hidden * width];
-        for (index, frame) in self.frames.iter().enumerate() {
-            for (direction, row) in frame.directions(side).chunks_exact(self.hidden).enumerate() {
+        for (index, frame) in frames.iter().enumerate() {
+            for (direction, row) in frame.directions(side).chunks_exact(self.hidden).take(directions).enumerate() {
                 for (channel, value) in row.iter().enumerate() {
                     let gain = gain.map_or(1.0, |gain| gain[channel]);
-                    weights[channel * width + index * DIRECTIONS + direction] = value * gain;
+                    weights[channel * width + index * directions + direction] = value * gain;
                 }
             }
         }
@@ -304,7 +329,7 @@ fn eight_bits(row: &[f32]) -> Vec<i8> {
     row.iter().map(|v| (v * scale).round() as i8).collect()
 }
 
-/// The norms around the MLP of a layer, by tensor index.
+/// The norms around the attention and the MLP of a layer, by tensor index.
 #[derive(Default, Clone)]
 struct Norms {
     attention: Option<usize>,
@@ -324,6 +349,16 @@ impl Norms {
     fn after_mlp(&self) -> Option<usize> {
         self.post_mlp.filter(|_| self.mlp.is_some())
     }
+
+    /// The norm whose output the attention reads, where the layer has it.
+    fn before_attention(&self) -> Option<usize> {
+        self.attention
+    }
+
+    /// The norm through which the attention writes: only where it has one in front as well (Gemma 2).
+    fn after_attention(&self) -> Option<usize> {
+        self.post_attention.filter(|_| self.attention.is_some())
+    }
 }
 
 #[derive(Default)]
@@ -332,6 +367,17 @@ struct LayerNorms {
 }
 
 impl LayerNorms {
+    /// In a layer with norms after its parts alone (BERT) attention reads what the last norm of the layer before
+    /// leaves. OLMo 2, whose norms have no biases, has its norms in the branches and is none of these.
+    fn read_last_of_the_layer_before(&self, reads: &mut [Option<Vec<f32>>], last: &[Option<Vec<f32>>]) {
+        for layer in 1..reads.len() {
+            let norms = &self.layers[layer];
+            if norms.attention.is_none() && norms.mlp.is_none() && norms.post_attention.is_some() {
+                reads[layer].clone_from(&last[layer - 1]);
+            }
+        }
+    }
+
     fn note(&mut self, index: usize, assignment: &Assignment) {
         let (Some(role), Some(layer)) = (assignment.role(), assignment.layer) else { return };
         if layer as usize >= super::MAX_FRAMED_LAYERS {

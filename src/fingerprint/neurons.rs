@@ -1,6 +1,7 @@
 //! Descriptors of MLP neurons: taken along while the matrices are read, then put together layer by layer.
 
 use super::frame::{DIRECTIONS, Frames, SAMPLED_NEURONS, Side, project_cols, project_rows, quantise};
+use super::heads::{self, Projected};
 use super::labels;
 use crate::anatomy::{Assignment, Residual, Role};
 use crate::stats::rank;
@@ -91,6 +92,8 @@ const BLOCK_VALUES: usize = 1 << 19;
 pub(super) struct Projector<'a> {
     weights: Vec<f32>,
     frames: &'a Frames,
+    /// Numbers for each row or column.
+    width: usize,
     cols: usize,
     /// Whether neurons lie along the rows; otherwise along the columns.
     by_rows: bool,
@@ -100,7 +103,7 @@ pub(super) struct Projector<'a> {
 }
 
 impl<'a> Projector<'a> {
-    /// A projector for a matrix of an MLP; `None` for any other tensor.
+    /// A projector for a matrix of an MLP or for one of the four of an attention; `None` for any other tensor.
     pub(super) fn new(tensor: &TensorMeta, assignment: &Assignment, frames: &'a Frames) -> Option<Self> {
         let (side, axis) = match assignment.residual {
             Residual::Reads(axis) => (Side::Read, axis),
@@ -108,14 +111,19 @@ impl<'a> Projector<'a> {
             _ => return None,
         };
         let fits = tensor.shape.len() == 2 && tensor.shape.get(axis) == Some(&(frames.hidden() as u64));
-        if frames.frames.is_empty() || !fits || !is_mlp(assignment) || !tensor.dtype.is_float() {
+        if frames.frames.is_empty() || !fits || !tensor.dtype.is_float() {
             return None;
         }
+        let weights = if is_mlp(assignment) {
+            frames.weights(assignment, side)
+        } else {
+            heads::part(assignment)?;
+            frames.attention_weights(assignment, side)?
+        };
         let (by_rows, cols) = (axis == 1, tensor.shape[1] as usize);
-        let width = frames.frames.len() * DIRECTIONS;
+        let width = weights.len() / frames.hidden();
         let projected = if by_rows { Vec::new() } else { vec![0.0; cols * width] };
-        let weights = frames.weights(assignment, side);
-        Some(Self { weights, frames, cols, by_rows, block: Vec::new(), first_row: 0, projected })
+        Some(Self { weights, frames, width, cols, by_rows, block: Vec::new(), first_row: 0, projected })
     }
 
     /// Takes whole rows.
@@ -134,20 +142,30 @@ impl<'a> Projector<'a> {
         if self.by_rows {
             project_rows(&self.block, self.cols, &self.weights, &mut self.projected);
         } else {
-            let width = self.frames.frames.len() * DIRECTIONS;
-            let weights = &self.weights[self.first_row * width..][..rows * width];
+            let weights = &self.weights[self.first_row * self.width..][..rows * self.width];
             project_cols(&self.block, self.cols, weights, &mut self.projected);
         }
         self.first_row += rows;
         self.block.clear();
     }
 
-    /// The descriptors of all neurons, frame by frame.
-    pub(super) fn finish(mut self) -> Vec<Vec<i8>> {
+    /// The descriptors of all neurons, frame by frame, or the rows of an attention's heads.
+    pub(super) fn finish(mut self, assignment: &Assignment) -> Along {
         self.flush();
+        if let Some((part, layer)) = heads::part(assignment) {
+            return Along::Heads(Projected::new(part, layer, self.width, &self.projected));
+        }
         let count = self.frames.frames.len();
-        (0..count).map(|frame| quantise(&self.projected, frame, count)).collect()
+        Along::Neurons((0..count).map(|frame| quantise(&self.projected, frame, count)).collect())
     }
+}
+
+/// A matrix along the frames.
+pub(super) enum Along {
+    /// For each frame, `DIRECTIONS` numbers for each neuron.
+    Neurons(Vec<Vec<i8>>),
+    /// A matrix of an attention.
+    Heads(Projected),
 }
 
 /// Whether a tensor is one of the three matrices of an MLP or expert, or may be.

@@ -10,7 +10,8 @@ use rayon::prelude::*;
 
 use super::accumulate::{Digests, Energies, Moments, Sketch};
 use super::frame::{Anchor, Frames};
-use super::neurons::{self, Described, Projector};
+use super::heads::{self, Projected};
+use super::neurons::{self, Along, Described, Projector};
 use super::shape;
 use super::{
     ENERGY_LABELS, FileRecord, Fingerprint, MAX_AXIS, MIN_VOCABULARY, Subject, TensorPrint, ValuePrint, labels,
@@ -130,8 +131,10 @@ pub(super) fn run(
         })
         .collect();
     let (mut tensors, mut squares, mut described) = (Vec::with_capacity(results.len()), Vec::new(), Vec::new());
+    let mut projected = Vec::new();
     for (index, result) in results.into_iter().enumerate() {
-        let Outcome { print, square, neurons } = result?;
+        let Outcome { print, square, neurons, heads } = result?;
+        projected.extend(heads);
         squares.extend(square);
         described.extend(neurons.map(|neurons| Described { tensor: index, ..neurons }));
         tensors.push(print);
@@ -153,7 +156,9 @@ pub(super) fn run(
     let mut units = neurons::units(described);
     shape::describe(checkpoint, &frames, &mut units)?;
     let (frames, anchor_rows) = (frames.records(), frames.anchor_rows());
-    Ok(Fingerprint { subject, architecture, tensors, channels: sums.finish(), frames, anchor_rows, units, findings })
+    let attentions = heads::attentions(projected, &architecture);
+    let channels = sums.finish();
+    Ok(Fingerprint { subject, architecture, tensors, channels, frames, anchor_rows, units, attentions, findings })
 }
 
 /// What the pass makes of one tensor.
@@ -161,6 +166,7 @@ struct Outcome {
     print: TensorPrint,
     square: Option<Square>,
     neurons: Option<Described>,
+    heads: Option<Projected>,
 }
 
 fn subject_name(checkpoint: &Checkpoint) -> String {
@@ -198,8 +204,8 @@ struct ReadValues {
     sketch: Vec<super::RowKey>,
     /// Every value of a norm gain; empty for other tensors.
     gain: Vec<f32>,
-    /// Descriptors of its neurons, for matrices of an MLP.
-    neurons: Option<Vec<Vec<i8>>>,
+    /// Descriptors of its neurons or heads, for matrices of an MLP or an attention.
+    along: Option<Along>,
 }
 
 fn read_tensor(
@@ -235,8 +241,8 @@ fn read_tensor(
         }
         progress(len as u64);
     }
-    let neurons = projector.map(Projector::finish);
-    Ok(Read { digests: digests.finish(), values: Some(ReadValues { neurons, ..walk.finish() }) })
+    let along = projector.map(|projector| projector.finish(assignment));
+    Ok(Read { digests: digests.finish(), values: Some(ReadValues { along, ..walk.finish() }) })
 }
 
 /// First element and length of each chunk: whole rows where a row fits, otherwise pieces of one row. Depends on the
@@ -313,7 +319,7 @@ impl Walk {
             sample: self.sample,
             sketch: self.sketch.map(Sketch::finish).unwrap_or_default(),
             gain: self.gain.unwrap_or_default(),
-            neurons: None,
+            along: None,
         }
     }
 }
@@ -331,7 +337,7 @@ fn describe(tensor: &TensorMeta, assignment: &Assignment, read: Read, sums: &Mut
     };
     let Some(mut values) = read.values else {
         print.formula = has_formula_role(assignment);
-        return Outcome { print, square: None, neurons: None };
+        return Outcome { print, square: None, neurons: None, heads: None };
     };
     let (rows, cols) = tensor.matrix();
     let row_rms = root_mean(&values.energies.rows, cols);
@@ -350,11 +356,15 @@ fn describe(tensor: &TensorMeta, assignment: &Assignment, read: Read, sums: &Mut
             square = Some(Square { layer: assignment.layer, rows: row_rms.clone(), cols: col_rms.clone() });
         }
     }
-    let neurons = values.neurons.take().filter(|_| usable).map(|frames| {
-        let by_rows = matches!(assignment.residual, Residual::Reads(1) | Residual::Writes(1));
-        let energies = if by_rows { row_rms.clone() } else { col_rms.clone() };
-        Described { tensor: 0, assignment: assignment.clone(), frames, energies }
-    });
+    let (neurons, heads) = match values.along.take().filter(|_| usable) {
+        Some(Along::Neurons(frames)) => {
+            let by_rows = matches!(assignment.residual, Residual::Reads(1) | Residual::Writes(1));
+            let energies = if by_rows { row_rms.clone() } else { col_rms.clone() };
+            (Some(Described { tensor: 0, assignment: assignment.clone(), frames, energies }), None)
+        }
+        Some(Along::Heads(projected)) => (None, Some(projected)),
+        None => (None, None),
+    };
     let embeds = matches!(assignment.residual, Residual::Embeds(1)) && rows >= MIN_VOCABULARY;
     let row_norms = embeds.then(|| values.energies.rows.iter().map(|energy| energy.sqrt() as f32).collect());
     print.values = Some(ValuePrint {
@@ -367,7 +377,7 @@ fn describe(tensor: &TensorMeta, assignment: &Assignment, read: Read, sums: &Mut
         sketch: values.sketch,
         row_norms,
     });
-    Outcome { print, square, neurons }
+    Outcome { print, square, neurons, heads }
 }
 
 fn root_mean(energies: &[f64], count: u64) -> Vec<f32> {
