@@ -3,6 +3,7 @@
 //! Tensors run in parallel, each from its first byte to its last on one thread; what they share is folded with integer
 //! sums, so the order in which threads finish leaves no trace.
 
+use std::path::Path;
 use std::sync::Mutex;
 
 use half::f16;
@@ -169,10 +170,20 @@ struct Outcome {
     heads: Option<Projected>,
 }
 
+/// The repository; otherwise the one file, if its name says something; otherwise the folder.
 fn subject_name(checkpoint: &Checkpoint) -> String {
-    let file_name = || checkpoint.root.file_name().map(|name| name.to_string_lossy().into_owned());
-    checkpoint.repository.clone().or_else(file_name).unwrap_or_else(|| checkpoint.root.display().to_string())
+    let lossy = |name: &std::ffi::OsStr| name.to_string_lossy().into_owned();
+    let file = || match checkpoint.shards.as_slice() {
+        [one] => Path::new(&one.name).file_stem().map(lossy).filter(|stem| !GENERIC_NAMES.contains(&stem.as_str())),
+        _ => None,
+    };
+    let folder = || checkpoint.root.file_name().map(lossy);
+    let name = checkpoint.repository.clone().or_else(file).or_else(folder);
+    name.unwrap_or_else(|| checkpoint.root.display().to_string())
 }
+
+/// Stems of weight files that every model has.
+const GENERIC_NAMES: [&str; 5] = ["model", "pytorch_model", "consolidated", "consolidated.00", "adapter_model"];
 
 /// Shards with sizes, and digests of those that a published digest could match.
 fn file_records(checkpoint: &Checkpoint) -> Result<Vec<FileRecord>> {
