@@ -217,6 +217,21 @@ pub(crate) fn sample_labels(rows: u64, cols: u64) -> (Vec<u32>, Vec<u32>) {
     (wanted_rows, labels::chosen(cols, cols_each))
 }
 
+/// How a fingerprint is taken. Only `descriptors` and `lists` change what comes out.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings<'a> {
+    /// Anchors of references with which it will be compared: neurons are described along them too.
+    pub lists: &'a [Vec<Anchor>],
+    /// Whether neurons and heads are described. Without descriptions nothing that was disguised can be found again.
+    pub descriptors: bool,
+}
+
+impl Default for Settings<'_> {
+    fn default() -> Self {
+        Self { lists: &[], descriptors: true }
+    }
+}
+
 impl Fingerprint {
     /// Reads every byte of the checkpoint once and takes its fingerprint, in parallel on the current rayon pool.
     ///
@@ -231,7 +246,20 @@ impl Fingerprint {
         lists: &[Vec<Anchor>],
         progress: Progress<'_>,
     ) -> Result<Self> {
-        pass::run(checkpoint, anatomy, lists, progress)
+        Self::take_with(checkpoint, anatomy, &Settings { lists, ..Settings::default() }, progress)
+    }
+
+    /// As [`Fingerprint::take`], with settings.
+    ///
+    /// # Errors
+    /// As for [`Fingerprint::take`].
+    pub fn take_with(
+        checkpoint: &Checkpoint,
+        anatomy: &Anatomy,
+        settings: &Settings<'_>,
+        progress: Progress<'_>,
+    ) -> Result<Self> {
+        pass::run(checkpoint, anatomy, settings, progress)
     }
 
     /// The anchors of its own token frame, if it has one.

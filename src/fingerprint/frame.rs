@@ -263,6 +263,12 @@ impl Frames {
         Ok(Self { hidden, frames, read_gains, write_gains, attention_gains })
     }
 
+    /// No frames: nothing is described.
+    pub(super) fn none() -> Self {
+        let (frames, read_gains, write_gains) = Default::default();
+        Self { hidden: 0, frames, read_gains, write_gains, attention_gains: Default::default() }
+    }
+
     /// Width of the residual stream.
     pub(super) fn hidden(&self) -> usize {
         self.hidden

@@ -9,12 +9,12 @@ use half::f16;
 use rayon::prelude::*;
 
 use super::accumulate::{Digests, Energies, Moments, Sketch};
-use super::frame::{Anchor, Frames};
+use super::frame::Frames;
 use super::heads::{self, Projected};
 use super::neurons::{self, Along, Described, Projector};
 use super::shape;
 use super::{
-    ENERGY_LABELS, FileRecord, Fingerprint, MAX_AXIS, MIN_VOCABULARY, Subject, TensorPrint, ValuePrint, labels,
+    ENERGY_LABELS, FileRecord, Fingerprint, MAX_AXIS, MIN_VOCABULARY, Settings, Subject, TensorPrint, ValuePrint, labels,
     sample_labels,
 };
 use crate::anatomy::{Anatomy, Assignment, Residual, Role};
@@ -112,10 +112,10 @@ struct Square {
 pub(super) fn run(
     checkpoint: &Checkpoint,
     anatomy: &Anatomy,
-    lists: &[Vec<Anchor>],
+    settings: &Settings<'_>,
     progress: Progress<'_>,
 ) -> Result<Fingerprint> {
-    let frames = Frames::of(checkpoint, anatomy, lists)?;
+    let frames = if settings.descriptors { Frames::of(checkpoint, anatomy, settings.lists)? } else { Frames::none() };
     let architecture = anatomy.architecture.clone();
     let channels = Some(architecture.hidden_size).filter(|&d| d <= MAX_AXIS).unwrap_or(0) as usize;
     let layers = architecture.layers.min(MAX_LAYERS) as usize;
