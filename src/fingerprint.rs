@@ -5,26 +5,39 @@
 
 mod accumulate;
 pub mod anchors;
+mod channels;
+mod describe;
 mod file;
 mod frame;
 mod heads;
 mod join;
+mod kernel;
 pub mod labels;
 mod neurons;
 mod pass;
+mod plan;
+mod projection;
+mod remarks;
+mod schedule;
+mod segment;
 mod shape;
+mod spool;
+
+use std::path::Path;
 
 use half::f16;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use accumulate::{RowKey, Summary, TensorDigests};
+pub use channels::Channels;
 pub use file::write_whole;
 pub use frame::{Anchor, DIRECTIONS, FrameKind, FrameRecord, SAMPLED_NEURONS};
 pub use heads::{Attention, FORM_NUMBERS, form_places};
 pub use neurons::{Matrix, Unit};
-pub use pass::{Channels, Progress};
+pub use pass::Progress;
 pub use shape::{LANDMARKS, SHAPE_NUMBERS};
+pub use spool::Numbers;
 
 use crate::anatomy::{Anatomy, Architecture, Assignment};
 use crate::checkpoint::Checkpoint;
@@ -218,6 +231,9 @@ pub(crate) fn sample_labels(rows: u64, cols: u64) -> (Vec<u32>, Vec<u32>) {
     (wanted_rows, labels::chosen(cols, cols_each))
 }
 
+/// Memory for sums unless something else is asked for, in bytes.
+pub const DEFAULT_MEMORY: u64 = 512 << 20;
+
 /// How a fingerprint is taken. Only `descriptors` and `lists` change what comes out.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings<'a> {
@@ -225,11 +241,16 @@ pub struct Settings<'a> {
     pub lists: &'a [Vec<Anchor>],
     /// Whether neurons and heads are described. Without descriptions nothing that was disguised can be found again.
     pub descriptors: bool,
+    /// Bytes that the sums of the tensors being read at a time may hold; a tensor that needs more is read alone. Beside
+    /// them a pass needs about 10 MB for each thread and what it keeps.
+    pub memory: u64,
+    /// Folder of a temporary file for the descriptors of large models; by default the system's.
+    pub scratch: Option<&'a Path>,
 }
 
 impl Default for Settings<'_> {
     fn default() -> Self {
-        Self { lists: &[], descriptors: true }
+        Self { lists: &[], descriptors: true, memory: DEFAULT_MEMORY, scratch: None }
     }
 }
 
