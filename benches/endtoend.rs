@@ -51,7 +51,8 @@ fn main() {
     let wanted = given("--sizes").map(|at| args[at + 1].split(',').map(|size| size.parse().unwrap()).collect());
     let all = wanted.is_none();
     let wanted: Vec<u64> = wanted.unwrap_or_else(|| SIZES.map(|(size, _)| size).to_vec());
-    let rows: Vec<Row> = SIZES.iter().filter(|(size, _)| wanted.contains(size)).map(|&(size, n)| row(size, n)).collect();
+    let rows: Vec<Row> =
+        SIZES.iter().filter(|(size, _)| wanted.contains(size)).map(|&(size, n)| row(size, n)).collect();
     println!("{}", document::table(&rows));
     if all {
         document::write(&rows, sparse());

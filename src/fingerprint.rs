@@ -284,6 +284,19 @@ impl Fingerprint {
         pass::run(checkpoint, anatomy, settings, progress)
     }
 
+    /// All descriptors that it holds, in one order: of all neurons right after a pass.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = &Numbers> {
+        self.units.iter().flat_map(|unit| unit.frames.iter().flatten())
+    }
+
+    /// The fingerprint with all neurons' descriptors, as [`Fingerprint::descriptors`] gave them. `None` where there are
+    /// too few or too many.
+    pub(crate) fn with_descriptors(self, numbers: &Numbers) -> Option<Self> {
+        let mut at = 0;
+        let units = self.units.into_iter().map(|unit| unit.whole(numbers, &mut at)).collect::<Option<_>>()?;
+        (at == numbers.len()).then_some(Self { units, ..self })
+    }
+
     /// The anchors of its own token frame, if it has one.
     pub fn anchors(&self) -> Option<&Vec<Anchor>> {
         self.frames.iter().find_map(|frame| match &frame.kind {

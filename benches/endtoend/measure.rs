@@ -57,7 +57,7 @@ impl Stage {
 
     fn run(self, path: &Path) {
         let checkpoint = Checkpoint::open(path, OpenOptions::default()).unwrap();
-        let anatomy = anatomy::dissect(&checkpoint.tensors, None);
+        let anatomy = anatomy::dissect(&checkpoint.tensors, checkpoint.sidecar.config.as_ref());
         let settings = Settings { descriptors: self == Self::Fingerprint, ..Settings::default() };
         if self != Self::Open {
             let print = Fingerprint::take_with(&checkpoint, &anatomy, &settings, &|_| ()).unwrap();

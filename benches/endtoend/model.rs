@@ -70,6 +70,12 @@ pub(crate) fn checkpoint(name: &str, shape: &Shape, sparse: bool) -> PathBuf {
     }
     let index = serde_json::json!({ "weight_map": weight_map });
     std::fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    let config = serde_json::json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": shape.hidden,
+        "intermediate_size": shape.neurons, "num_hidden_layers": shape.layers, "num_attention_heads": shape.hidden / 128,
+        "num_key_value_heads": shape.kv / 128, "vocab_size": VOCABULARY, "torch_dtype": "bfloat16",
+    });
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
     std::fs::write(folder.join("done"), "").unwrap();
     folder
 }

@@ -264,7 +264,8 @@ impl Frames {
             by_layer.read_last_of_the_layer_before(&mut attention_reads, &read(&|norms| norms.post_mlp)?);
         }
         let attention_gains = [attention_reads, read(&Norms::after_attention)?];
-        let neuron_directions = [Side::Read, Side::Write].map(|side| side_by_side(frames.iter(), DIRECTIONS, hidden, side));
+        let neuron_directions =
+            [Side::Read, Side::Write].map(|side| side_by_side(frames.iter(), DIRECTIONS, hidden, side));
         let tokens = || frames.iter().filter(|frame| matches!(frame.record.kind, FrameKind::Token(_)));
         let head_directions =
             [Side::Read, Side::Write].map(|side| side_by_side(tokens(), HEAD_DIRECTIONS, hidden, side));

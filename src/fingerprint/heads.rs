@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 use super::labels;
 use crate::anatomy::{Architecture, Assignment, Role};
@@ -94,7 +95,10 @@ impl Projected {
             let largest = row.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
             let inverse = if largest > 0.0 && largest.is_finite() { largest.recip() } else { 0.0 };
             self.scales.push(if inverse > 0.0 && inverse.is_finite() { largest } else { 0.0 });
-            self.values.extend(row.iter().map(|value| f16::from_f32(value * inverse)));
+            let scaled: Vec<f32> = row.iter().map(|value| value * inverse).collect();
+            let start = self.values.len();
+            self.values.resize(start + row.len(), f16::ZERO);
+            self.values[start..].convert_from_f32_slice(&scaled);
         }
     }
 
@@ -110,10 +114,10 @@ impl Projected {
 
     /// The rows of a head along one frame.
     fn head(&self, head: usize, size: usize, frame: usize) -> Vec<f32> {
-        let mut rows = Vec::with_capacity(size * HEAD_DIRECTIONS);
-        for row in head * size..(head + 1) * size {
-            let values = &self.values[row * self.width + frame * HEAD_DIRECTIONS..][..HEAD_DIRECTIONS];
-            rows.extend(values.iter().map(|value| value.to_f32() * self.scales[row]));
+        let mut rows = vec![0.0; size * HEAD_DIRECTIONS];
+        for (row, out) in (head * size..).zip(rows.chunks_exact_mut(HEAD_DIRECTIONS)) {
+            self.values[row * self.width + frame * HEAD_DIRECTIONS..][..HEAD_DIRECTIONS].convert_to_f32_slice(out);
+            out.iter_mut().for_each(|value| *value *= self.scales[row]);
         }
         rows
     }
@@ -454,7 +458,9 @@ mod tests {
     fn two_queries_in_one_layer_are_left_alone() {
         let mut all = projected(&model());
         all.extend(projected(&model()));
-        assert!(attentions(3, &all, &Architecture { head_dim: Some(SIZE as u64), ..Architecture::default() }).is_empty());
+        assert!(
+            attentions(3, &all, &Architecture { head_dim: Some(SIZE as u64), ..Architecture::default() }).is_empty()
+        );
     }
 
     #[test]

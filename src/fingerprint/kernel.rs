@@ -3,7 +3,7 @@
 //! Each loop is written in lanes of a fixed number and uses additions and multiplications one by one, which round alike
 //! in every instruction set: what a processor has changes the time, never a bit of the result.
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 
 /// Independent sums. Eight `f64` are two registers of 256 bits, enough for an addition to start in every cycle.
 pub(super) const LANES: usize = 8;
@@ -20,19 +20,57 @@ pub(super) struct Sums {
 
 /// Largest magnitude among the bit patterns of the values: at least that of infinity where one is not finite.
 pub(super) fn largest_bits(values: &[f32]) -> u32 {
-    Arch::new().dispatch(
-        #[inline(always)]
-        || values.iter().fold(0, |largest, value| largest.max(value.to_bits() & 0x7fff_ffff)),
-    )
+    Arch::new().dispatch(LargestBits(values))
+}
+
+struct LargestBits<'a>(&'a [f32]);
+
+impl WithSimd for LargestBits<'_> {
+    type Output = u32;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> u32 {
+        let mut largest = [0; 4 * LANES];
+        let (blocks, rest) = self.0.as_chunks::<{ 4 * LANES }>();
+        for block in blocks {
+            for lane in 0..4 * LANES {
+                let bits = block[lane].to_bits() & 0x7fff_ffff;
+                largest[lane] = if bits > largest[lane] { bits } else { largest[lane] };
+            }
+        }
+        let mut all = 0;
+        for bits in largest {
+            all = if bits > all { bits } else { all };
+        }
+        for value in rest {
+            let bits = value.to_bits() & 0x7fff_ffff;
+            all = if bits > all { bits } else { all };
+        }
+        all
+    }
 }
 
 /// Sums over rows of `width` values, adding squares to `cols` (one for each value of a row) and to `rows` (one for each
 /// row). Without columns there are no rows either.
 pub(super) fn sums(values: &[f32], width: usize, rows: &mut [f64], cols: &mut [f64]) -> Sums {
-    Arch::new().dispatch(
-        #[inline(always)]
-        || if cols.is_empty() { sums_of(values) } else { sums_along(values, width, rows, cols) },
-    )
+    Arch::new().dispatch(AllSums { values, width, rows, cols })
+}
+
+struct AllSums<'a> {
+    values: &'a [f32],
+    width: usize,
+    rows: &'a mut [f64],
+    cols: &'a mut [f64],
+}
+
+impl WithSimd for AllSums<'_> {
+    type Output = Sums;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Sums {
+        let Self { values, width, rows, cols } = self;
+        if cols.is_empty() { sums_of(values) } else { sums_along(values, width, rows, cols) }
+    }
 }
 
 /// Lanes of one run.
@@ -66,14 +104,24 @@ impl Lanes {
 
     #[inline(always)]
     fn finish(&self, squares: f64) -> Sums {
-        let [first, third, fourth] = self.powers.map(|lanes| lanes.iter().sum::<f64>());
-        Sums {
-            powers: [first, squares, third, fourth],
-            zeros: self.zeros.iter().map(|&zeros| u64::from(zeros)).sum(),
-            min: self.min.iter().fold(f32::INFINITY, |a, &b| if b < a { b } else { a }),
-            max: self.max.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a }),
+        let powers = [sum(&self.powers[0]), squares, sum(&self.powers[1]), sum(&self.powers[2])];
+        let (mut zeros, mut min, mut max) = (0, f32::INFINITY, f32::NEG_INFINITY);
+        for lane in 0..LANES {
+            zeros += u64::from(self.zeros[lane]);
+            min = if self.min[lane] < min { self.min[lane] } else { min };
+            max = if self.max[lane] > max { self.max[lane] } else { max };
         }
+        Sums { powers, zeros, min, max }
     }
+}
+
+#[inline(always)]
+fn sum(lanes: &[f64; LANES]) -> f64 {
+    let mut sum = 0.0;
+    for lane in lanes {
+        sum += lane;
+    }
+    sum
 }
 
 #[inline(always)]
@@ -88,7 +136,7 @@ fn sums_of(values: &[f32]) -> Sums {
     for &value in rest {
         squares[0] += lanes.add(0, value);
     }
-    lanes.finish(squares.iter().sum())
+    lanes.finish(sum(&squares))
 }
 
 #[inline(always)]
@@ -110,7 +158,7 @@ fn sums_along(values: &[f32], width: usize, rows: &mut [f64], cols: &mut [f64]) 
             along[0] += square;
             *col += square;
         }
-        let along = along.iter().sum::<f64>();
+        let along = sum(&along);
         *energy += along;
         squares += along;
     }
@@ -119,69 +167,93 @@ fn sums_along(values: &[f32], width: usize, rows: &mut [f64], cols: &mut [f64]) 
 
 /// Σ x²·w over a row.
 pub(super) fn weighted_square(values: &[f32], weights: &[f64]) -> f64 {
-    Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            let mut sums = [0.0; LANES];
-            let (blocks, rest) = values.as_chunks::<LANES>();
-            let (weight_blocks, weight_rest) = weights.as_chunks::<LANES>();
-            for (block, weights) in blocks.iter().zip(weight_blocks) {
-                for lane in 0..LANES {
-                    let x = f64::from(block[lane]);
-                    sums[lane] += x * x * weights[lane];
-                }
+    Arch::new().dispatch(WeightedSquare(values, weights))
+}
+
+struct WeightedSquare<'a>(&'a [f32], &'a [f64]);
+
+impl WithSimd for WeightedSquare<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> f64 {
+        let mut sums = [0.0; LANES];
+        let (blocks, rest) = self.0.as_chunks::<LANES>();
+        let (weight_blocks, weight_rest) = self.1.as_chunks::<LANES>();
+        for (block, weights) in blocks.iter().zip(weight_blocks) {
+            for lane in 0..LANES {
+                let x = f64::from(block[lane]);
+                sums[lane] += x * x * weights[lane];
             }
-            for (&value, weight) in rest.iter().zip(weight_rest) {
-                let x = f64::from(value);
-                sums[0] += x * x * weight;
-            }
-            sums.iter().sum()
-        },
-    )
+        }
+        for (&value, weight) in rest.iter().zip(weight_rest) {
+            let x = f64::from(value);
+            sums[0] += x * x * weight;
+        }
+        sum(&sums)
+    }
 }
 
 /// Adds x²·w to the sum of each place.
 pub(super) fn add_weighted_squares(sums: &mut [f64], values: &[f32], weight: f64) {
-    Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            for (sum, &value) in sums.iter_mut().zip(values) {
-                let x = f64::from(value);
-                *sum += x * x * weight;
-            }
-        },
-    );
+    Arch::new().dispatch(AddWeightedSquares(sums, values, weight));
+}
+
+struct AddWeightedSquares<'a>(&'a mut [f64], &'a [f32], f64);
+
+impl WithSimd for AddWeightedSquares<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for (sum, &value) in self.0.iter_mut().zip(self.1) {
+            let x = f64::from(value);
+            *sum += x * x * self.2;
+        }
+    }
 }
 
 /// The values rounded to `bf16`, ties to even; a NaN stays one.
 pub(super) fn to_bf16(values: &[f32], out: &mut [u16]) {
-    Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            for (out, value) in out.iter_mut().zip(values) {
-                let bits = value.to_bits();
-                let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
-                let nan = bits >> 16 | 0x40;
-                *out = if bits & 0x7fff_ffff > 0x7f80_0000 { nan } else { rounded } as u16;
-            }
-        },
-    );
+    Arch::new().dispatch(ToBf16(values, out));
+}
+
+struct ToBf16<'a>(&'a [f32], &'a mut [u16]);
+
+impl WithSimd for ToBf16<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for (out, value) in self.1.iter_mut().zip(self.0) {
+            let bits = value.to_bits();
+            let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+            let nan = bits >> 16 | 0x40;
+            *out = if bits & 0x7fff_ffff > 0x7f80_0000 { nan } else { rounded } as u16;
+        }
+    }
 }
 
 /// The upper and lower halves of the values' bits. Returns every bit that was set in some lower half.
 pub(super) fn halves(values: &[f32], upper: &mut [u16], lower: &mut [u16]) -> u16 {
-    Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            let mut seen = 0;
-            for ((upper, lower), value) in upper.iter_mut().zip(lower).zip(values) {
-                let bits = value.to_bits();
-                (*upper, *lower) = ((bits >> 16) as u16, bits as u16);
-                seen |= *lower;
-            }
-            seen
-        },
-    )
+    Arch::new().dispatch(Halves(values, upper, lower))
+}
+
+struct Halves<'a>(&'a [f32], &'a mut [u16], &'a mut [u16]);
+
+impl WithSimd for Halves<'_> {
+    type Output = u16;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> u16 {
+        let mut seen = 0;
+        for ((upper, lower), value) in self.1.iter_mut().zip(self.2).zip(self.0) {
+            let bits = value.to_bits();
+            (*upper, *lower) = ((bits >> 16) as u16, bits as u16);
+            seen |= *lower;
+        }
+        seen
+    }
 }
 
 #[cfg(test)]
@@ -229,7 +301,8 @@ mod tests {
     #[test]
     fn rounding_to_bf16_is_that_of_half() {
         let mut state = 1u32;
-        let mut patterns: Vec<u32> = vec![0, 0x8000_0000, 0x7f80_0000, 0x7f80_0001, 0xffff_ffff, 0x7f7f_ffff, 0x3f80_8000];
+        let mut patterns: Vec<u32> =
+            vec![0, 0x8000_0000, 0x7f80_0000, 0x7f80_0001, 0xffff_ffff, 0x7f7f_ffff, 0x3f80_8000];
         patterns.extend((0..100_000).map(|_| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             state

@@ -66,6 +66,20 @@ impl Unit {
         Self { layer, expert, neurons, labels, frames, shapes, sources: Default::default(), strengths: Vec::new() }
     }
 
+    /// The unit with the descriptors of all its neurons, taken off the front of `numbers` from `at` on. `None` where
+    /// these are too few.
+    pub(super) fn whole(mut self, numbers: &Numbers, at: &mut usize) -> Option<Self> {
+        let neurons = usize::try_from(self.neurons).ok()?;
+        let len = neurons.checked_mul(DIRECTIONS)?;
+        for slot in self.frames.iter_mut().flatten().filter(|slot| !slot.is_empty()) {
+            let end = at.checked_add(len).filter(|&end| end <= numbers.len())?;
+            *slot = numbers.part(*at..end);
+            *at = end;
+        }
+        self.labels = (0..u32::try_from(neurons).ok()?).collect();
+        Some(self)
+    }
+
     /// The sample that a reference keeps.
     #[must_use]
     pub fn sampled(&self) -> Self {

@@ -324,3 +324,92 @@ impl Job<'_> {
         Digests::new(self.tensor.dtype == DType::BF16 && self.tensor.layout.is_plain())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::path::Path;
+
+    use safetensors::tensor::{Dtype, TensorView, serialize};
+
+    use super::*;
+    use crate::anatomy;
+    use crate::checkpoint::OpenOptions;
+
+    const HIDDEN: usize = 512;
+    const NEURONS: usize = 1100;
+
+    /// A model of two layers whose matrices are several segments each.
+    fn write_model(path: &Path) {
+        let mut shapes =
+            vec![("model.embed_tokens".to_owned(), vec![900, HIDDEN]), ("model.norm".to_owned(), vec![HIDDEN])];
+        for layer in 0..2 {
+            for (name, shape) in [
+                ("input_layernorm", vec![HIDDEN]),
+                ("self_attn.q_proj", vec![HIDDEN, HIDDEN]),
+                ("self_attn.k_proj", vec![HIDDEN / 2, HIDDEN]),
+                ("self_attn.v_proj", vec![HIDDEN / 2, HIDDEN]),
+                ("self_attn.o_proj", vec![HIDDEN, HIDDEN]),
+                ("post_attention_layernorm", vec![HIDDEN]),
+                ("mlp.gate_proj", vec![NEURONS, HIDDEN]),
+                ("mlp.up_proj", vec![NEURONS, HIDDEN]),
+                ("mlp.down_proj", vec![HIDDEN, NEURONS]),
+            ] {
+                shapes.push((format!("model.layers.{layer}.{name}"), shape));
+            }
+        }
+        let mut state = 1u32;
+        let mut value = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            half::bf16::from_f32((state >> 8) as f32 / (1 << 24) as f32 - 0.5).to_le_bytes()
+        };
+        let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = shapes
+            .into_iter()
+            .map(|(name, shape)| {
+                let bytes = (0..shape.iter().product::<usize>()).flat_map(|_| value()).collect();
+                (format!("{name}.weight"), shape, bytes)
+            })
+            .collect();
+        let views: HashMap<&str, TensorView<'_>> = tensors
+            .iter()
+            .map(|(name, shape, bytes)| (&name[..], TensorView::new(Dtype::BF16, shape.clone(), bytes).unwrap()))
+            .collect();
+        std::fs::write(path, serialize(views, None).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn threads_memory_and_way_of_reading_leave_no_trace() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        write_model(&path);
+        let take = |threads: usize, memory: u64, mmap: bool| {
+            let checkpoint = Checkpoint::open(&path, OpenOptions { mmap }).unwrap();
+            let anatomy = anatomy::dissect(&checkpoint.tensors, None);
+            let settings = Settings { memory, ..Settings::default() };
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let print = pool.install(|| run(&checkpoint, &anatomy, &settings, &|_| ())).unwrap();
+            (print.to_bytes().unwrap(), print.units, print.attentions)
+        };
+        let one = take(1, u64::MAX, true);
+        assert_eq!((one.1.len(), one.1[1].labels.len(), one.2.is_empty()), (2, NEURONS, false));
+        for (threads, memory, mmap) in [(2, u64::MAX, true), (8, u64::MAX, true), (3, 0, true), (8, 6 << 20, false)] {
+            assert!(one == take(threads, memory, mmap), "{threads} threads, {memory} bytes, mapped: {mmap}");
+        }
+    }
+
+    #[test]
+    fn the_error_in_the_tensor_that_comes_first_is_told_and_no_thread_waits_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        write_model(&path);
+        let checkpoint = Checkpoint::open(&path, OpenOptions { mmap: false }).unwrap();
+        let anatomy = anatomy::dissect(&checkpoint.tensors, None);
+        let len = std::fs::metadata(&path).unwrap().len();
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(len / 2).unwrap();
+        for memory in [0, u64::MAX] {
+            let settings = Settings { memory, ..Settings::default() };
+            let error = run(&checkpoint, &anatomy, &settings, &|_| ()).unwrap_err();
+            assert!(matches!(error, Error::Changed { .. }), "{error}");
+        }
+    }
+}

@@ -8,8 +8,9 @@ use std::ops::Range;
 /// Values handled at a time: their `f32` form fits a core's second-level cache.
 pub(super) const CHUNK: usize = 1 << 16;
 
-/// Values of a segment, unless the tensor would have more than [`MAX_SEGMENTS`].
-const SEGMENT: u64 = 1 << 25;
+/// Values of a segment, unless the tensor would have more than [`MAX_SEGMENTS`]. Small in tests, so that small tensors
+/// have several.
+const SEGMENT: u64 = if cfg!(test) { 1 << 17 } else { 1 << 25 };
 
 /// Most segments of a tensor: each has sums of its own for all columns.
 const MAX_SEGMENTS: u64 = 16;
@@ -95,8 +96,8 @@ mod tests {
 
     #[test]
     fn a_large_tensor_has_several_segments_and_never_very_many() {
-        assert_eq!(Plan::of(4096, 4096).segments(), 1);
-        assert_eq!(Plan::of(11_008, 4096).segments(), 2);
+        assert_eq!(Plan::of(256, SEGMENT / 256).segments(), 1);
+        assert_eq!(Plan::of(256, SEGMENT / 128).segments(), 2);
         assert!((2..=MAX_SEGMENTS as usize).contains(&Plan::of(128_256, 16_384).segments()));
         assert!(Plan::of(1 << 30, 1 << 20).segments() <= MAX_SEGMENTS as usize);
         assert_eq!(Plan::of(0, 5).all(), 0..0);

@@ -224,3 +224,70 @@ pub(super) enum Along {
     /// A matrix of an attention.
     Heads(Projected),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHANNELS: usize = 24;
+    const NEURONS: usize = 10;
+
+    fn noise(count: usize, seed: f32) -> Vec<f32> {
+        (0..count).map(|i| ((i as f32 + seed) * 12.9898).sin() * 2.0).collect()
+    }
+
+    /// A matrix whose neurons lie along rows or columns, taken whole or in strips of rows.
+    fn projected(by_rows: bool, values: &[f32], weights: &Weights, cuts: &[usize]) -> (Vec<Vec<i8>>, Vec<f32>) {
+        let (rows, cols) = if by_rows { (NEURONS, CHANNELS) } else { (CHANNELS, NEURONS) };
+        let (side, frames, width) = (Side::Read, 2, 2 * DIRECTIONS);
+        let target = Target { part: None, side, layer: None, by_rows, rows, cols, frames, width };
+        let (mut block, mut whole): (_, Option<Strip>) = (Vec::new(), None);
+        for cut in cuts.windows(2) {
+            let mut projector = Projector::new(&target, weights, cut[0], &mut block);
+            values[cut[0] * cols..cut[1] * cols].chunks(cols).for_each(|row| projector.add(row));
+            match &mut whole {
+                Some(whole) => whole.append(projector.finish()),
+                none => *none = Some(projector.finish()),
+            }
+        }
+        match whole.unwrap().finish(&target, CHANNELS) {
+            Along::Neurons(frames, energies) => (frames, energies.unwrap()),
+            Along::Heads(_) => unreachable!("no attention"),
+        }
+    }
+
+    #[test]
+    fn strips_add_up_to_the_products_of_the_whole() {
+        let gains = noise(CHANNELS, 0.5);
+        let directions = noise(CHANNELS * 2 * DIRECTIONS, 7.0);
+        let squares = Some(gains.iter().map(|&gain| f64::from(gain).powi(2)).collect());
+        let weights = Weights { directions, squares };
+        let values = noise(NEURONS * CHANNELS, 3.0);
+        for by_rows in [true, false] {
+            let at = |neuron: usize, channel: usize| {
+                f64::from(values[if by_rows { neuron * CHANNELS + channel } else { channel * NEURONS + neuron }])
+            };
+            let rows = if by_rows { NEURONS } else { CHANNELS };
+            for cuts in [vec![0, rows], vec![0, 1, 4, rows]] {
+                let (frames, energies) = projected(by_rows, &values, &weights, &cuts);
+                for neuron in 0..NEURONS {
+                    let energy: f64 = (0..CHANNELS).map(|c| (at(neuron, c) * f64::from(gains[c])).powi(2)).sum();
+                    assert!((f64::from(energies[neuron]) - (energy / CHANNELS as f64).sqrt()).abs() < 1e-5);
+                    for (frame, numbers) in frames.iter().enumerate() {
+                        let number = |direction: usize| -> f64 {
+                            let place = frame * DIRECTIONS + direction;
+                            let weight = |c: usize| f64::from(weights.directions[c * 2 * DIRECTIONS + place]);
+                            (0..CHANNELS).map(|c| at(neuron, c) * weight(c)).sum()
+                        };
+                        let plain: Vec<f64> = (0..DIRECTIONS).map(number).collect();
+                        let mean = plain.iter().sum::<f64>() / DIRECTIONS as f64;
+                        let largest = plain.iter().fold(0.0f64, |largest, v| largest.max((v - mean).abs()));
+                        for (plain, &found) in plain.iter().zip(&numbers[neuron * DIRECTIONS..]) {
+                            assert!(((plain - mean) * 127.0 / largest - f64::from(found)).abs() < 0.51);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -13,7 +13,12 @@ pub(super) fn has_formula_role(assignment: &Assignment) -> bool {
 }
 
 /// Whether the values follow from a formula, or are a mask or an index: equality of such tensors says nothing.
-pub(super) fn is_formula(tensor: &TensorMeta, assignment: &Assignment, (summary, sample): (&Summary, &[f32]), row_rms: &[f32]) -> bool {
+pub(super) fn is_formula(
+    tensor: &TensorMeta,
+    assignment: &Assignment,
+    (summary, sample): (&Summary, &[f32]),
+    row_rms: &[f32],
+) -> bool {
     if has_formula_role(assignment) {
         return true;
     }

@@ -101,7 +101,8 @@ mod tests {
 
     #[test]
     fn every_piece_is_handed_out_once_and_the_budget_is_kept() {
-        let demands: Vec<Demand> = (0..200).map(|i| Demand { pieces: 1 + i % 5, bytes: (i as u64 * 37) % 90 }).collect();
+        let demands: Vec<Demand> =
+            (0..200).map(|i| Demand { pieces: 1 + i % 5, bytes: (i as u64 * 37) % 90 }).collect();
         let left: Vec<AtomicU64> = demands.iter().map(|demand| AtomicU64::new(demand.pieces as u64)).collect();
         let (queue, held, seen) = (Queue::new(demands.clone(), 100), AtomicU64::new(0), Mutex::new(Vec::new()));
         std::thread::scope(|scope| {

@@ -61,7 +61,12 @@ pub(super) struct ReadValues {
 
 impl<'a> Walk<'a> {
     /// For values from element `first` on. `block` is a buffer for products that is used again.
-    pub(super) fn new(ground: &'a Ground<'a>, weights: Option<&'a Weights>, first: u64, block: &'a mut Vec<f32>) -> Self {
+    pub(super) fn new(
+        ground: &'a Ground<'a>,
+        weights: Option<&'a Weights>,
+        first: u64,
+        block: &'a mut Vec<f32>,
+    ) -> Self {
         let Plan { rows, cols, .. } = ground.plan;
         let first_row = (first / cols.max(1)) as usize;
         let is_gain = ground.assignment.residual == Residual::Gain;
@@ -154,6 +159,58 @@ impl Part {
             sketch: self.sketch.map(Sketch::finish).unwrap_or_default(),
             gain: self.gain.unwrap_or_default(),
             along: self.strip.zip(target).map(|(strip, target)| strip.finish(target, hidden)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fingerprint::plan::CHUNK;
+
+    /// Everything but projections.
+    fn walked(plan: Plan, assignment: &Assignment, values: &[f32], cuts: &[u64]) -> ReadValues {
+        let ground = Ground::new(plan, None, assignment);
+        let (mut whole, mut block): (Option<Part>, _) = (None, Vec::new());
+        for range in cuts.windows(2) {
+            let mut walk = Walk::new(&ground, None, plan.chunk(range[0]).0, &mut block);
+            for chunk in range[0]..range[1] {
+                let (first, count) = plan.chunk(chunk);
+                walk.add(first, &mut values[first as usize..][..count].to_vec());
+            }
+            match &mut whole {
+                Some(whole) => whole.append(walk.finish()),
+                none => *none = Some(walk.finish()),
+            }
+        }
+        whole.unwrap().finish(None, 1)
+    }
+
+    #[test]
+    fn segments_add_up_to_the_whole() {
+        let (roles, layer, expert, by) = Default::default();
+        let assignment = Assignment { roles, layer, expert, by, residual: Residual::None };
+        for (rows, cols) in [(300, 700), (3, CHUNK as u64 + 900), (1, 3 * CHUNK as u64), (200_000, 1)] {
+            let plan = Plan::of(rows, cols);
+            let values: Vec<f32> = (0..rows * cols).map(|i| ((i % 9973) as f32 * 0.7).sin()).collect();
+            let chunks = plan.all().end;
+            let one = walked(plan, &assignment, &values, &[0, chunks]);
+            let many = walked(plan, &assignment, &values, &[0, 1, chunks / 2 + 1, chunks]);
+            let plain: f64 = values.iter().map(|&v| f64::from(v).powi(2)).sum();
+            assert!((one.summary.rms.powi(2) * values.len() as f64 - plain).abs() < 1e-9 * plain);
+            assert_eq!((one.summary.finite, many.summary.finite), (rows * cols, rows * cols));
+            assert_eq!((one.summary.min, one.summary.zeros), (many.summary.min, many.summary.zeros));
+            assert_eq!((&one.sample, &one.sketch), (&many.sample, &many.sketch));
+            for row in 0..rows as usize {
+                let plain: f64 =
+                    values[row * cols as usize..][..cols as usize].iter().map(|&v| f64::from(v).powi(2)).sum();
+                for found in [one.energies.rows[row], many.energies.rows[row]] {
+                    assert!((found - plain).abs() < 1e-9 * plain.max(1.0), "{rows} x {cols}, row {row}");
+                }
+            }
+            for (a, b) in one.energies.cols.iter().zip(&many.energies.cols) {
+                assert!((a - b).abs() < 1e-9 * a.max(1.0));
+            }
         }
     }
 }

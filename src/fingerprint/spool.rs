@@ -38,7 +38,7 @@ impl Default for Store {
 impl Numbers {
     /// A part of them. A range that is not within them is empty.
     #[must_use]
-    pub(super) fn part(&self, range: Range<usize>) -> Self {
+    pub(crate) fn part(&self, range: Range<usize>) -> Self {
         let whole = range.start <= range.end && range.end <= self.range.len();
         let range = if whole { self.range.start + range.start..self.range.start + range.end } else { 0..0 };
         Self { store: Arc::clone(&self.store), range }
@@ -149,7 +149,7 @@ impl Numbers {
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be read.
-    pub(super) fn map(path: &Path) -> Result<Self> {
+    pub(crate) fn map(path: &Path) -> Result<Self> {
         let source = Source::open(path)?.mapped();
         let len = usize::try_from(source.len()).unwrap_or(usize::MAX);
         let store = if source.is_mapped() {
