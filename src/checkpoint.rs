@@ -11,6 +11,7 @@ pub mod sidecar;
 mod sniff;
 pub mod source;
 mod text;
+mod values;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -27,6 +28,7 @@ use self::sniff::Content;
 use self::source::Source;
 pub(crate) use self::text::hex;
 use self::text::{listed, shown};
+pub use self::values::Values;
 use crate::finding::{Code, Finding, Level};
 use crate::limits::MAX_TENSORS;
 use crate::tensor::{DType, TensorMeta};
@@ -154,7 +156,7 @@ impl Checkpoint {
         for file in files {
             let (shard, header) = open_shard(&place, file, options)?;
             let position = shards.len();
-            tensors.extend(header.tensors.into_iter().map(|tensor| TensorMeta { shard: position, ..tensor }));
+            tensors.extend(header.tensors.into_iter().map(|tensor| tensor.shifted(position)));
             findings.extend(header.findings);
             if tensors.len() > MAX_TENSORS {
                 let (found, limit) = (tensors.len() as u64, MAX_TENSORS as u64);
@@ -173,11 +175,11 @@ impl Checkpoint {
         Ok(Self { root, format, shards, tensors, sidecar, findings, repository, revision })
     }
 
-    /// Bytes `[start, start + len)` of a tensor of this checkpoint: borrowed from the mapping, or read into `buf`,
+    /// Bytes `[start, start + len)` of a plain tensor of this checkpoint: borrowed from the mapping, or read into `buf`,
     /// which grows to `len` bytes at most.
     ///
     /// # Errors
-    /// [`Error::Malformed`] if the range is not within the tensor, or the tensor not of this checkpoint;
+    /// [`Error::Malformed`] if the range is not within the tensor, or the tensor not plain or of this checkpoint;
     /// [`Error::Changed`] if the file shrank; [`Error::Io`] if the system refuses.
     pub fn bytes<'a>(&'a self, tensor: &TensorMeta, start: u64, len: usize, buf: &'a mut Vec<u8>) -> Result<&'a [u8]> {
         let refuse = |path: &Path| {
@@ -185,12 +187,20 @@ impl Checkpoint {
             Error::malformed(path, FORMAT, what).in_tensor(&tensor.name).at(tensor.offset)
         };
         let shard = self.shards.get(tensor.shard).ok_or_else(|| refuse(&self.root))?;
-        let within = start.checked_add(len as u64).is_some_and(|end| end <= tensor.len);
+        let within = tensor.layout.is_plain() && start.checked_add(len as u64).is_some_and(|end| end <= tensor.len);
         let offset = tensor.offset.checked_add(start).filter(|_| within).ok_or_else(|| refuse(&shard.path))?;
         if offset.checked_add(len as u64).is_none_or(|end| end > shard.bytes) {
             return Err(refuse(&shard.path));
         }
         shard.read(offset, len, buf)
+    }
+
+    /// Says that a tensor's bytes are not needed any more for now, so that a scan of a large checkpoint does not push
+    /// everything else out of memory. A hint: they can be read again.
+    pub fn release(&self, tensor: &TensorMeta) {
+        if let Some(shard) = self.shards.get(tensor.shard).filter(|_| tensor.layout.is_plain()) {
+            shard.source.release(tensor.offset, tensor.len);
+        }
     }
 
     /// Checks that every file still has the length and modification time with which it was opened, so that a result

@@ -9,13 +9,14 @@ use sha2::{Digest, Sha256};
 
 use self::stages::Stages;
 use crate::anatomy::{self, Anatomy};
+use crate::cache::{Cache, Lookup};
 use crate::catalog::{Catalog, architectures, digests, norms};
 use crate::checkpoint::sidecar::Sidecar;
 use crate::checkpoint::{Checkpoint, OpenOptions, hex};
 use crate::compare::{self, Comparison, Depth};
 use crate::error::{Error, Result};
 use crate::finding::{Code, Finding, Level};
-use crate::fingerprint::{Anchor, Fingerprint, Progress, SAMPLE_GRID};
+use crate::fingerprint::{Anchor, Fingerprint, Progress, SAMPLE_GRID, Settings};
 use crate::report::{
     ArchitectureReport, Candidate, Counterpart, ReferenceShare, Renamed, RenamedBy, Report, SCHEMA, Subject, Tested,
     Tool, Verdict,
@@ -54,17 +55,34 @@ impl Input {
     /// # Errors
     /// If a read fails, or a file changed meanwhile.
     pub fn take(checkpoint: &Checkpoint, shown: String, lists: &[Vec<Anchor>], progress: Progress<'_>) -> Result<Self> {
+        let settings = Settings { lists, ..Settings::default() };
+        Ok(Self::take_with(checkpoint, shown, &settings, None, progress)?.0)
+    }
+
+    /// As [`Input::take`], with settings, and with a cache if one is given: a fingerprint that is there is not taken
+    /// again, and one that is not is put there. What is wrong with the cache never fails a scan; it is told.
+    ///
+    /// # Errors
+    /// As for [`Input::take`].
+    pub fn take_with(
+        checkpoint: &Checkpoint,
+        shown: String,
+        settings: &Settings<'_>,
+        cache: Option<&Cache>,
+        progress: Progress<'_>,
+    ) -> Result<(Self, Cached)> {
         if checkpoint.tensors.iter().all(|tensor| tensor.elements() == 0) {
             let why = format!("{} tensors and not one value", checkpoint.tensors.len());
             return Err(Error::Nothing { path: checkpoint.root.clone(), why });
         }
         let config = checkpoint.sidecar.config.as_ref();
         let anatomy = anatomy::dissect(&checkpoint.tensors, config);
-        let print = Fingerprint::take(checkpoint, &anatomy, lists, progress)?;
+        let (print, cached) = cached_or_taken(checkpoint, &anatomy, settings, cache, progress)?;
         let mut findings = checkpoint.findings.clone();
         findings.extend(config.into_iter().flat_map(|config| anatomy::config_findings(config, &anatomy.architecture)));
         findings.extend(print.findings.iter().cloned());
-        Ok(Self { path: shown, print, anatomy: Some(anatomy), sidecar: checkpoint.sidecar.clone(), findings })
+        let sidecar = checkpoint.sidecar.clone();
+        Ok((Self { path: shown, print, anatomy: Some(anatomy), sidecar, findings }, cached))
     }
 
     /// The fingerprint.
@@ -76,6 +94,42 @@ impl Input {
     pub fn into_fingerprint(self) -> Fingerprint {
         self.print
     }
+}
+
+/// What a cache had to do with an input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cached {
+    /// The fingerprint comes from it: the weights were not read.
+    Hit,
+    /// The weights were read.
+    Miss,
+    /// The weights were read, and something is wrong with the cache.
+    Trouble(String),
+}
+
+fn cached_or_taken(
+    checkpoint: &Checkpoint,
+    anatomy: &Anatomy,
+    settings: &Settings<'_>,
+    cache: Option<&Cache>,
+    progress: Progress<'_>,
+) -> Result<(Fingerprint, Cached)> {
+    let take = || Fingerprint::take_with(checkpoint, anatomy, settings, progress);
+    let Some(cache) = cache else { return Ok((take()?, Cached::Miss)) };
+    let key = Cache::key(checkpoint, anatomy, settings)?;
+    let mut cached = match cache.get(&key) {
+        Lookup::Hit(print) => {
+            checkpoint.check_unchanged()?;
+            return Ok((*print, Cached::Hit));
+        }
+        Lookup::Miss => Cached::Miss,
+        Lookup::Ignored(why) => Cached::Trouble(why),
+    };
+    let print = take()?;
+    if let Err(error) = cache.put(&key, &print) {
+        cached = Cached::Trouble(error.to_string());
+    }
+    Ok((print, cached))
 }
 
 /// A reference with the comparison against it.

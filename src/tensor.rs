@@ -3,9 +3,12 @@
 //! Nothing here knows what a tensor is for; that is the anatomy's work.
 
 pub mod decode;
+pub mod layout;
 
 use std::fmt;
+use std::sync::Arc;
 
+pub use layout::Layout;
 use serde::{Deserialize, Serialize};
 
 /// An element type as a checkpoint states it. A type that this version cannot decode is kept by name, so that the
@@ -57,6 +60,16 @@ impl DType {
             Self::F64 | Self::I64 | Self::U64 => 8,
             Self::Other(_) => return None,
         })
+    }
+
+    /// Bytes of that many elements; `None` where this version does not know the type, or the number overflows.
+    pub fn size_of(&self, elements: u64) -> Option<u64> {
+        self.bytes()?.checked_mul(elements)
+    }
+
+    /// Whether [`decode`](decode::decode) knows the type.
+    pub fn is_decoded(&self) -> bool {
+        self.bytes().is_some()
     }
 
     /// Whether the values are weights (floating point) rather than indices, masks or packed codes.
@@ -135,14 +148,26 @@ pub struct TensorMeta {
     pub shard: usize,
     /// First byte of the tensor, counted from the start of that shard's file.
     pub offset: u64,
-    /// Number of bytes.
+    /// Number of stored bytes.
     pub len: u64,
+    /// How the stored bytes become the values in order. Unless it is plain, shard and offset are those of the first
+    /// stored bytes only.
+    pub layout: Layout,
 }
 
 impl TensorMeta {
     /// Number of elements. Headers whose product overflows are refused when they are read, so this cannot.
     pub fn elements(&self) -> u64 {
         self.shape.iter().product()
+    }
+
+    /// The same tensor with its bytes `by` shards further on.
+    pub(crate) fn shifted(self, by: usize) -> Self {
+        let layout = match &self.layout {
+            Layout::Plain => Layout::Plain,
+            Layout::View(view) => Layout::View(Arc::new(view.shifted(by))),
+        };
+        Self { shard: self.shard + by, layout, ..self }
     }
 
     /// The tensor as a matrix (see [`matrix`]).

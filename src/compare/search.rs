@@ -7,6 +7,8 @@
 //! Cost for one suspect MLP of h neurons, a reference of L of them, and K directions: `2·K·h·m` operations for each
 //! matrix, with m = [`SCREENED`]·L neurons to screen and 128 for each MLP that is compared in full.
 
+use std::ops::Deref;
+
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
@@ -32,7 +34,7 @@ pub(super) struct Vectors {
 
 impl Vectors {
     /// Descriptors by matrix along the kept directions, centred.
-    pub(super) fn new(descriptors: &[Vec<i8>; 3], kept: &[usize]) -> Self {
+    pub(super) fn new(descriptors: &[impl Deref<Target = [i8]>; 3], kept: &[usize]) -> Self {
         let of = |matrix: Matrix| {
             let numbers = &descriptors[matrix as usize];
             let mut values = Vec::with_capacity(numbers.len() / DIRECTIONS * kept.len());

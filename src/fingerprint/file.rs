@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Anchor, Attention, Channels, DIRECTIONS, FORM_NUMBERS, Fingerprint, FrameKind, FrameRecord, RowKey,
+    Anchor, Attention, Channels, DIRECTIONS, FORM_NUMBERS, Fingerprint, FrameKind, FrameRecord, Numbers, RowKey,
     SAMPLED_NEURONS, SCHEMA, SHAPE_NUMBERS, Subject, Summary, TensorPrint, Unit, ValuePrint, energy_counts, labels,
     sample_labels,
 };
@@ -362,7 +362,7 @@ impl Arrays {
 
 impl Arrays {
     fn push_unit(&mut self, unit: &Unit) -> UnitRecord {
-        let numbers = unit.frames.iter().flatten().flatten();
+        let numbers = unit.frames.iter().flatten().flat_map(|numbers| numbers.iter());
         self.descriptors.extend(numbers.map(|&number| number as u8));
         let gated = unit.frames.first().is_some_and(|[gate, ..]| !gate.is_empty());
         self.shapes.extend(unit.shapes.iter().flatten());
@@ -398,9 +398,10 @@ struct Pieces<'a> {
 impl Pieces<'_> {
     fn take_unit(&mut self, record: &UnitRecord, frames: usize) -> Option<Unit> {
         let labels = labels::chosen(record.neurons, SAMPLED_NEURONS);
-        let mut piece = |present: bool| -> Option<Vec<i8>> {
+        let mut piece = |present: bool| -> Option<Numbers> {
             let len = if present { labels.len() * DIRECTIONS } else { 0 };
-            Some(take(&mut self.descriptors, len)?.iter().map(|&byte| byte as i8).collect())
+            let numbers: Vec<i8> = take(&mut self.descriptors, len)?.iter().map(|&byte| byte as i8).collect();
+            Some(numbers.into())
         };
         let frames = (0..frames).map(|_| Some([piece(record.gated)?, piece(true)?, piece(true)?]));
         let frames = frames.collect::<Option<Vec<_>>>()?;

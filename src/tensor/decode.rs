@@ -14,7 +14,7 @@ use super::DType;
 /// NaN payloads are kept for `f32` and `bf16`; elsewhere a NaN becomes some NaN. Returns `None`, and leaves `out`
 /// alone, where the type is unknown or the lengths do not fit.
 pub fn decode(dtype: &DType, bytes: &[u8], out: &mut [f32]) -> Option<bool> {
-    if dtype.bytes()? * out.len() as u64 != bytes.len() as u64 {
+    if dtype.size_of(out.len() as u64)? != bytes.len() as u64 {
         return None;
     }
     match dtype {
