@@ -31,7 +31,7 @@ use self::text::{listed, shown};
 pub use self::values::Values;
 use crate::finding::{Code, Finding, Level};
 use crate::limits::MAX_TENSORS;
-use crate::tensor::{DType, TensorMeta};
+use crate::tensor::TensorMeta;
 use crate::{Error, Result};
 
 const FORMAT: &str = "checkpoint";
@@ -288,8 +288,8 @@ fn refuse_duplicates(place: &Place, shards: &[Shard], tensors: &[TensorMeta]) ->
 fn remarks(tensors: &[TensorMeta]) -> Vec<Finding> {
     let mut unknown: BTreeMap<&str, (u64, &str)> = BTreeMap::new();
     for TensorMeta { name, dtype, .. } in tensors {
-        if let DType::Other(dtype) = dtype {
-            unknown.entry(dtype).or_insert((0, name)).0 += 1;
+        if !dtype.is_decoded() {
+            unknown.entry(dtype.as_str()).or_insert((0, name)).0 += 1;
         }
     }
     let mut found = Capped::new(Code::DtypeUnknown, Level::Warning);
