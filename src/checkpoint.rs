@@ -3,6 +3,7 @@
 //! Opening reads headers and small files only, never a tensor's bytes, and nothing that it reads is executed. What a
 //! tensor is for is not known here.
 
+pub mod gguf;
 mod index;
 mod place;
 pub mod safetensors;
@@ -58,6 +59,10 @@ pub enum Format {
     Safetensors,
     /// Several safetensors files, with an index or numbered names.
     ShardedSafetensors,
+    /// One GGUF file.
+    Gguf,
+    /// Several GGUF files with numbered names.
+    ShardedGguf,
 }
 
 impl Format {
@@ -66,6 +71,8 @@ impl Format {
         match self {
             Self::Safetensors => "safetensors",
             Self::ShardedSafetensors => "sharded-safetensors",
+            Self::Gguf => "gguf",
+            Self::ShardedGguf => "sharded-gguf",
         }
     }
 }
@@ -85,7 +92,7 @@ pub struct Shard {
     pub path: PathBuf,
     /// Length of the file in bytes.
     pub bytes: u64,
-    /// The free-form strings that the header keeps under `__metadata__`.
+    /// The free-form strings that the header keeps under `__metadata__`; of GGUF, the texts under `general.`.
     pub metadata: BTreeMap<String, String>,
     source: Source,
 }
@@ -149,15 +156,17 @@ impl Checkpoint {
     /// [`Error::Changed`] if a file shrank meanwhile.
     pub fn open(path: &Path, options: OpenOptions) -> Result<Self> {
         let place = Place::locate(path)?;
-        let Plan { format, files, index, mut findings } = shards::plan(&place)?;
-        check_contents(&place, &files)?;
+        let Plan { mut format, files, index, mut findings } = shards::plan(&place)?;
+        let ggufs = check_contents(&place, &files)?;
         let mut shards = Vec::with_capacity(files.len());
         let mut tensors = Vec::new();
+        let mut stated = Vec::new();
         for file in files {
-            let (shard, header) = open_shard(&place, file, options)?;
+            let (shard, header) = open_shard(&place, file, options, ggufs)?;
             let position = shards.len();
             tensors.extend(header.tensors.into_iter().map(|tensor| tensor.shifted(position)));
             findings.extend(header.findings);
+            stated.extend(header.gguf);
             if tensors.len() > MAX_TENSORS {
                 let (found, limit) = (tensors.len() as u64, MAX_TENSORS as u64);
                 let path = place.root.join(&shard.name);
@@ -170,7 +179,13 @@ impl Checkpoint {
             findings.extend(index.compare(&shards, &tensors));
         }
         findings.extend(remarks(&tensors));
-        let sidecar = Sidecar::read(&place, &mut findings);
+        let mut sidecar = Sidecar::read(&place, &mut findings);
+        if let Some(metadata) = stated.first() {
+            gguf::check_split(&place.root, &stated, tensors.len())?;
+            findings.extend(gguf::undo(metadata, &mut tensors));
+            sidecar = sidecar.with_metadata(metadata);
+            format = if shards.len() > 1 { Format::ShardedGguf } else { Format::Gguf };
+        }
         let Place { root, repository, revision, .. } = place;
         Ok(Self { root, format, shards, tensors, sidecar, findings, repository, revision })
     }
@@ -221,13 +236,14 @@ impl Checkpoint {
     }
 }
 
-/// Refuses files that are no safetensors by their first bytes, before any header is read.
-fn check_contents(place: &Place, files: &[File]) -> Result<()> {
-    let mut pointers = Vec::new();
-    let mut foreign = Vec::new();
+/// Refuses files that are no weights by their first bytes, before any header is read. Whether they are GGUF: all are or
+/// none.
+fn check_contents(place: &Place, files: &[File]) -> Result<bool> {
+    let (mut pointers, mut foreign, mut ggufs) = (Vec::new(), Vec::new(), Vec::new());
     for file in files {
         match sniff::sniff(&place.root.join(&file.name), &Source::open(&file.path)?)? {
             Content::Weights => {}
+            Content::Gguf => ggufs.push(file.name.as_str()),
             Content::Pointer(pointer) => pointers.push((file.name.as_str(), pointer)),
             Content::Foreign(what) => foreign.push((file.name.as_str(), what)),
         }
@@ -255,15 +271,37 @@ fn check_contents(place: &Place, files: &[File]) -> Result<()> {
         }
         return Err(Error::malformed(path, FORMAT, why));
     }
-    Ok(())
+    if !ggufs.is_empty() && ggufs.len() < files.len() {
+        let what = format!("{} of {} files are GGUF, the others are not: {}", ggufs.len(), files.len(), names(&ggufs));
+        return Err(Error::malformed(path, FORMAT, what));
+    }
+    Ok(!ggufs.is_empty())
 }
 
-fn open_shard(place: &Place, File { name, path }: File, options: OpenOptions) -> Result<(Shard, safetensors::Header)> {
+/// What the header of a weight file states, whatever its format.
+struct Header {
+    tensors: Vec<TensorMeta>,
+    findings: Vec<Finding>,
+    gguf: Option<gguf::metadata::Metadata>,
+}
+
+fn open_shard(
+    place: &Place,
+    File { name, path }: File,
+    options: OpenOptions,
+    is_gguf: bool,
+) -> Result<(Shard, Header)> {
     let source = Source::open(&path)?;
     // Errors name the file as it lies in the folder: behind a link there may be a blob called by its digest.
-    let mut header = safetensors::read_header(&place.root.join(&name), &name, &source)?;
+    let shown = place.root.join(&name);
+    let (metadata, header) = if is_gguf {
+        let gguf::Header { metadata, tensors, findings } = gguf::read_header(&shown, &name, &source)?;
+        (metadata.texts(), Header { tensors, findings, gguf: Some(metadata) })
+    } else {
+        let safetensors::Header { metadata, tensors, findings } = safetensors::read_header(&shown, &name, &source)?;
+        (metadata, Header { tensors, findings, gguf: None })
+    };
     let source = if options.mmap { source.mapped() } else { source };
-    let metadata = std::mem::take(&mut header.metadata);
     Ok((Shard { name, path, bytes: source.len(), metadata, source }, header))
 }
 
