@@ -8,6 +8,7 @@ pub mod anchors;
 mod file;
 mod frame;
 mod heads;
+mod join;
 pub mod labels;
 mod neurons;
 mod pass;

@@ -62,7 +62,12 @@ impl Vocabulary {
         }
         let json: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
         let mut ids = BTreeMap::new();
-        match json.get("model")?.get("vocab")? {
+        let model = json.get("model")?;
+        let decoded = |token: &str| match word_piece_prefix(model) {
+            Some(prefix) => token.strip_prefix(prefix).map_or_else(|| format!(" {token}"), str::to_owned),
+            None => decoded(token),
+        };
+        match model.get("vocab")? {
             Value::Object(map) => {
                 for (text, id) in map {
                     ids.insert(decoded(text), u32::try_from(id.as_u64()?).ok()?);
@@ -77,6 +82,12 @@ impl Vocabulary {
         }
         Some(Self { ids })
     }
+}
+
+/// What a WordPiece vocabulary puts before a token that goes on with a word; all others begin one.
+fn word_piece_prefix(model: &Value) -> Option<&str> {
+    (model.get("type")?.as_str()? == "WordPiece")
+        .then(|| model.get("continuing_subword_prefix").and_then(Value::as_str).unwrap_or("##"))
 }
 
 /// Byte-level BPE writes a space as U+0120, SentencePiece as U+2581.
@@ -135,6 +146,24 @@ mod tests {
         sorted.sort_unstable();
         sorted.dedup();
         assert_eq!(sorted.len(), embedded().len());
+    }
+
+    #[test]
+    fn pieces_of_words_are_read_as_other_tokenizers_spell_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            Vocabulary::read(&path).unwrap().ids.into_keys().collect::<Vec<_>>()
+        };
+        let pieces = r###"{"model": {"type": "WordPiece", "vocab": {"house": 0, "##ing": 1, "[CLS]": 2}}}"###;
+        assert_eq!(read(pieces), [" [CLS]", " house", "ing"]);
+        let bytes = r#"{"model": {"type": "BPE", "vocab": {"Ġhouse": 0, "ing": 1}}}"#;
+        assert_eq!(read(bytes), [" house", "ing"]);
+        assert_eq!(
+            read(r#"{"model": {"type": "Unigram", "vocab": [["▁house", -1.5], ["ing", -2]]}}"#),
+            [" house", "ing"]
+        );
     }
 
     #[test]

@@ -386,9 +386,9 @@ fn describe(tensor: &TensorMeta, assignment: &Assignment, read: Read, sums: &Mut
         }
     }
     let (neurons, heads) = match values.along.take().filter(|_| usable) {
-        Some(Along::Neurons(frames)) => {
+        Some(Along::Neurons(frames, gained)) => {
             let by_rows = matches!(assignment.residual, Residual::Reads(1) | Residual::Writes(1));
-            let energies = if by_rows { row_rms.clone() } else { col_rms.clone() };
+            let energies = gained.unwrap_or_else(|| if by_rows { row_rms.clone() } else { col_rms.clone() });
             (Some(Described { tensor: 0, assignment: assignment.clone(), frames, energies }), None)
         }
         Some(Along::Heads(projected)) => (None, Some(projected)),
