@@ -194,11 +194,7 @@ fn unit(sample: &[f32]) -> Vec<f32> {
 
 /// What two tensors of one shape have in common, if enough to be counterparts. The indices are left at 0.
 fn agreement(ours: &TensorPrint, theirs: &TensorPrint) -> Option<Match> {
-    let side = |print: &TensorPrint| -> Option<Sampled<'_>> {
-        let values = print.informative()?;
-        Some(Sampled { values: &values.sample, dtype: &print.dtype, steps: &values.steps })
-    };
-    judge(side(ours)?, side(theirs)?, ours.matrix().0 == 1)
+    judge(Sampled::of(ours)?, Sampled::of(theirs)?, ours.matrix().0 == 1)
 }
 
 /// Sampled values, and what tells how they were rounded.
@@ -210,7 +206,12 @@ struct Sampled<'a> {
     steps: &'a [bf16],
 }
 
-impl Sampled<'_> {
+impl<'a> Sampled<'a> {
+    fn of(print: &'a TensorPrint) -> Option<Self> {
+        let values = print.informative()?;
+        Some(Self { values: &values.sample, dtype: &print.dtype, steps: &values.steps })
+    }
+
     /// The distance of representable values near the larger of a pair; `None` where it is unknown.
     fn step(&self, at: usize, larger: f32) -> Option<f32> {
         match self.dtype {
