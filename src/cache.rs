@@ -93,7 +93,7 @@ impl Cache {
         part(&serde_json::to_vec(&anatomy.architecture).map_err(json)?);
         part(&serde_json::to_vec(&anatomy.assignments).map_err(json)?);
         part(&serde_json::to_vec(&(settings.lists, settings.descriptors)).map_err(json)?);
-        for shard in &checkpoint.shards {
+        for shard in checkpoint.shards.iter() {
             part(shard.name.as_bytes());
             part(shard.path.as_os_str().as_encoded_bytes());
             part(&state(shard)?);

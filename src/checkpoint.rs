@@ -3,6 +3,7 @@
 //! Opening reads headers and small files only, never a tensor's bytes, and nothing that it reads is executed. What a
 //! tensor is for is not known here.
 
+pub mod gguf;
 mod index;
 mod place;
 pub mod safetensors;
@@ -16,6 +17,7 @@ mod values;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -31,7 +33,7 @@ use self::text::{listed, shown};
 pub use self::values::Values;
 use crate::finding::{Code, Finding, Level};
 use crate::limits::MAX_TENSORS;
-use crate::tensor::{DType, TensorMeta};
+use crate::tensor::TensorMeta;
 use crate::{Error, Result};
 
 const FORMAT: &str = "checkpoint";
@@ -58,6 +60,10 @@ pub enum Format {
     Safetensors,
     /// Several safetensors files, with an index or numbered names.
     ShardedSafetensors,
+    /// One GGUF file.
+    Gguf,
+    /// Several GGUF files with numbered names.
+    ShardedGguf,
 }
 
 impl Format {
@@ -66,6 +72,8 @@ impl Format {
         match self {
             Self::Safetensors => "safetensors",
             Self::ShardedSafetensors => "sharded-safetensors",
+            Self::Gguf => "gguf",
+            Self::ShardedGguf => "sharded-gguf",
         }
     }
 }
@@ -85,7 +93,7 @@ pub struct Shard {
     pub path: PathBuf,
     /// Length of the file in bytes.
     pub bytes: u64,
-    /// The free-form strings that the header keeps under `__metadata__`.
+    /// The free-form strings that the header keeps under `__metadata__`; of GGUF, the texts under `general.`.
     pub metadata: BTreeMap<String, String>,
     source: Source,
 }
@@ -125,7 +133,7 @@ pub struct Checkpoint {
     /// How the weights are stored.
     pub format: Format,
     /// The weight files; with an index by name, without one by number.
-    pub shards: Vec<Shard>,
+    pub shards: Arc<Vec<Shard>>,
     /// The tensors in file order: by shard, then offset, then name. No name occurs twice.
     pub tensors: Vec<TensorMeta>,
     /// What lies beside the weights.
@@ -149,15 +157,17 @@ impl Checkpoint {
     /// [`Error::Changed`] if a file shrank meanwhile.
     pub fn open(path: &Path, options: OpenOptions) -> Result<Self> {
         let place = Place::locate(path)?;
-        let Plan { format, files, index, mut findings } = shards::plan(&place)?;
-        check_contents(&place, &files)?;
+        let Plan { mut format, files, index, mut findings } = shards::plan(&place)?;
+        let ggufs = check_contents(&place, &files)?;
         let mut shards = Vec::with_capacity(files.len());
         let mut tensors = Vec::new();
+        let mut stated = Vec::new();
         for file in files {
-            let (shard, header) = open_shard(&place, file, options)?;
+            let (shard, header) = open_shard(&place, file, options, ggufs)?;
             let position = shards.len();
             tensors.extend(header.tensors.into_iter().map(|tensor| tensor.shifted(position)));
             findings.extend(header.findings);
+            stated.extend(header.gguf);
             if tensors.len() > MAX_TENSORS {
                 let (found, limit) = (tensors.len() as u64, MAX_TENSORS as u64);
                 let path = place.root.join(&shard.name);
@@ -170,8 +180,15 @@ impl Checkpoint {
             findings.extend(index.compare(&shards, &tensors));
         }
         findings.extend(remarks(&tensors));
-        let sidecar = Sidecar::read(&place, &mut findings);
+        let mut sidecar = Sidecar::read(&place, &mut findings);
+        if let Some(metadata) = stated.first() {
+            gguf::check_split(&place.root, &stated, tensors.len())?;
+            findings.extend(gguf::undo(metadata, &mut tensors));
+            sidecar = sidecar.with_metadata(metadata);
+            format = if shards.len() > 1 { Format::ShardedGguf } else { Format::Gguf };
+        }
         let Place { root, repository, revision, .. } = place;
+        let shards = Arc::new(shards);
         Ok(Self { root, format, shards, tensors, sidecar, findings, repository, revision })
     }
 
@@ -203,13 +220,28 @@ impl Checkpoint {
         }
     }
 
+    /// The same files seen as other tensors: fused ones taken apart, say. Reads nothing.
+    #[must_use]
+    pub fn with_tensors(&self, tensors: Vec<TensorMeta>) -> Self {
+        Self {
+            root: self.root.clone(),
+            format: self.format,
+            shards: Arc::clone(&self.shards),
+            tensors,
+            sidecar: self.sidecar.clone(),
+            findings: self.findings.clone(),
+            repository: self.repository.clone(),
+            revision: self.revision.clone(),
+        }
+    }
+
     /// Checks that every file still has the length and modification time with which it was opened, so that a result
     /// is about one state of the checkpoint.
     ///
     /// # Errors
     /// [`Error::Changed`] naming the first file that is different or gone; [`Error::Io`] if one cannot be examined.
     pub fn check_unchanged(&self) -> Result<()> {
-        for Shard { path, source, .. } in &self.shards {
+        for Shard { path, source, .. } in self.shards.iter() {
             if !source.is_unchanged(path)? {
                 return Err(Error::Changed { path: path.clone() });
             }
@@ -229,13 +261,14 @@ impl Checkpoint {
     }
 }
 
-/// Refuses files that are no safetensors by their first bytes, before any header is read.
-fn check_contents(place: &Place, files: &[File]) -> Result<()> {
-    let mut pointers = Vec::new();
-    let mut foreign = Vec::new();
+/// Refuses files that are no weights by their first bytes, before any header is read. Whether they are GGUF: all are or
+/// none.
+fn check_contents(place: &Place, files: &[File]) -> Result<bool> {
+    let (mut pointers, mut foreign, mut ggufs) = (Vec::new(), Vec::new(), Vec::new());
     for file in files {
         match sniff::sniff(&place.root.join(&file.name), &Source::open(&file.path)?)? {
             Content::Weights => {}
+            Content::Gguf => ggufs.push(file.name.as_str()),
             Content::Pointer(pointer) => pointers.push((file.name.as_str(), pointer)),
             Content::Foreign(what) => foreign.push((file.name.as_str(), what)),
         }
@@ -263,15 +296,37 @@ fn check_contents(place: &Place, files: &[File]) -> Result<()> {
         }
         return Err(Error::malformed(path, FORMAT, why));
     }
-    Ok(())
+    if !ggufs.is_empty() && ggufs.len() < files.len() {
+        let what = format!("{} of {} files are GGUF, the others are not: {}", ggufs.len(), files.len(), names(&ggufs));
+        return Err(Error::malformed(path, FORMAT, what));
+    }
+    Ok(!ggufs.is_empty())
 }
 
-fn open_shard(place: &Place, File { name, path }: File, options: OpenOptions) -> Result<(Shard, safetensors::Header)> {
+/// What the header of a weight file states, whatever its format.
+struct Header {
+    tensors: Vec<TensorMeta>,
+    findings: Vec<Finding>,
+    gguf: Option<gguf::metadata::Metadata>,
+}
+
+fn open_shard(
+    place: &Place,
+    File { name, path }: File,
+    options: OpenOptions,
+    is_gguf: bool,
+) -> Result<(Shard, Header)> {
     let source = Source::open(&path)?;
     // Errors name the file as it lies in the folder: behind a link there may be a blob called by its digest.
-    let mut header = safetensors::read_header(&place.root.join(&name), &name, &source)?;
+    let shown = place.root.join(&name);
+    let (metadata, header) = if is_gguf {
+        let gguf::Header { metadata, tensors, findings } = gguf::read_header(&shown, &name, &source)?;
+        (metadata.texts(), Header { tensors, findings, gguf: Some(metadata) })
+    } else {
+        let safetensors::Header { metadata, tensors, findings } = safetensors::read_header(&shown, &name, &source)?;
+        (metadata, Header { tensors, findings, gguf: None })
+    };
     let source = if options.mmap { source.mapped() } else { source };
-    let metadata = std::mem::take(&mut header.metadata);
     Ok((Shard { name, path, bytes: source.len(), metadata, source }, header))
 }
 
@@ -296,8 +351,8 @@ fn refuse_duplicates(place: &Place, shards: &[Shard], tensors: &[TensorMeta]) ->
 fn remarks(tensors: &[TensorMeta]) -> Vec<Finding> {
     let mut unknown: BTreeMap<&str, (u64, &str)> = BTreeMap::new();
     for TensorMeta { name, dtype, .. } in tensors {
-        if let DType::Other(dtype) = dtype {
-            unknown.entry(dtype).or_insert((0, name)).0 += 1;
+        if !dtype.is_decoded() {
+            unknown.entry(dtype.as_str()).or_insert((0, name)).0 += 1;
         }
     }
     let mut found = Capped::new(Code::DtypeUnknown, Level::Warning);

@@ -77,9 +77,17 @@ impl Input {
         }
         let config = checkpoint.sidecar.config.as_ref();
         let anatomy = anatomy::dissect(&checkpoint.tensors, config);
-        let (print, cached) = cached_or_taken(checkpoint, &anatomy, settings, cache, progress)?;
+        let ((print, cached), anatomy) = match anatomy::logical(&checkpoint.tensors, &anatomy) {
+            None => (cached_or_taken(checkpoint, &anatomy, settings, cache, progress)?, anatomy),
+            Some(anatomy::Logical { tensors, anatomy }) => {
+                let logical = checkpoint.with_tensors(tensors);
+                (cached_or_taken(&logical, &anatomy, settings, cache, progress)?, anatomy)
+            }
+        };
         let mut findings = checkpoint.findings.clone();
-        findings.extend(config.into_iter().flat_map(|config| anatomy::config_findings(config, &anatomy.architecture)));
+        findings.extend(config.into_iter().flat_map(|config| {
+            anatomy::config_findings(config, &anatomy.architecture, checkpoint.sidecar.config_source())
+        }));
         findings.extend(print.findings.iter().cloned());
         let sidecar = checkpoint.sidecar.clone();
         Ok((Self { path: shown, print, anatomy: Some(anatomy), sidecar, findings }, cached))

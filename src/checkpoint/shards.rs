@@ -18,6 +18,7 @@ use crate::{Error, Result};
 
 const FORMAT: &str = "sharded checkpoint";
 const SUFFIX: &str = ".safetensors";
+const GGUF_SUFFIX: &str = ".gguf";
 const INDEX_SUFFIX: &str = ".safetensors.index.json";
 
 /// Names under which loaders look for weights whether or not there is an index.
@@ -50,19 +51,33 @@ pub(super) fn plan(place: &Place) -> Result<Plan> {
             let real = fs::canonicalize(path).map_err(|source| Error::io(path, "open", source))?;
             plan_index(place, Index::read(path, &real)?, Vec::new())
         }
-        Target::File(path) => plan_file(path),
+        Target::File(path) => plan_file(place, path),
     }
 }
 
-fn plan_file(path: &Path) -> Result<Plan> {
+fn plan_file(place: &Place, path: &Path) -> Result<Plan> {
     let name = name_of(path);
     let real = fs::canonicalize(path).map_err(|source| Error::io(path, "open", source))?;
     let mut findings = Vec::new();
-    if let Some(Numbered { total, .. }) = Numbered::parse(&name).filter(|numbered| numbered.total > 1) {
+    if let Some(Numbered { total, suffix, .. }) = Numbered::parse(&name).filter(|numbered| numbered.total > 1) {
+        if suffix == GGUF_SUFFIX {
+            // As llama.cpp has it, one file of a split model stands for all of them.
+            let models = Model::sets(&Listing::read(&place.root)?.ggufs);
+            if let Some(model) = models.into_iter().find(|model| model.files.contains(&name)) {
+                return plan_model(place, &model, findings);
+            }
+        }
         let what = format!("{} is one shard of {total}, and only it was named: the others were not read", shown(&name));
         findings.push(Finding::new(Code::ShardMissing, Level::Warning, what, name.clone()));
     }
     Ok(Plan { format: Format::Safetensors, files: vec![File { name, path: real }], index: None, findings })
+}
+
+fn plan_model(place: &Place, model: &Model, findings: Vec<Finding>) -> Result<Plan> {
+    model.check_complete(&place.root)?;
+    let format = if model.files.len() > 1 { Format::ShardedSafetensors } else { Format::Safetensors };
+    let files = model.files.iter().map(|name| file(place, name)).collect::<Result<_>>()?;
+    Ok(Plan { format, files, index: None, findings })
 }
 
 fn plan_folder(place: &Place) -> Result<Plan> {
@@ -100,7 +115,7 @@ fn is_absent(error: std::io::Error) -> bool {
 
 /// Without an index: one file, or one complete set of numbered ones.
 fn plan_set(place: &Place, listing: &Listing, mut findings: Vec<Finding>) -> Result<Plan> {
-    let mut models = listing.models();
+    let mut models = Model::sets(if listing.weights.is_empty() { &listing.ggufs } else { &listing.weights });
     if models.len() > 1 {
         let (known, own): (Vec<_>, Vec<_>) = models.into_iter().partition(|model| !is_second_layout(&model.files[0]));
         if known.len() != 1 {
@@ -111,10 +126,7 @@ fn plan_set(place: &Place, listing: &Listing, mut findings: Vec<Finding>) -> Res
         models = known;
     }
     let Some(model) = models.pop() else { return Err(listing.nothing(&place.root)) };
-    model.check_complete(&place.root)?;
-    let format = if model.files.len() > 1 { Format::ShardedSafetensors } else { Format::Safetensors };
-    let files = model.files.iter().map(|name| file(place, name)).collect::<Result<_>>()?;
-    Ok(Plan { format, files, index: None, findings })
+    plan_model(place, &model, findings)
 }
 
 fn file(place: &Place, name: &str) -> Result<File> {
@@ -153,18 +165,20 @@ struct Numbered<'a> {
     width: usize,
     /// The total as written.
     of: &'a str,
+    suffix: &'static str,
 }
 
 impl<'a> Numbered<'a> {
     fn parse(name: &'a str) -> Option<Self> {
-        let (rest, of) = name.strip_suffix(SUFFIX)?.rsplit_once("-of-")?;
+        let suffix = [SUFFIX, GGUF_SUFFIX].into_iter().find(|suffix| name.ends_with(suffix))?;
+        let (rest, of) = name.strip_suffix(suffix)?.rsplit_once("-of-")?;
         let (prefix, digits) = rest.rsplit_once('-')?;
         let is_number = |text: &str| (1..=9).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
         if !is_number(of) || !is_number(digits) {
             return None;
         }
         let (number, total) = (digits.parse().ok()?, of.parse().ok()?);
-        (1..=total).contains(&number).then_some(Self { prefix, number, total, width: digits.len(), of })
+        (1..=total).contains(&number).then_some(Self { prefix, number, total, width: digits.len(), of, suffix })
     }
 }
 
@@ -176,9 +190,30 @@ struct Model {
 }
 
 impl Model {
+    /// Weight files as models, numbered ones of the same prefix and total together.
+    fn sets(names: &[String]) -> Vec<Self> {
+        let mut sets: BTreeMap<(&str, usize, &str), Vec<String>> = BTreeMap::new();
+        let mut models = Vec::new();
+        for name in names {
+            match Numbered::parse(name) {
+                Some(Numbered { prefix, total, suffix, .. }) => {
+                    sets.entry((prefix, total, suffix)).or_default().push(name.clone());
+                }
+                None => models.push(Self { label: name.clone(), files: vec![name.clone()] }),
+            }
+        }
+        models.extend(sets.into_iter().map(|((prefix, total, suffix), mut files)| {
+            files.sort_by_key(|name| Numbered::parse(name).map(|numbered| numbered.number));
+            Self { label: format!("{prefix}-*-of-{total}{suffix}"), files }
+        }));
+        models
+    }
+
     /// Whether every number of the set is there once.
     fn check_complete(&self, root: &Path) -> Result<()> {
-        let Some(Numbered { prefix, total, width, of, .. }) = Numbered::parse(&self.files[0]) else { return Ok(()) };
+        let Some(Numbered { prefix, total, width, of, suffix, .. }) = Numbered::parse(&self.files[0]) else {
+            return Ok(());
+        };
         if total > MAX_SHARDS {
             let (path, found, limit) = (root.to_path_buf(), total as u64, MAX_SHARDS as u64);
             return Err(Error::Limit { path, what: "number of shards", found, limit });
@@ -193,7 +228,7 @@ impl Model {
         }
         let missing: Vec<String> = (1..=total)
             .filter(|number| count[number - 1] == 0)
-            .map(|number| format!("{prefix}-{number:0width$}-of-{of}{SUFFIX}"))
+            .map(|number| format!("{prefix}-{number:0width$}-of-{of}{suffix}"))
             .collect();
         if missing.is_empty() {
             return Ok(());
@@ -211,7 +246,10 @@ struct Listing {
     pickles: Vec<String>,
     /// Optimiser and scheduler state, arguments of the training script.
     training: Vec<String>,
-    /// GGUF and ONNX files.
+    ggufs: Vec<String>,
+    /// Vision and audio towers that llama.cpp keeps in files of their own.
+    towers: Vec<String>,
+    /// ONNX files.
     later: Vec<String>,
     /// Weight files that loaders pass over because their names begin with a dot.
     hidden: Vec<String>,
@@ -227,8 +265,8 @@ impl Listing {
             let entry = entry.map_err(failed)?;
             listing.sort_in(entry.file_name().to_string_lossy().into_owned());
         }
-        let Self { weights, indexes, pickles, training, later, hidden, repositories } = &mut listing;
-        for names in [weights, indexes, pickles, training, later, hidden, repositories] {
+        let Self { weights, indexes, pickles, training, ggufs, towers, later, hidden, repositories } = &mut listing;
+        for names in [weights, indexes, pickles, training, ggufs, towers, later, hidden, repositories] {
             names.sort_unstable();
         }
         Ok(listing)
@@ -250,7 +288,13 @@ impl Listing {
             &mut self.training
         } else if is_pickle {
             &mut self.pickles
-        } else if lower.ends_with(".gguf") || lower.ends_with(".onnx") {
+        } else if lower.ends_with(GGUF_SUFFIX) && name.starts_with('.') {
+            &mut self.hidden
+        } else if lower.ends_with(GGUF_SUFFIX) && lower.contains("mmproj") {
+            &mut self.towers
+        } else if lower.ends_with(GGUF_SUFFIX) {
+            &mut self.ggufs
+        } else if lower.ends_with(".onnx") {
             &mut self.later
         } else {
             return;
@@ -286,23 +330,6 @@ impl Listing {
         Err(several(&place.root, rivals))
     }
 
-    /// The weight files, numbered ones of the same prefix and total together.
-    fn models(&self) -> Vec<Model> {
-        let mut sets: BTreeMap<(&str, usize), Vec<String>> = BTreeMap::new();
-        let mut models = Vec::new();
-        for name in &self.weights {
-            match Numbered::parse(name) {
-                Some(Numbered { prefix, total, .. }) => sets.entry((prefix, total)).or_default().push(name.clone()),
-                None => models.push(Model { label: name.clone(), files: vec![name.clone()] }),
-            }
-        }
-        models.extend(sets.into_iter().map(|((prefix, total), mut files)| {
-            files.sort_by_key(|name| Numbered::parse(name).map(|numbered| numbered.number));
-            Model { label: format!("{prefix}-*-of-{total}{SUFFIX}"), files }
-        }));
-        models
-    }
-
     /// What lies beside the weights and was not read.
     fn findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
@@ -314,6 +341,10 @@ impl Listing {
         };
         note(Code::PickleNotRead, "pickles were not read", &self.pickles);
         note(Code::FileLeftOut, "training state was left out", &self.training);
+        if !self.weights.is_empty() || !self.indexes.is_empty() {
+            note(Code::FileLeftOut, "GGUF files beside the model were left out", &self.ggufs);
+        }
+        note(Code::FileLeftOut, "towers of other kinds were left out", &self.towers);
         note(Code::FileLeftOut, "files in formats that this version does not read were left out", &self.later);
         note(Code::FileLeftOut, "hidden weight files were left out", &self.hidden);
         findings
@@ -332,12 +363,13 @@ impl Listing {
             }
         };
         tell("pickle checkpoints, which a later version reads", &self.pickles);
-        tell("GGUF or ONNX files, which a later version reads", &self.later);
+        tell("ONNX files, which a later version reads", &self.later);
+        tell("towers of other kinds", &self.towers);
         tell("training state", &self.training);
         tell("hidden files", &self.hidden);
         let why = match found.as_slice() {
-            [] => "no weight files (*.safetensors) in this folder".to_owned(),
-            found => format!("no *.safetensors files in this folder, only {}", found.join(" and ")),
+            [] => "no weight files (*.safetensors, *.gguf) in this folder".to_owned(),
+            found => format!("no *.safetensors or *.gguf files in this folder, only {}", found.join(" and ")),
         };
         Error::Nothing { path: root.to_path_buf(), why }
     }

@@ -1,7 +1,8 @@
-//! What a weight file is by its first bytes: safetensors, a Git-LFS pointer, or a format that is not read here.
+//! What a weight file is by its first bytes: safetensors, GGUF, a Git-LFS pointer, or a format that is not read here.
 
 use std::path::Path;
 
+use super::gguf;
 use super::safetensors;
 use super::source::Source;
 use crate::Result;
@@ -14,6 +15,8 @@ const MAX_POINTER_BYTES: u64 = 1024;
 pub(super) enum Content {
     /// To be read as safetensors, and refused there if it is none.
     Weights,
+    /// To be read as GGUF.
+    Gguf,
     /// Stands for a file that was not downloaded.
     Pointer(Pointer),
     /// A weight format of another kind, in words.
@@ -47,6 +50,9 @@ pub(super) fn sniff(path: &Path, source: &Source) -> Result<Content> {
     if let Some(pointer) = pointer(head, len) {
         return Ok(Content::Pointer(pointer));
     }
+    if head.starts_with(gguf::MAGIC) {
+        return Ok(Content::Gguf);
+    }
     // A header of 128, 640, 896, 1152 or 1408 bytes has a length that looks like the start of a pickle.
     if safetensors::looks_like(head, len) {
         return Ok(Content::Weights);
@@ -68,9 +74,8 @@ pub(super) fn pointer(head: &[u8], len: u64) -> Option<Pointer> {
 }
 
 fn foreign(head: &[u8]) -> Option<&'static str> {
-    const MAGIC: [(&[u8], &str); 4] = [
+    const MAGIC: [(&[u8], &str); 3] = [
         (b"PK\x03\x04", "a zip archive, the form of a PyTorch pickle checkpoint; pickles are read by a later version"),
-        (b"GGUF", "a GGUF file; GGUF is read by a later version"),
         (b"\x89HDF\r\n\x1a\n", "an HDF5 file, which is not read"),
         (b"\x93NUMPY", "a NumPy array, which is not read"),
     ];

@@ -1,9 +1,10 @@
 //! The one place where a tensor's bytes become its values in order, whatever its layout.
 
 use super::{Checkpoint, FORMAT};
-use crate::tensor::TensorMeta;
-use crate::tensor::decode::decode;
+use crate::tensor::block::Grid;
+use crate::tensor::decode::{decode, steps};
 use crate::tensor::layout::{Extent, Layout, Piece};
+use crate::tensor::{DType, TensorMeta};
 use crate::{Error, Result};
 
 /// Longest run of bytes that is read at a time for a digest.
@@ -11,6 +12,9 @@ const RUN: u64 = 1 << 18;
 
 /// Longest stretch that is read to gather values out of it; beyond, they are read one by one.
 const STRETCH: u64 = 1 << 20;
+
+/// Turns bytes into one number for each value.
+type Decoder = fn(&DType, &[u8], &mut [f32]) -> Option<bool>;
 
 /// What is known of values that were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +35,27 @@ impl Checkpoint {
     /// the file shrank; [`Error::Io`] if the system refuses.
     pub fn values<'a>(
         &'a self,
+        tensor: &TensorMeta,
+        first: u64,
+        out: &mut [f32],
+        buf: &'a mut Vec<u8>,
+    ) -> Result<Option<Values<'a>>> {
+        self.read_with(decode, tensor, first, out, buf)
+    }
+
+    /// Like [`Checkpoint::values`], but instead of each value the distance of the levels around it, to which its block
+    /// type rounds. `false`, with `out` in an unknown state, where the type has no such levels.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::values`].
+    pub(crate) fn steps(&self, tensor: &TensorMeta, first: u64, out: &mut [f32], buf: &mut Vec<u8>) -> Result<bool> {
+        let known = matches!(&tensor.dtype, DType::Block(block) if matches!(block.grid(), Grid::Even | Grid::Levels));
+        Ok(known && self.read_with(steps, tensor, first, out, buf)?.is_some())
+    }
+
+    fn read_with<'a>(
+        &'a self,
+        decode: Decoder,
         tensor: &TensorMeta,
         first: u64,
         out: &mut [f32],
@@ -65,7 +90,7 @@ impl Checkpoint {
         let begin = view.pieces().partition_point(|piece| piece.row + piece.rows <= row);
         for piece in view.pieces()[begin..].iter().take_while(|piece| piece.row < row + rows) {
             let Some(part) = window.of(piece) else { continue };
-            exact &= self.piece(tensor, piece, part, &window, out, buf)?.ok_or_else(refuse)?;
+            exact &= self.piece(decode, tensor, piece, part, &window, out, buf)?.ok_or_else(refuse)?;
         }
         Ok(Some(Values { exact, stored: None }))
     }
@@ -92,8 +117,10 @@ impl Checkpoint {
     }
 
     /// Fills the part of a window that a piece holds; `None` where the part cuts a block.
+    #[allow(clippy::too_many_arguments, reason = "a reader, a source and a target, each in parts")]
     fn piece(
         &self,
+        decode: Decoder,
         tensor: &TensorMeta,
         piece: &Piece,
         part: Window,
@@ -219,7 +246,6 @@ mod tests {
 
     use super::*;
     use crate::checkpoint::OpenOptions;
-    use crate::tensor::DType;
     use crate::tensor::layout::View;
 
     /// A file of `rows` x `cols` numbers 0, 1, …, and the checkpoint that it makes.

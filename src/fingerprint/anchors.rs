@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::frame::{Anchor, DIRECTIONS};
 use super::labels;
+use crate::checkpoint::Checkpoint;
 use crate::limits::MAX_SIDECAR_BYTES;
 
 /// Fewest anchors that a suspect must have of a reference's for their frames to be compared.
@@ -40,6 +41,23 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
+    /// The vocabulary of a checkpoint: the one in its weight file, or in `tokenizer.json` beside it.
+    pub(super) fn of(checkpoint: &Checkpoint) -> Option<Self> {
+        let Some(tokens) = &checkpoint.sidecar.tokens else {
+            return Self::read(&checkpoint.root.join("tokenizer.json"));
+        };
+        let mut ids = BTreeMap::new();
+        for (token, id) in tokens.iter().zip(0..) {
+            // Of two spellings of one text, the tokenizer makes the one that marks its space.
+            if token.contains(' ') {
+                ids.entry(decoded(token)).or_insert(id);
+            } else {
+                ids.insert(decoded(token), id);
+            }
+        }
+        (!ids.is_empty()).then_some(Self { ids })
+    }
+
     /// Reads `tokenizer.json`; `None` where there is none, or no vocabulary can be made out in it.
     pub fn read(path: &Path) -> Option<Self> {
         let meta = path.metadata().ok()?;

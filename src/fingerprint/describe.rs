@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::accumulate::TensorDigests;
 use super::channels::{ScoreSums, Square, channel_energies, root_mean};
@@ -33,6 +33,7 @@ pub(super) fn describe(
     assignment: &Assignment,
     digests: TensorDigests,
     values: Option<ReadValues>,
+    steps: Vec<bf16>,
     sums: &Mutex<ScoreSums>,
     spool: &Spool,
 ) -> Result<(Outcome, Option<Projected>)> {
@@ -87,6 +88,7 @@ pub(super) fn describe(
         col_rms: relative(&col_rms, values.summary.rms),
         summary: values.summary,
         sample: values.sample,
+        steps,
         sketch: values.sketch,
         row_norms,
     });

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use half::bf16;
 use rayon::prelude::*;
 
 use super::accumulate::{Digests, TensorDigests};
@@ -23,7 +24,7 @@ use super::projection::{Target, Weights};
 use super::schedule::{Demand, Queue, StopOnPanic};
 use super::segment::{Ground, Part, Walk};
 use super::spool::Spool;
-use super::{FileRecord, Fingerprint, MAX_AXIS, Settings, Subject, remarks, shape};
+use super::{FileRecord, Fingerprint, MAX_AXIS, Settings, Subject, remarks, sample_labels, shape};
 use crate::anatomy::{Anatomy, Assignment};
 use crate::catalog::digests;
 use crate::checkpoint::Checkpoint;
@@ -260,7 +261,8 @@ impl<'a> Pass<'a> {
         if let Some(digests) = digests {
             let target = ground.as_ref().and_then(|ground| ground.target.as_ref());
             let values = whole.map(|whole| whole.finish(target, self.frames.hidden()));
-            let outcome = describe(job.tensor, job.assignment, digests, values, &self.sums, &self.spool)?;
+            let steps = sampled_steps(self.checkpoint, job.tensor, scratch)?;
+            let outcome = describe(job.tensor, job.assignment, digests, values, steps, &self.sums, &self.spool)?;
             if let Some(layer) = job.target.as_ref().and_then(Target::attention) {
                 self.heads.arrived(layer, outcome.1);
             }
@@ -337,6 +339,29 @@ impl Job<'_> {
     fn new_digests(&self) -> Digests {
         Digests::new(self.tensor.dtype == DType::BF16 && self.tensor.layout.is_plain())
     }
+}
+
+/// The distance of levels at each sampled value of a type in blocks; empty for other types.
+fn sampled_steps(checkpoint: &Checkpoint, tensor: &TensorMeta, scratch: &mut Scratch) -> Result<Vec<bf16>> {
+    let DType::Block(block) = &tensor.dtype else { return Ok(Vec::new()) };
+    let (rows, cols) = tensor.matrix();
+    let (sample_rows, sample_cols) = sample_labels(rows, cols);
+    let per_block = block.values();
+    let mut steps = Vec::with_capacity(sample_rows.len() * sample_cols.len());
+    scratch.values.resize(per_block as usize, 0.0);
+    for &row in &sample_rows {
+        let mut read = None;
+        for &col in &sample_cols {
+            let first = u64::from(row) * cols + u64::from(col) / per_block * per_block;
+            if read.replace(first) != Some(first)
+                && !checkpoint.steps(tensor, first, &mut scratch.values, &mut scratch.bytes)?
+            {
+                return Ok(Vec::new());
+            }
+            steps.push(bf16::from_f32(scratch.values[(u64::from(col) % per_block) as usize]));
+        }
+    }
+    Ok(steps)
 }
 
 #[cfg(test)]
