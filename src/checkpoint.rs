@@ -4,6 +4,7 @@
 //! tensor is for is not known here.
 
 mod index;
+mod pickle;
 mod place;
 pub mod safetensors;
 mod shards;
@@ -11,6 +12,7 @@ pub mod sidecar;
 mod sniff;
 pub mod source;
 mod text;
+mod torch;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -56,6 +58,10 @@ pub enum Format {
     Safetensors,
     /// Several safetensors files, with an index or numbered names.
     ShardedSafetensors,
+    /// One file that `torch.save` wrote, in either of its forms.
+    Torch,
+    /// Several such files, with an index or numbered names.
+    ShardedTorch,
 }
 
 impl Format {
@@ -64,6 +70,21 @@ impl Format {
         match self {
             Self::Safetensors => "safetensors",
             Self::ShardedSafetensors => "sharded-safetensors",
+            Self::Torch => "torch",
+            Self::ShardedTorch => "sharded-torch",
+        }
+    }
+}
+
+impl Format {
+    /// The format of as many files as this one has, all of which hold `contents`.
+    fn of(self, contents: &[Content]) -> Self {
+        let is_torch = contents.first() == Some(&Content::Torch);
+        match self {
+            Self::Safetensors | Self::Torch if is_torch => Self::Torch,
+            Self::ShardedSafetensors | Self::ShardedTorch if is_torch => Self::ShardedTorch,
+            Self::Safetensors | Self::Torch => Self::Safetensors,
+            Self::ShardedSafetensors | Self::ShardedTorch => Self::ShardedSafetensors,
         }
     }
 }
@@ -148,11 +169,12 @@ impl Checkpoint {
     pub fn open(path: &Path, options: OpenOptions) -> Result<Self> {
         let place = Place::locate(path)?;
         let Plan { format, files, index, mut findings } = shards::plan(&place)?;
-        check_contents(&place, &files)?;
+        let contents = check_contents(&place, &files)?;
+        let format = format.of(&contents);
         let mut shards = Vec::with_capacity(files.len());
         let mut tensors = Vec::new();
-        for file in files {
-            let (shard, header) = open_shard(&place, file, options)?;
+        for (file, content) in files.into_iter().zip(contents) {
+            let (shard, header) = open_shard(&place, file, &content, options)?;
             let position = shards.len();
             tensors.extend(header.tensors.into_iter().map(|tensor| TensorMeta { shard: position, ..tensor }));
             findings.extend(header.findings);
@@ -219,15 +241,19 @@ impl Checkpoint {
     }
 }
 
-/// Refuses files that are no safetensors by their first bytes, before any header is read.
-fn check_contents(place: &Place, files: &[File]) -> Result<()> {
+/// What the files are by their first bytes. Refuses those that are not read, before any header is.
+fn check_contents(place: &Place, files: &[File]) -> Result<Vec<Content>> {
+    let mut contents = Vec::with_capacity(files.len());
+    for file in files {
+        contents.push(sniff::sniff(&place.root.join(&file.name), &Source::open(&file.path)?)?);
+    }
     let mut pointers = Vec::new();
     let mut foreign = Vec::new();
-    for file in files {
-        match sniff::sniff(&place.root.join(&file.name), &Source::open(&file.path)?)? {
-            Content::Weights => {}
-            Content::Pointer(pointer) => pointers.push((file.name.as_str(), pointer)),
-            Content::Foreign(what) => foreign.push((file.name.as_str(), what)),
+    for (File { name, .. }, content) in files.iter().zip(&contents) {
+        match content {
+            Content::Weights | Content::Torch => {}
+            Content::Pointer(pointer) => pointers.push((name.as_str(), pointer)),
+            Content::Foreign(what) => foreign.push((name.as_str(), *what)),
         }
     }
     let path = match &place.target {
@@ -253,13 +279,26 @@ fn check_contents(place: &Place, files: &[File]) -> Result<()> {
         }
         return Err(Error::malformed(path, FORMAT, why));
     }
-    Ok(())
+    if let Some(other) = contents.iter().position(|content| Some(content) != contents.first()) {
+        let what = format!("{} is not in the format of {}", shown(&files[other].name), shown(&files[0].name));
+        return Err(Error::malformed(path, FORMAT, what));
+    }
+    Ok(contents)
 }
 
-fn open_shard(place: &Place, File { name, path }: File, options: OpenOptions) -> Result<(Shard, safetensors::Header)> {
+fn open_shard(
+    place: &Place,
+    File { name, path }: File,
+    content: &Content,
+    options: OpenOptions,
+) -> Result<(Shard, safetensors::Header)> {
     let source = Source::open(&path)?;
     // Errors name the file as it lies in the folder: behind a link there may be a blob called by its digest.
-    let mut header = safetensors::read_header(&place.root.join(&name), &name, &source)?;
+    let shown = place.root.join(&name);
+    let mut header = match content {
+        Content::Torch => torch::read_header(&shown, &name, &source)?,
+        _ => safetensors::read_header(&shown, &name, &source)?,
+    };
     let source = if options.mmap { source.mapped() } else { source };
     let metadata = std::mem::take(&mut header.metadata);
     Ok((Shard { name, path, bytes: source.len(), metadata, source }, header))

@@ -18,9 +18,9 @@ use crate::limits::{MAX_NAME_BYTES, MAX_SHARDS, MAX_SIDECAR_BYTES, MAX_TENSORS};
 use crate::tensor::TensorMeta;
 use crate::{Error, Result};
 
-const FORMAT: &str = "safetensors index";
+const FORMAT: &str = "index of shards";
 
-/// A parsed `*.safetensors.index.json`.
+/// A parsed `*.safetensors.index.json` or `*.bin.index.json`.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Index {
     /// The index's own file name.

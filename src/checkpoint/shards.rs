@@ -18,11 +18,22 @@ use crate::{Error, Result};
 
 const FORMAT: &str = "sharded checkpoint";
 const SUFFIX: &str = ".safetensors";
-const INDEX_SUFFIX: &str = ".safetensors.index.json";
+
+/// Endings of the names of indexes.
+const INDEX_SUFFIXES: [&str; 2] = [".safetensors.index.json", ".bin.index.json"];
+
+/// Endings of the names of files that `torch.save` wrote.
+pub(super) const PICKLE_SUFFIXES: [&str; 5] = [".bin", ".pt", ".pth", ".ckpt", ".pkl"];
 
 /// Names under which loaders look for weights whether or not there is an index.
-const DEFAULT_NAMES: [&str; 3] =
-    ["model.safetensors", "adapter_model.safetensors", "diffusion_pytorch_model.safetensors"];
+const DEFAULT_NAMES: [&str; 6] = [
+    "model.safetensors",
+    "adapter_model.safetensors",
+    "diffusion_pytorch_model.safetensors",
+    "pytorch_model.bin",
+    "adapter_model.bin",
+    "diffusion_pytorch_model.bin",
+];
 
 /// A weight file to be opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +77,10 @@ fn plan_file(path: &Path) -> Result<Plan> {
 }
 
 fn plan_folder(place: &Place) -> Result<Plan> {
-    let listing = Listing::read(&place.root)?;
+    let mut listing = Listing::read(&place.root)?;
+    if listing.weights.is_empty() && listing.indexes.is_empty() {
+        listing.turn_to_pickles();
+    }
     let findings = listing.findings();
     match listing.choose_index(place)? {
         Some(index) => {
@@ -153,18 +167,22 @@ struct Numbered<'a> {
     width: usize,
     /// The total as written.
     of: &'a str,
+    /// The ending of the name.
+    suffix: &'static str,
 }
 
 impl<'a> Numbered<'a> {
     fn parse(name: &'a str) -> Option<Self> {
-        let (rest, of) = name.strip_suffix(SUFFIX)?.rsplit_once("-of-")?;
+        let suffixes = std::iter::once(SUFFIX).chain(PICKLE_SUFFIXES);
+        let (stem, suffix) = suffixes.into_iter().find_map(|suffix| Some((name.strip_suffix(suffix)?, suffix)))?;
+        let (rest, of) = stem.rsplit_once("-of-")?;
         let (prefix, digits) = rest.rsplit_once('-')?;
         let is_number = |text: &str| (1..=9).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
         if !is_number(of) || !is_number(digits) {
             return None;
         }
         let (number, total) = (digits.parse().ok()?, of.parse().ok()?);
-        (1..=total).contains(&number).then_some(Self { prefix, number, total, width: digits.len(), of })
+        (1..=total).contains(&number).then_some(Self { prefix, number, total, width: digits.len(), of, suffix })
     }
 }
 
@@ -178,7 +196,9 @@ struct Model {
 impl Model {
     /// Whether every number of the set is there once.
     fn check_complete(&self, root: &Path) -> Result<()> {
-        let Some(Numbered { prefix, total, width, of, .. }) = Numbered::parse(&self.files[0]) else { return Ok(()) };
+        let Some(Numbered { prefix, total, width, of, suffix, .. }) = Numbered::parse(&self.files[0]) else {
+            return Ok(());
+        };
         if total > MAX_SHARDS {
             let (path, found, limit) = (root.to_path_buf(), total as u64, MAX_SHARDS as u64);
             return Err(Error::Limit { path, what: "number of shards", found, limit });
@@ -193,7 +213,7 @@ impl Model {
         }
         let missing: Vec<String> = (1..=total)
             .filter(|number| count[number - 1] == 0)
-            .map(|number| format!("{prefix}-{number:0width$}-of-{of}{SUFFIX}"))
+            .map(|number| format!("{prefix}-{number:0width$}-of-{of}{suffix}"))
             .collect();
         if missing.is_empty() {
             return Ok(());
@@ -209,6 +229,8 @@ struct Listing {
     weights: Vec<String>,
     indexes: Vec<String>,
     pickles: Vec<String>,
+    /// Indexes of shards that are pickles.
+    pickle_indexes: Vec<String>,
     /// Optimiser and scheduler state, arguments of the training script.
     training: Vec<String>,
     /// GGUF and ONNX files.
@@ -227,8 +249,8 @@ impl Listing {
             let entry = entry.map_err(failed)?;
             listing.sort_in(entry.file_name().to_string_lossy().into_owned());
         }
-        let Self { weights, indexes, pickles, training, later, hidden, repositories } = &mut listing;
-        for names in [weights, indexes, pickles, training, later, hidden, repositories] {
+        let Self { weights, indexes, pickles, pickle_indexes, training, later, hidden, repositories } = &mut listing;
+        for names in [weights, indexes, pickles, pickle_indexes, training, later, hidden, repositories] {
             names.sort_unstable();
         }
         Ok(listing)
@@ -236,7 +258,7 @@ impl Listing {
 
     fn sort_in(&mut self, name: String) {
         let lower = name.to_lowercase();
-        let is_pickle = [".bin", ".pt", ".pth", ".ckpt", ".pkl"].iter().any(|suffix| lower.ends_with(suffix));
+        let is_pickle = PICKLE_SUFFIXES.iter().any(|suffix| lower.ends_with(suffix));
         let of_training = ["optimizer", "scheduler", "scaler", "rng_state", "training_args"];
         let kind = if name.starts_with("models--") {
             &mut self.repositories
@@ -244,8 +266,10 @@ impl Listing {
             &mut self.hidden
         } else if lower.ends_with(SUFFIX) {
             &mut self.weights
-        } else if lower.ends_with(INDEX_SUFFIX) {
+        } else if lower.ends_with(INDEX_SUFFIXES[0]) {
             &mut self.indexes
+        } else if lower.ends_with(INDEX_SUFFIXES[1]) {
+            &mut self.pickle_indexes
         } else if is_pickle && of_training.iter().any(|prefix| lower.starts_with(prefix)) {
             &mut self.training
         } else if is_pickle {
@@ -256,6 +280,12 @@ impl Listing {
             return;
         };
         kind.push(name);
+    }
+
+    /// Takes the pickles for the weights of this folder.
+    fn turn_to_pickles(&mut self) {
+        self.weights = std::mem::take(&mut self.pickles);
+        self.indexes = std::mem::take(&mut self.pickle_indexes);
     }
 
     /// The one index to go by, if there is any.
@@ -288,17 +318,19 @@ impl Listing {
 
     /// The weight files, numbered ones of the same prefix and total together.
     fn models(&self) -> Vec<Model> {
-        let mut sets: BTreeMap<(&str, usize), Vec<String>> = BTreeMap::new();
+        let mut sets: BTreeMap<(&str, usize, &str), Vec<String>> = BTreeMap::new();
         let mut models = Vec::new();
         for name in &self.weights {
             match Numbered::parse(name) {
-                Some(Numbered { prefix, total, .. }) => sets.entry((prefix, total)).or_default().push(name.clone()),
+                Some(Numbered { prefix, total, suffix, .. }) => {
+                    sets.entry((prefix, total, suffix)).or_default().push(name.clone());
+                }
                 None => models.push(Model { label: name.clone(), files: vec![name.clone()] }),
             }
         }
-        models.extend(sets.into_iter().map(|((prefix, total), mut files)| {
+        models.extend(sets.into_iter().map(|((prefix, total, suffix), mut files)| {
             files.sort_by_key(|name| Numbered::parse(name).map(|numbered| numbered.number));
-            Model { label: format!("{prefix}-*-of-{total}{SUFFIX}"), files }
+            Model { label: format!("{prefix}-*-of-{total}{suffix}"), files }
         }));
         models
     }
@@ -312,7 +344,7 @@ impl Listing {
                 findings.push(Finding::new(code, Level::Note, message, first.clone()));
             }
         };
-        note(Code::PickleNotRead, "pickles were not read", &self.pickles);
+        note(Code::FileLeftOut, "pickles were left out, because safetensors lie beside them", &self.pickles);
         note(Code::FileLeftOut, "training state was left out", &self.training);
         note(Code::FileLeftOut, "files in formats that this version does not read were left out", &self.later);
         note(Code::FileLeftOut, "hidden weight files were left out", &self.hidden);
@@ -331,13 +363,12 @@ impl Listing {
                 found.push(format!("{what} ({})", listed(names)));
             }
         };
-        tell("pickle checkpoints, which a later version reads", &self.pickles);
         tell("GGUF or ONNX files, which a later version reads", &self.later);
         tell("training state", &self.training);
         tell("hidden files", &self.hidden);
         let why = match found.as_slice() {
-            [] => "no weight files (*.safetensors) in this folder".to_owned(),
-            found => format!("no *.safetensors files in this folder, only {}", found.join(" and ")),
+            [] => "no weight files (*.safetensors, *.bin, *.pt, *.pth) in this folder".to_owned(),
+            found => format!("no weight files in this folder, only {}", found.join(" and ")),
         };
         Error::Nothing { path: root.to_path_buf(), why }
     }
@@ -352,6 +383,7 @@ mod tests {
         let numbered = |name| Numbered::parse(name).map(|found| (found.prefix, found.number, found.total));
         assert_eq!(numbered("model-00002-of-00003.safetensors"), Some(("model", 2, 3)));
         assert_eq!(numbered("a-b-1-of-1.safetensors"), Some(("a-b", 1, 1)));
+        assert_eq!(numbered("pytorch_model-00001-of-00002.bin"), Some(("pytorch_model", 1, 2)));
         for other in [
             "model.safetensors",
             "model-00000-of-00003.safetensors",
@@ -359,7 +391,7 @@ mod tests {
             "model-x-of-00003.safetensors",
             "model-1-of-99999999999999999999.safetensors",
             "one-of-many.safetensors",
-            "model-00001-of-00003.bin",
+            "model-00001-of-00003.json",
         ] {
             assert_eq!(numbered(other), None, "{other}");
         }

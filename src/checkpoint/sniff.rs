@@ -1,9 +1,10 @@
-//! What a weight file is by its first bytes: safetensors, a Git-LFS pointer, or a format that is not read here.
+//! What a weight file is by its first bytes: safetensors, a PyTorch checkpoint, a Git-LFS pointer, or a format that is not read here.
 
 use std::path::Path;
 
 use super::safetensors;
 use super::source::Source;
+use super::torch;
 use crate::Result;
 
 /// Longest Git-LFS pointer in bytes; the specification demands less than 1,024.
@@ -14,6 +15,8 @@ const MAX_POINTER_BYTES: u64 = 1024;
 pub(super) enum Content {
     /// To be read as safetensors, and refused there if it is none.
     Weights,
+    /// To be read as what `torch.save` writes.
+    Torch,
     /// Stands for a file that was not downloaded.
     Pointer(Pointer),
     /// A weight format of another kind, in words.
@@ -51,6 +54,13 @@ pub(super) fn sniff(path: &Path, source: &Source) -> Result<Content> {
     if safetensors::looks_like(head, len) {
         return Ok(Content::Weights);
     }
+    let is_text_pickle = || {
+        let is_named = path.file_name().is_some_and(|name| torch::is_pickle_name(&name.to_string_lossy()));
+        is_named && !head.starts_with(b"GGUF")
+    };
+    if torch::is_archive(head) || torch::is_pickle(head) || is_text_pickle() {
+        return Ok(Content::Torch);
+    }
     Ok(foreign(head).or_else(|| foreign_name(path, len)).map_or(Content::Weights, Content::Foreign))
 }
 
@@ -68,16 +78,12 @@ pub(super) fn pointer(head: &[u8], len: u64) -> Option<Pointer> {
 }
 
 fn foreign(head: &[u8]) -> Option<&'static str> {
-    const MAGIC: [(&[u8], &str); 4] = [
-        (b"PK\x03\x04", "a zip archive, the form of a PyTorch pickle checkpoint; pickles are read by a later version"),
+    const MAGIC: [(&[u8], &str); 3] = [
         (b"GGUF", "a GGUF file; GGUF is read by a later version"),
         (b"\x89HDF\r\n\x1a\n", "an HDF5 file, which is not read"),
         (b"\x93NUMPY", "a NumPy array, which is not read"),
     ];
-    if let Some((_, what)) = MAGIC.iter().find(|(magic, _)| head.starts_with(magic)) {
-        return Some(what);
-    }
-    matches!(head, [0x80, 2..=5, ..]).then_some("a pickle; pickles are read by a later version")
+    MAGIC.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, what)| *what)
 }
 
 fn foreign_name(path: &Path, len: u64) -> Option<&'static str> {
