@@ -13,6 +13,7 @@ mod sniff;
 pub mod source;
 mod text;
 mod torch;
+mod values;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -29,9 +30,10 @@ use self::sniff::Content;
 use self::source::Source;
 pub(crate) use self::text::hex;
 use self::text::{listed, shown};
+pub use self::values::Values;
 use crate::finding::{Code, Finding, Level};
 use crate::limits::MAX_TENSORS;
-use crate::tensor::{DType, TensorMeta};
+use crate::tensor::TensorMeta;
 use crate::{Error, Result};
 
 const FORMAT: &str = "checkpoint";
@@ -176,7 +178,7 @@ impl Checkpoint {
         for (file, content) in files.into_iter().zip(contents) {
             let (shard, header) = open_shard(&place, file, &content, options)?;
             let position = shards.len();
-            tensors.extend(header.tensors.into_iter().map(|tensor| TensorMeta { shard: position, ..tensor }));
+            tensors.extend(header.tensors.into_iter().map(|tensor| tensor.shifted(position)));
             findings.extend(header.findings);
             if tensors.len() > MAX_TENSORS {
                 let (found, limit) = (tensors.len() as u64, MAX_TENSORS as u64);
@@ -195,11 +197,11 @@ impl Checkpoint {
         Ok(Self { root, format, shards, tensors, sidecar, findings, repository, revision })
     }
 
-    /// Bytes `[start, start + len)` of a tensor of this checkpoint: borrowed from the mapping, or read into `buf`,
+    /// Bytes `[start, start + len)` of a plain tensor of this checkpoint: borrowed from the mapping, or read into `buf`,
     /// which grows to `len` bytes at most.
     ///
     /// # Errors
-    /// [`Error::Malformed`] if the range is not within the tensor, or the tensor not of this checkpoint;
+    /// [`Error::Malformed`] if the range is not within the tensor, or the tensor not plain or of this checkpoint;
     /// [`Error::Changed`] if the file shrank; [`Error::Io`] if the system refuses.
     pub fn bytes<'a>(&'a self, tensor: &TensorMeta, start: u64, len: usize, buf: &'a mut Vec<u8>) -> Result<&'a [u8]> {
         let refuse = |path: &Path| {
@@ -207,7 +209,7 @@ impl Checkpoint {
             Error::malformed(path, FORMAT, what).in_tensor(&tensor.name).at(tensor.offset)
         };
         let shard = self.shards.get(tensor.shard).ok_or_else(|| refuse(&self.root))?;
-        let within = start.checked_add(len as u64).is_some_and(|end| end <= tensor.len);
+        let within = tensor.layout.is_plain() && start.checked_add(len as u64).is_some_and(|end| end <= tensor.len);
         let offset = tensor.offset.checked_add(start).filter(|_| within).ok_or_else(|| refuse(&shard.path))?;
         if offset.checked_add(len as u64).is_none_or(|end| end > shard.bytes) {
             return Err(refuse(&shard.path));
@@ -325,8 +327,8 @@ fn refuse_duplicates(place: &Place, shards: &[Shard], tensors: &[TensorMeta]) ->
 fn remarks(tensors: &[TensorMeta]) -> Vec<Finding> {
     let mut unknown: BTreeMap<&str, (u64, &str)> = BTreeMap::new();
     for TensorMeta { name, dtype, .. } in tensors {
-        if let DType::Other(dtype) = dtype {
-            unknown.entry(dtype).or_insert((0, name)).0 += 1;
+        if !dtype.is_decoded() {
+            unknown.entry(dtype.as_str()).or_insert((0, name)).0 += 1;
         }
     }
     let mut found = Capped::new(Code::DtypeUnknown, Level::Warning);

@@ -2,10 +2,16 @@
 //!
 //! Nothing here knows what a tensor is for; that is the anatomy's work.
 
+pub mod block;
 pub mod decode;
+pub mod layout;
 
 use std::fmt;
+use std::sync::Arc;
 
+use self::block::Grid;
+pub use block::Block;
+pub use layout::Layout;
 use serde::{Deserialize, Serialize};
 
 /// An element type as a checkpoint states it. A type that this version cannot decode is kept by name, so that the
@@ -43,28 +49,48 @@ pub enum DType {
     I64,
     /// Unsigned 64-bit integer.
     U64,
+    /// Values in blocks that share scales.
+    Block(Block),
     /// Anything else, as the file spells it.
     Other(String),
 }
 
 impl DType {
-    /// Bytes of one element; `None` where this version does not know the type.
+    /// Bytes of one element; `None` for types in blocks, and where this version does not know the type.
     pub fn bytes(&self) -> Option<u64> {
         Some(match self {
             Self::Bool | Self::U8 | Self::I8 | Self::F8E5M2 | Self::F8E4M3 => 1,
             Self::I16 | Self::U16 | Self::F16 | Self::BF16 => 2,
             Self::I32 | Self::U32 | Self::F32 => 4,
             Self::F64 | Self::I64 | Self::U64 => 8,
-            Self::Other(_) => return None,
+            Self::Block(_) | Self::Other(_) => return None,
         })
     }
 
-    /// Whether the values are weights (floating point) rather than indices, masks or packed codes.
-    pub fn is_float(&self) -> bool {
-        matches!(self, Self::F8E5M2 | Self::F8E4M3 | Self::F16 | Self::BF16 | Self::F32 | Self::F64)
+    /// Bytes of that many elements; `None` where this version does not know the type, the number overflows, or it is
+    /// not one of whole blocks.
+    pub fn size_of(&self, elements: u64) -> Option<u64> {
+        match self {
+            Self::Block(block) if elements % block.values() != 0 => None,
+            Self::Block(block) => (elements / block.values()).checked_mul(block.bytes()),
+            _ => self.bytes()?.checked_mul(elements),
+        }
     }
 
-    /// The name that safetensors headers use.
+    /// Whether [`decode`](decode::decode) knows the type.
+    pub fn is_decoded(&self) -> bool {
+        match self {
+            Self::Block(block) => block.grid() != Grid::Unread,
+            _ => self.bytes().is_some(),
+        }
+    }
+
+    /// Whether the values are weights (floating point, or blocks that stand for it) rather than indices, masks or packed codes.
+    pub fn is_float(&self) -> bool {
+        matches!(self, Self::F8E5M2 | Self::F8E4M3 | Self::F16 | Self::BF16 | Self::F32 | Self::F64 | Self::Block(_))
+    }
+
+    /// The name that safetensors headers use; of a type in blocks, ggml's.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Bool => "BOOL",
@@ -82,6 +108,7 @@ impl DType {
             Self::F64 => "F64",
             Self::I64 => "I64",
             Self::U64 => "U64",
+            Self::Block(block) => block.as_str(),
             Self::Other(name) => name,
         }
     }
@@ -106,7 +133,8 @@ impl From<String> for DType {
             DType::I64,
             DType::U64,
         ];
-        KNOWN.into_iter().find(|dtype| dtype.as_str() == name).unwrap_or(Self::Other(name))
+        let plain = KNOWN.into_iter().find(|dtype| dtype.as_str() == name);
+        plain.or_else(|| Block::named(&name).map(Self::Block)).unwrap_or(Self::Other(name))
     }
 }
 
@@ -135,14 +163,26 @@ pub struct TensorMeta {
     pub shard: usize,
     /// First byte of the tensor, counted from the start of that shard's file.
     pub offset: u64,
-    /// Number of bytes.
+    /// Number of stored bytes.
     pub len: u64,
+    /// How the stored bytes become the values in order. Unless it is plain, shard and offset are those of the first
+    /// stored bytes only.
+    pub layout: Layout,
 }
 
 impl TensorMeta {
     /// Number of elements. Headers whose product overflows are refused when they are read, so this cannot.
     pub fn elements(&self) -> u64 {
         self.shape.iter().product()
+    }
+
+    /// The same tensor with its bytes `by` shards further on.
+    pub(crate) fn shifted(self, by: usize) -> Self {
+        let layout = match &self.layout {
+            Layout::Plain => Layout::Plain,
+            Layout::View(view) => Layout::View(Arc::new(view.shifted(by))),
+        };
+        Self { shard: self.shard + by, layout, ..self }
     }
 
     /// The tensor as a matrix (see [`matrix`]).

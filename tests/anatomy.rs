@@ -12,10 +12,11 @@ use weightprint::anatomy::{Anatomy, Architecture, Residual, Role, Source, config
 use weightprint::catalog::architectures::{self, Record, nearest};
 use weightprint::catalog::naming;
 use weightprint::finding::Code;
-use weightprint::tensor::{DType, TensorMeta};
+use weightprint::tensor::{DType, Layout, TensorMeta};
 
 fn tensor(name: impl Into<String>, shape: &[u64]) -> TensorMeta {
-    TensorMeta { name: name.into(), dtype: DType::BF16, shape: shape.to_vec(), shard: 0, offset: 0, len: 0 }
+    let layout = Layout::Plain;
+    TensorMeta { name: name.into(), dtype: DType::BF16, shape: shape.to_vec(), shard: 0, offset: 0, len: 0, layout }
 }
 
 /// The name that the family's standard scheme has for a role, or the one of LLaMA's or of the mixtures of experts.

@@ -17,7 +17,7 @@ use super::source::Source;
 use super::text::{byte_of, message, shown};
 use crate::finding::{Code, Finding, Level};
 use crate::limits::{MAX_HEADER_BYTES, MAX_NAME_BYTES, MAX_RANK, MAX_TENSORS};
-use crate::tensor::{DType, TensorMeta};
+use crate::tensor::{DType, Layout, TensorMeta};
 use crate::{Error, Result};
 
 /// Bytes of the length in front of the header.
@@ -323,7 +323,7 @@ fn lay_out(
         }
         gap(covered, from);
         covered = to;
-        tensors.push(TensorMeta { name, dtype, shape, shard: 0, offset: at, len: to - from });
+        tensors.push(TensorMeta { name, dtype, shape, shard: 0, offset: at, len: to - from, layout: Layout::Plain });
     }
     gap(covered, data);
     tensors.sort_unstable_by(|a, b| (a.offset, &a.name).cmp(&(b.offset, &b.name)));

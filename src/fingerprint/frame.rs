@@ -17,7 +17,6 @@ use super::labels;
 use crate::anatomy::{Anatomy, Assignment, Role};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::tensor::decode::decode;
 
 /// Directions of a frame, and so numbers in a descriptor.
 pub const DIRECTIONS: usize = 128;
@@ -171,15 +170,16 @@ impl<'a> Stream<'a> {
 fn rows(checkpoint: &Checkpoint, table: usize, ids: &[u32], width: usize) -> Result<Option<Vec<f32>>> {
     let tensor = &checkpoint.tensors[table];
     let (count, cols) = tensor.matrix();
-    let Some(bytes) = tensor.dtype.bytes().filter(|_| cols == width as u64) else { return Ok(None) };
+    if cols != width as u64 {
+        return Ok(None);
+    }
     let (mut buf, mut all) = (Vec::new(), vec![0.0; ids.len() * width]);
     for (row, &id) in all.chunks_exact_mut(width).zip(ids) {
         if u64::from(id) >= count {
             return Ok(None);
         }
-        let len = width * bytes as usize;
-        let raw = checkpoint.bytes(tensor, u64::from(id) * cols * bytes, len, &mut buf)?;
-        if decode(&tensor.dtype, raw, row).is_none() || row.iter().any(|v| !v.is_finite()) {
+        let read = checkpoint.values(tensor, u64::from(id) * cols, row, &mut buf)?;
+        if read.is_none() || row.iter().any(|v| !v.is_finite()) {
             return Ok(None);
         }
     }

@@ -24,7 +24,7 @@ use crate::error::Result;
 use crate::finding::{Code, Finding, Level};
 use crate::limits::MAX_NONFINITE_SHARE;
 use crate::stats::rank;
-use crate::tensor::{DType, TensorMeta, decode};
+use crate::tensor::{DType, TensorMeta};
 
 /// Called with the number of bytes just finished, from any thread.
 pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);
@@ -216,30 +216,33 @@ fn read_tensor(
     scratch: &mut Scratch,
     progress: Progress<'_>,
 ) -> Result<Read> {
-    let mut digests = Digests::new(tensor.dtype == DType::BF16);
+    let plain = tensor.layout.is_plain();
+    let mut digests = Digests::new(tensor.dtype == DType::BF16 && plain);
     let (rows, cols) = tensor.matrix();
-    let Some(width) = tensor.dtype.bytes().filter(|_| tensor.elements() > 0) else {
-        for start in (0..tensor.len).step_by(CHUNK * 4) {
-            let len = (tensor.len - start).min(CHUNK as u64 * 4);
-            digests.add_bytes(checkpoint.bytes(tensor, start, len as usize, &mut scratch.bytes)?);
-            progress(len);
-        }
+    let decoded = tensor.dtype.is_decoded() && tensor.elements() > 0;
+    if !decoded || !plain {
+        checkpoint.stored(tensor, &mut scratch.bytes, |bytes| {
+            digests.add_bytes(bytes);
+            progress(bytes.len() as u64);
+        })?;
+    }
+    if !decoded {
         return Ok(Read { digests: digests.finish(), values: None });
-    };
+    }
     let mut walk = Walk::new(rows, cols, assignment);
     let mut projector = if cols <= CHUNK as u64 { Projector::new(tensor, assignment, frames) } else { None };
     for (first, count) in chunks(rows, cols) {
-        let len = count * width as usize;
-        let bytes = checkpoint.bytes(tensor, first * width, len, &mut scratch.bytes)?;
         scratch.values.resize(count, 0.0);
-        let exact = decode::decode(&tensor.dtype, bytes, &mut scratch.values).unwrap_or(false);
-        digests.add_bytes(bytes);
-        digests.add_values(&scratch.values, exact);
+        let read = checkpoint.values(tensor, first, &mut scratch.values, &mut scratch.bytes)?;
+        if let Some(bytes) = read.and_then(|read| read.stored) {
+            digests.add_bytes(bytes);
+            progress(bytes.len() as u64);
+        }
+        digests.add_values(&scratch.values, read.is_some_and(|read| read.exact));
         walk.add(first, &mut scratch.values);
         if let Some(projector) = &mut projector {
             projector.add(&scratch.values);
         }
-        progress(len as u64);
     }
     let along = projector.map(|projector| projector.finish(assignment));
     Ok(Read { digests: digests.finish(), values: Some(ReadValues { along, ..walk.finish() }) })

@@ -11,7 +11,6 @@ use super::frame::{Frames, Side, matrix, product_failed};
 use super::neurons::{Source, Unit};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::tensor::decode::decode;
 
 /// Landmarks of one MLP or expert.
 pub const LANDMARKS: usize = 128;
@@ -99,13 +98,11 @@ fn read(
     let (hidden, start) = (frames.hidden(), all.len());
     let tensor = &checkpoint.tensors[source.tensor];
     let (rows, cols) = tensor.matrix();
-    let width = tensor.dtype.bytes().unwrap_or(1);
     let (mut buf, mut values) = (Vec::new(), vec![0.0; cols as usize]);
     all.resize(start + landmarks.len() * hidden, 0.0);
     let vectors = &mut all[start..];
     let mut row = |row: u64| -> Result<Vec<f32>> {
-        let bytes = checkpoint.bytes(tensor, row * cols * width, (cols * width) as usize, &mut buf)?;
-        decode(&tensor.dtype, bytes, &mut values);
+        checkpoint.values(tensor, row * cols, &mut values, &mut buf)?;
         values.iter_mut().filter(|v| !v.is_finite()).for_each(|v| *v = 0.0);
         Ok(values.clone())
     };

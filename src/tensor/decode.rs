@@ -3,18 +3,23 @@
 //! Every type that fits is widened exactly; `f64` and wide integers are rounded to nearest and say whether any value
 //! changed, because a digest over values only means something when nothing was lost.
 
+mod blocks;
+mod steps;
+
 use std::sync::LazyLock;
 
 use half::slice::HalfFloatSliceExt;
 
 use super::DType;
+pub(crate) use steps::steps;
 
 /// Decodes `bytes` into `out`, one value for each element. Returns whether every value is exact.
 ///
+/// A value of a block type is what its codes and scales come to in `f32` by the reference decoder, and counts as exact.
 /// NaN payloads are kept for `f32` and `bf16`; elsewhere a NaN becomes some NaN. Returns `None`, and leaves `out`
-/// alone, where the type is unknown or the lengths do not fit.
+/// in an unknown state, where the type is unknown or the lengths do not fit.
 pub fn decode(dtype: &DType, bytes: &[u8], out: &mut [f32]) -> Option<bool> {
-    if dtype.bytes()? * out.len() as u64 != bytes.len() as u64 {
+    if dtype.size_of(out.len() as u64)? != bytes.len() as u64 {
         return None;
     }
     match dtype {
@@ -33,6 +38,7 @@ pub fn decode(dtype: &DType, bytes: &[u8], out: &mut [f32]) -> Option<bool> {
         DType::F64 => return Some(narrow(bytes, out, f64::from_le_bytes)),
         DType::I64 => return Some(narrow_integer(bytes, out, |b| i128::from(i64::from_le_bytes(b)))),
         DType::U64 => return Some(narrow_integer(bytes, out, |b| i128::from(u64::from_le_bytes(b)))),
+        DType::Block(block) => return blocks::decode(*block, bytes, out),
         DType::Other(_) => return None,
     }
     Some(true)
@@ -115,8 +121,18 @@ pub fn grid_step(dtype: &DType, value: f32) -> Option<f32> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use crate::tensor::Block;
+
+    /// One block of random bytes.
+    pub(in crate::tensor) fn random_bytes(block: Block, seed: u64) -> Vec<u8> {
+        let word = |index: u64| xxhash_rust::xxh3::xxh3_64_with_seed(&index.to_le_bytes(), seed);
+        (0..block.bytes().div_ceil(8))
+            .flat_map(|index| word(index).to_le_bytes())
+            .take(block.bytes() as usize)
+            .collect()
+    }
 
     fn one(dtype: DType, bytes: &[u8]) -> (f32, bool) {
         let mut out = [0.0];

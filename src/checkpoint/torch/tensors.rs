@@ -1,13 +1,16 @@
-//! From the tensors of a pickle to ranges of the file, every one checked against the file.
+//! From the tensors of a pickle to ranges of the file, or views where values lie in another order; every one is checked
+//! against the file.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use super::super::pickle::{Pickle, Tensor};
 use super::super::text::listed;
 use super::{Named, Ranges, safetensors, shown, state};
 use crate::finding::{Code, Finding, Level};
 use crate::limits::{MAX_SHARING, MAX_TENSORS};
-use crate::tensor::{DType, TensorMeta};
+use crate::tensor::layout::{Extent, MAX_PIECES, Piece, View};
+use crate::tensor::{DType, Layout, TensorMeta};
 use crate::{Error, Result};
 
 /// The tensors that the pickle names, with the storages at `ranges`.
@@ -38,10 +41,12 @@ pub(super) fn read(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges) -> Res
                 format!("its tensors share bytes: together they are over {MAX_SHARING} times as long as the file");
             return Err(file.malformed(what).in_tensor(name));
         }
-        if !placed.in_order {
-            unread.push(name.clone());
+        let in_order = placed.in_order;
+        let meta = placed.into_meta(name, tensor);
+        if !in_order && meta.layout.is_plain() {
+            unread.push(meta.name.clone());
         }
-        tensors.push(placed.into_meta(name, tensor));
+        tensors.push(meta);
     }
     let mut tell = |code, level, what: &str, names: &[String]| {
         if let Some(first) = names.first() {
@@ -112,14 +117,18 @@ impl Placed {
     }
 
     fn into_meta(self, name: String, tensor: &Tensor) -> TensorMeta {
-        let element = tensor.element.name;
-        let shape = tensor.size.clone();
+        let dtype = DType::from(tensor.element.name.to_owned());
+        let (shape, shard, offset) = (tensor.size.clone(), 0, self.start);
         if self.in_order {
-            let dtype = DType::from(element.to_owned());
-            return TensorMeta { name, dtype, shape, shard: 0, offset: self.start, len: self.len };
+            return TensorMeta { name, dtype, shape, shard, offset, len: self.len, layout: Layout::Plain };
         }
-        let dtype = DType::Other(format!("{element} with strides"));
-        TensorMeta { name, dtype, shape, shard: 0, offset: self.start, len: tensor.element.bytes }
+        match strided(tensor, &dtype, self.start) {
+            Some((view, len)) => TensorMeta { name, dtype, shape, shard, offset, len, layout: Layout::View(view) },
+            None => {
+                let dtype = DType::Other(format!("{} with strides", tensor.element.name));
+                TensorMeta { name, dtype, shape, shard, offset, len: tensor.element.bytes, layout: Layout::Plain }
+            }
+        }
     }
 }
 
@@ -130,5 +139,56 @@ fn is_in_order(size: &[u64], stride: &[u64]) -> bool {
         let fits = *size == 1 || *stride == expected;
         expected *= size;
         fits
+    })
+}
+
+/// A tensor whose values lie in another order, such as a transposed one, with the number of bytes that they span.
+/// `None` where values share bytes, or the pieces would be too many.
+fn strided(tensor: &Tensor, dtype: &DType, start: u64) -> Option<(Arc<View>, u64)> {
+    let width = dtype.bytes()?;
+    let span = span(&tensor.size, &tensor.stride)?.checked_mul(width)?;
+    let (outer, inner) = tensor.size.split_at(tensor.size.len().saturating_sub(2));
+    let (outer_stride, inner_stride) = tensor.stride.split_at(outer.len());
+    let (rows, cols, row_step, col_step) = match (inner, inner_stride) {
+        ([rows, cols], [row_step, col_step]) => (*rows, *cols, *row_step, *col_step),
+        ([cols], [col_step]) => (1, *cols, 0, *col_step),
+        _ => return None,
+    };
+    let count: u64 = outer.iter().product();
+    if count > MAX_PIECES as u64 {
+        return None;
+    }
+    let piece = |index: u64| {
+        let mut rest = index;
+        let mut offset = 0;
+        for (size, stride) in outer.iter().zip(outer_stride).rev() {
+            offset += rest % size * stride;
+            rest /= size;
+        }
+        Piece {
+            row: index * rows,
+            col: 0,
+            rows,
+            cols,
+            shard: 0,
+            offset: start + offset * width,
+            row_step: row_step * width,
+            col_step: col_step * width,
+        }
+    };
+    let extents = vec![Extent { shard: 0, offset: start, len: span }];
+    let view = View::new(dtype, &tensor.size, (0..count).map(piece).collect(), extents).ok()?;
+    Some((Arc::new(view), span))
+}
+
+/// From the first value to the last, in elements, if no two values share a place: then reading them all costs no more
+/// than reading what lies between.
+fn span(size: &[u64], stride: &[u64]) -> Option<u64> {
+    let mut steps: Vec<(u64, u64)> =
+        stride.iter().copied().zip(size.iter().copied()).filter(|step| step.1 > 1).collect();
+    steps.sort_unstable();
+    steps.into_iter().try_fold(1u64, |span, (stride, size)| {
+        let longer = (size - 1).checked_mul(stride)?.checked_add(span)?;
+        (stride >= span).then_some(longer)
     })
 }
