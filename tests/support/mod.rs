@@ -4,6 +4,7 @@
 pub mod disguise;
 pub mod model;
 pub mod pairs;
+pub mod torch;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
