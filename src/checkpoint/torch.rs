@@ -11,7 +11,7 @@ mod tensors;
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::pickle::{self, Fault, Pickle, Refusal, Value, Why};
+use super::pickle::{self, Fault, Pickle, Refusal, Why};
 use super::source::Source;
 use super::text::shown;
 use super::{Capped, safetensors};
@@ -111,12 +111,10 @@ impl Named<'_> {
 
     /// The error for a pickle whose root is nothing to look for tensors in.
     fn no_state(&self, pickle: &Pickle<'_>) -> Error {
-        let what = match pickle.root {
-            Value::Refused(position) => match pickle.refused.get(position as usize) {
-                Some(refusal) => format!("instead of tensors, it {}, which was refused", asks(refusal)),
-                None => "instead of tensors, it asks for functions that were refused".to_owned(),
-            },
-            _ => "it holds no dictionary of tensors".to_owned(),
+        let asked = pickle.refused.iter().find(|refusal| refusal.called).or_else(|| pickle.refused.first());
+        let what = match asked {
+            Some(refusal) => format!("it holds no dictionary of tensors, and {}, which was refused", asks(refusal)),
+            None => "it holds no dictionary of tensors".to_owned(),
         };
         self.malformed(what)
     }

@@ -20,6 +20,11 @@ impl Pickler {
         Self { bytes: b"\x80\x02".to_vec(), ..Self::default() }
     }
 
+    /// Goes on after bytes that were written otherwise.
+    pub fn after(bytes: Vec<u8>) -> Self {
+        Self { bytes, ..Self::default() }
+    }
+
     pub fn op(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }

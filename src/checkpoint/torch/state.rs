@@ -3,7 +3,7 @@
 //! A checkpoint is a dictionary of tensors, or a dictionary that has one under a known name beside the training's
 //! state. Dictionaries inside it are followed, their keys joined with dots.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::super::pickle::{Node, NodeId, Pickle, Tensor, Value};
 use super::Named;
@@ -29,7 +29,7 @@ pub(super) struct State<'p> {
 
 /// Looks for the model's tensors; `None` if there are none and nothing that could have been one.
 pub(super) fn find<'p>(file: Named<'_>, pickle: &'p Pickle<'_>) -> Result<Option<State<'p>>> {
-    let mut search = Search { file, pickle, visits: 0, named: 0, holding: HashMap::new() };
+    let mut search = Search { file, pickle, visits: 0, named: 0, walked: HashSet::new(), holding: HashMap::new() };
     let mut root = pickle.root;
     let mut left_out = Vec::new();
     for _ in 0..MAX_STATE_DEPTH {
@@ -57,6 +57,8 @@ struct Search<'f, 'p, 'b> {
     visits: usize,
     /// Bytes of the names made so far.
     named: u64,
+    /// Dictionaries whose tensors were taken. One that is met again gives the same tensors under other names.
+    walked: HashSet<NodeId>,
     /// Whether a dictionary is known to hold tensors.
     holding: HashMap<NodeId, bool>,
 }
@@ -70,7 +72,7 @@ struct Found<'p> {
 
 impl<'p> Search<'_, 'p, '_> {
     fn visit(&mut self) -> Result<()> {
-        const MOST: usize = 4 * MAX_TENSORS;
+        const MOST: usize = MAX_TENSORS;
         self.visits += 1;
         if self.visits > MOST {
             let path = self.file.path.to_path_buf();
@@ -144,6 +146,10 @@ impl<'p> Search<'_, 'p, '_> {
         Ok(format!("{prefix}{key}"))
     }
 
+    fn is_new(&mut self, dict: Value) -> bool {
+        matches!(dict, Value::Node(id) if self.walked.insert(id))
+    }
+
     fn collect(
         &mut self,
         entries: &'p [(Value, Value)],
@@ -162,7 +168,7 @@ impl<'p> Search<'_, 'p, '_> {
                         found.left_out.push(name);
                     }
                 }
-                Some(Node::Dict(inner)) if depth < MAX_STATE_DEPTH => {
+                Some(Node::Dict(inner)) if depth < MAX_STATE_DEPTH && self.is_new(*value) => {
                     self.collect(inner, &format!("{name}."), depth + 1, found)?;
                 }
                 Some(Node::List(_) | Node::Tuple(_) | Node::Dict(_)) => {
