@@ -3,6 +3,7 @@
 //! Opening reads headers and small files only, never a tensor's bytes, and nothing that it reads is executed. What a
 //! tensor is for is not known here.
 
+pub mod gguf;
 mod index;
 mod pickle;
 mod place;
@@ -64,6 +65,10 @@ pub enum Format {
     Torch,
     /// Several such files, with an index or numbered names.
     ShardedTorch,
+    /// One GGUF file.
+    Gguf,
+    /// Several GGUF files with numbered names.
+    ShardedGguf,
 }
 
 impl Format {
@@ -74,19 +79,20 @@ impl Format {
             Self::ShardedSafetensors => "sharded-safetensors",
             Self::Torch => "torch",
             Self::ShardedTorch => "sharded-torch",
+            Self::Gguf => "gguf",
+            Self::ShardedGguf => "sharded-gguf",
         }
     }
-}
 
-impl Format {
-    /// The format of as many files as this one has, all of which hold `contents`.
-    fn of(self, contents: &[Content]) -> Self {
-        let is_torch = contents.first() == Some(&Content::Torch);
-        match self {
-            Self::Safetensors | Self::Torch if is_torch => Self::Torch,
-            Self::ShardedSafetensors | Self::ShardedTorch if is_torch => Self::ShardedTorch,
-            Self::Safetensors | Self::Torch => Self::Safetensors,
-            Self::ShardedSafetensors | Self::ShardedTorch => Self::ShardedSafetensors,
+    /// The format of one file of this content, or of several.
+    fn of(content: &Content, sharded: bool) -> Self {
+        match (content, sharded) {
+            (Content::Torch, false) => Self::Torch,
+            (Content::Torch, true) => Self::ShardedTorch,
+            (Content::Gguf, false) => Self::Gguf,
+            (Content::Gguf, true) => Self::ShardedGguf,
+            (_, false) => Self::Safetensors,
+            (_, true) => Self::ShardedSafetensors,
         }
     }
 }
@@ -106,7 +112,7 @@ pub struct Shard {
     pub path: PathBuf,
     /// Length of the file in bytes.
     pub bytes: u64,
-    /// The free-form strings that the header keeps under `__metadata__`.
+    /// The free-form strings that the header keeps under `__metadata__`; of GGUF, the texts under `general.`.
     pub metadata: BTreeMap<String, String>,
     source: Source,
 }
@@ -170,16 +176,18 @@ impl Checkpoint {
     /// [`Error::Changed`] if a file shrank meanwhile.
     pub fn open(path: &Path, options: OpenOptions) -> Result<Self> {
         let place = Place::locate(path)?;
-        let Plan { format, files, index, mut findings } = shards::plan(&place)?;
-        let contents = check_contents(&place, &files)?;
-        let format = format.of(&contents);
+        let Plan { files, index, mut findings } = shards::plan(&place)?;
+        let content = check_contents(&place, &files)?;
+        let format = Format::of(&content, index.is_some() || files.len() > 1);
         let mut shards = Vec::with_capacity(files.len());
         let mut tensors = Vec::new();
-        for (file, content) in files.into_iter().zip(contents) {
-            let (shard, header) = open_shard(&place, file, &content, options)?;
+        let mut stated = Vec::new();
+        for file in files {
+            let (shard, header) = open_shard(&place, file, options, &content)?;
             let position = shards.len();
             tensors.extend(header.tensors.into_iter().map(|tensor| tensor.shifted(position)));
             findings.extend(header.findings);
+            stated.extend(header.gguf);
             if tensors.len() > MAX_TENSORS {
                 let (found, limit) = (tensors.len() as u64, MAX_TENSORS as u64);
                 let path = place.root.join(&shard.name);
@@ -192,7 +200,12 @@ impl Checkpoint {
             findings.extend(index.compare(&shards, &tensors));
         }
         findings.extend(remarks(&tensors));
-        let sidecar = Sidecar::read(&place, &mut findings);
+        let mut sidecar = Sidecar::read(&place, &mut findings);
+        if let Some(metadata) = stated.first() {
+            gguf::check_split(&place.root, &stated, tensors.len())?;
+            findings.extend(gguf::undo(metadata, &mut tensors));
+            sidecar = sidecar.with_metadata(metadata);
+        }
         let Place { root, repository, revision, .. } = place;
         Ok(Self { root, format, shards, tensors, sidecar, findings, repository, revision })
     }
@@ -243,17 +256,16 @@ impl Checkpoint {
     }
 }
 
-/// What the files are by their first bytes. Refuses those that are not read, before any header is.
-fn check_contents(place: &Place, files: &[File]) -> Result<Vec<Content>> {
+/// What all the files are by their first bytes. Refuses those that are not read, before any header is.
+fn check_contents(place: &Place, files: &[File]) -> Result<Content> {
     let mut contents = Vec::with_capacity(files.len());
     for file in files {
         contents.push(sniff::sniff(&place.root.join(&file.name), &Source::open(&file.path)?)?);
     }
-    let mut pointers = Vec::new();
-    let mut foreign = Vec::new();
+    let (mut pointers, mut foreign) = (Vec::new(), Vec::new());
     for (File { name, .. }, content) in files.iter().zip(&contents) {
         match content {
-            Content::Weights | Content::Torch => {}
+            Content::Weights | Content::Torch | Content::Gguf => {}
             Content::Pointer(pointer) => pointers.push((name.as_str(), pointer)),
             Content::Foreign(what) => foreign.push((name.as_str(), *what)),
         }
@@ -285,24 +297,40 @@ fn check_contents(place: &Place, files: &[File]) -> Result<Vec<Content>> {
         let what = format!("{} is not in the format of {}", shown(&files[other].name), shown(&files[0].name));
         return Err(Error::malformed(path, FORMAT, what));
     }
-    Ok(contents)
+    Ok(contents.pop().unwrap_or(Content::Weights))
+}
+
+/// What the header of a weight file states, whatever its format.
+struct Header {
+    tensors: Vec<TensorMeta>,
+    findings: Vec<Finding>,
+    gguf: Option<gguf::metadata::Metadata>,
 }
 
 fn open_shard(
     place: &Place,
     File { name, path }: File,
-    content: &Content,
     options: OpenOptions,
-) -> Result<(Shard, safetensors::Header)> {
+    content: &Content,
+) -> Result<(Shard, Header)> {
     let source = Source::open(&path)?;
     // Errors name the file as it lies in the folder: behind a link there may be a blob called by its digest.
     let shown = place.root.join(&name);
-    let mut header = match content {
-        Content::Torch => torch::read_header(&shown, &name, &source)?,
-        _ => safetensors::read_header(&shown, &name, &source)?,
+    let (metadata, header) = match content {
+        Content::Gguf => {
+            let gguf::Header { metadata, tensors, findings } = gguf::read_header(&shown, &name, &source)?;
+            (metadata.texts(), Header { tensors, findings, gguf: Some(metadata) })
+        }
+        Content::Torch => {
+            let torch::Header { tensors, findings } = torch::read_header(&shown, &name, &source)?;
+            (BTreeMap::new(), Header { tensors, findings, gguf: None })
+        }
+        _ => {
+            let safetensors::Header { metadata, tensors, findings } = safetensors::read_header(&shown, &name, &source)?;
+            (metadata, Header { tensors, findings, gguf: None })
+        }
     };
     let source = if options.mmap { source.mapped() } else { source };
-    let metadata = std::mem::take(&mut header.metadata);
     Ok((Shard { name, path, bytes: source.len(), metadata, source }, header))
 }
 

@@ -9,6 +9,7 @@ pub mod heads;
 pub mod matching;
 pub mod neurons;
 pub mod norms;
+mod search;
 pub mod shape;
 
 use schemars::JsonSchema;

@@ -8,6 +8,7 @@ pub mod anchors;
 mod file;
 mod frame;
 mod heads;
+mod join;
 pub mod labels;
 mod neurons;
 mod pass;
@@ -135,6 +136,9 @@ pub struct ValuePrint {
     pub rounded: [u128; 2],
     /// Values on the grid of chosen rows and columns, row by row (see [`TensorPrint::sample_labels`]).
     pub sample: Vec<f32>,
+    /// For a type in blocks, how far apart the levels are to which each sampled value was rounded; empty for other
+    /// types, whose values tell it, and for code books, which have no such distance.
+    pub steps: Vec<half::bf16>,
     /// RMS of chosen rows relative to the tensor's, so 1 is typical.
     pub row_rms: Vec<f16>,
     /// RMS of chosen columns relative to the tensor's.

@@ -60,7 +60,9 @@ impl Input {
         let anatomy = anatomy::dissect(&checkpoint.tensors, config);
         let print = Fingerprint::take(checkpoint, &anatomy, lists, progress)?;
         let mut findings = checkpoint.findings.clone();
-        findings.extend(config.into_iter().flat_map(|config| anatomy::config_findings(config, &anatomy.architecture)));
+        findings.extend(config.into_iter().flat_map(|config| {
+            anatomy::config_findings(config, &anatomy.architecture, checkpoint.sidecar.config_source())
+        }));
         findings.extend(print.findings.iter().cloned());
         Ok(Self { path: shown, print, anatomy: Some(anatomy), sidecar: checkpoint.sidecar.clone(), findings })
     }

@@ -38,16 +38,16 @@ pub(super) fn hint_heads(config: &Config, a: &mut Architecture) {
     }
 }
 
-/// Where the configuration contradicts the shapes of the tensors.
-pub fn config_findings(config: &Map<String, Value>, architecture: &Architecture) -> Vec<Finding> {
+/// Where the configuration, which `source` states, contradicts the shapes of the tensors.
+pub fn config_findings(config: &Map<String, Value>, architecture: &Architecture, source: &str) -> Vec<Finding> {
     let a = architecture;
     let mut findings = Vec::new();
     let mut check = |field: &str, stated: Option<u64>, found: Option<u64>| {
         if let (Some(stated), Some(found)) = (stated, found)
             && stated != found
         {
-            let message = format!("config.json states {field} {stated}, the tensors have {found}");
-            findings.push(Finding::new(Code::ConfigMismatch, Level::Warning, message, "config.json".to_owned()));
+            let message = format!("{source} states {field} {stated}, the tensors have {found}");
+            findings.push(Finding::new(Code::ConfigMismatch, Level::Warning, message, source.to_owned()));
         }
     };
     if a.layers == 0 {
@@ -79,7 +79,7 @@ pub fn config_findings(config: &Map<String, Value>, architecture: &Architecture)
     }
     if config.get("tie_word_embeddings").and_then(Value::as_bool) == Some(false) && a.tied == Some(true) {
         let message = "config.json states tie_word_embeddings false, the tensors have no output head of their own";
-        findings.push(Finding::new(Code::ConfigMismatch, Level::Warning, message, "config.json".to_owned()));
+        findings.push(Finding::new(Code::ConfigMismatch, Level::Warning, message, source.to_owned()));
     }
     findings
 }

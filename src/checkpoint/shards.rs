@@ -8,7 +8,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Capped;
-use super::Format;
 use super::index::Index;
 use super::place::{Place, Target};
 use super::text::{listed, shown};
@@ -18,6 +17,7 @@ use crate::{Error, Result};
 
 const FORMAT: &str = "sharded checkpoint";
 const SUFFIX: &str = ".safetensors";
+const GGUF_SUFFIX: &str = ".gguf";
 
 /// Endings of the names of indexes.
 const INDEX_SUFFIXES: [&str; 2] = [".safetensors.index.json", ".bin.index.json"];
@@ -47,7 +47,6 @@ pub(super) struct File {
 /// The weight files of one model, in order.
 #[derive(Debug)]
 pub(super) struct Plan {
-    pub(super) format: Format,
     pub(super) files: Vec<File>,
     pub(super) index: Option<Index>,
     pub(super) findings: Vec<Finding>,
@@ -61,24 +60,37 @@ pub(super) fn plan(place: &Place) -> Result<Plan> {
             let real = fs::canonicalize(path).map_err(|source| Error::io(path, "open", source))?;
             plan_index(place, Index::read(path, &real)?, Vec::new())
         }
-        Target::File(path) => plan_file(path),
+        Target::File(path) => plan_file(place, path),
     }
 }
 
-fn plan_file(path: &Path) -> Result<Plan> {
+fn plan_file(place: &Place, path: &Path) -> Result<Plan> {
     let name = name_of(path);
     let real = fs::canonicalize(path).map_err(|source| Error::io(path, "open", source))?;
     let mut findings = Vec::new();
-    if let Some(Numbered { total, .. }) = Numbered::parse(&name).filter(|numbered| numbered.total > 1) {
+    if let Some(Numbered { total, suffix, .. }) = Numbered::parse(&name).filter(|numbered| numbered.total > 1) {
+        if suffix == GGUF_SUFFIX {
+            // As llama.cpp has it, one file of a split model stands for all of them.
+            let models = Model::sets(&Listing::read(&place.root)?.ggufs);
+            if let Some(model) = models.into_iter().find(|model| model.files.contains(&name)) {
+                return plan_model(place, &model, findings);
+            }
+        }
         let what = format!("{} is one shard of {total}, and only it was named: the others were not read", shown(&name));
         findings.push(Finding::new(Code::ShardMissing, Level::Warning, what, name.clone()));
     }
-    Ok(Plan { format: Format::Safetensors, files: vec![File { name, path: real }], index: None, findings })
+    Ok(Plan { files: vec![File { name, path: real }], index: None, findings })
+}
+
+fn plan_model(place: &Place, model: &Model, findings: Vec<Finding>) -> Result<Plan> {
+    model.check_complete(&place.root)?;
+    let files = model.files.iter().map(|name| file(place, name)).collect::<Result<_>>()?;
+    Ok(Plan { files, index: None, findings })
 }
 
 fn plan_folder(place: &Place) -> Result<Plan> {
     let mut listing = Listing::read(&place.root)?;
-    if listing.weights.is_empty() && listing.indexes.is_empty() {
+    if listing.weights.is_empty() && listing.indexes.is_empty() && listing.means_pickles() {
         listing.turn_to_pickles();
     }
     let findings = listing.findings();
@@ -105,7 +117,7 @@ fn plan_index(place: &Place, index: Index, findings: Vec<Finding>) -> Result<Pla
         return Err(Error::malformed(&place.root, FORMAT, what));
     }
     let files = index.files.iter().map(|name| file(place, name)).collect::<Result<_>>()?;
-    Ok(Plan { format: Format::ShardedSafetensors, files, index: Some(index), findings })
+    Ok(Plan { files, index: Some(index), findings })
 }
 
 fn is_absent(error: std::io::Error) -> bool {
@@ -114,7 +126,7 @@ fn is_absent(error: std::io::Error) -> bool {
 
 /// Without an index: one file, or one complete set of numbered ones.
 fn plan_set(place: &Place, listing: &Listing, mut findings: Vec<Finding>) -> Result<Plan> {
-    let mut models = listing.models();
+    let mut models = Model::sets(if listing.weights.is_empty() { &listing.ggufs } else { &listing.weights });
     if models.len() > 1 {
         let (known, own): (Vec<_>, Vec<_>) = models.into_iter().partition(|model| !is_second_layout(&model.files[0]));
         if known.len() != 1 {
@@ -125,10 +137,7 @@ fn plan_set(place: &Place, listing: &Listing, mut findings: Vec<Finding>) -> Res
         models = known;
     }
     let Some(model) = models.pop() else { return Err(listing.nothing(&place.root)) };
-    model.check_complete(&place.root)?;
-    let format = if model.files.len() > 1 { Format::ShardedSafetensors } else { Format::Safetensors };
-    let files = model.files.iter().map(|name| file(place, name)).collect::<Result<_>>()?;
-    Ok(Plan { format, files, index: None, findings })
+    plan_model(place, &model, findings)
 }
 
 fn file(place: &Place, name: &str) -> Result<File> {
@@ -173,7 +182,7 @@ struct Numbered<'a> {
 
 impl<'a> Numbered<'a> {
     fn parse(name: &'a str) -> Option<Self> {
-        let suffixes = std::iter::once(SUFFIX).chain(PICKLE_SUFFIXES);
+        let suffixes = [SUFFIX, GGUF_SUFFIX].into_iter().chain(PICKLE_SUFFIXES);
         let (stem, suffix) = suffixes.into_iter().find_map(|suffix| Some((name.strip_suffix(suffix)?, suffix)))?;
         let (rest, of) = stem.rsplit_once("-of-")?;
         let (prefix, digits) = rest.rsplit_once('-')?;
@@ -194,6 +203,25 @@ struct Model {
 }
 
 impl Model {
+    /// Weight files as models, numbered ones of the same prefix and total together.
+    fn sets(names: &[String]) -> Vec<Self> {
+        let mut sets: BTreeMap<(&str, usize, &str), Vec<String>> = BTreeMap::new();
+        let mut models = Vec::new();
+        for name in names {
+            match Numbered::parse(name) {
+                Some(Numbered { prefix, total, suffix, .. }) => {
+                    sets.entry((prefix, total, suffix)).or_default().push(name.clone());
+                }
+                None => models.push(Self { label: name.clone(), files: vec![name.clone()] }),
+            }
+        }
+        models.extend(sets.into_iter().map(|((prefix, total, suffix), mut files)| {
+            files.sort_by_key(|name| Numbered::parse(name).map(|numbered| numbered.number));
+            Self { label: format!("{prefix}-*-of-{total}{suffix}"), files }
+        }));
+        models
+    }
+
     /// Whether every number of the set is there once.
     fn check_complete(&self, root: &Path) -> Result<()> {
         let Some(Numbered { prefix, total, width, of, suffix, .. }) = Numbered::parse(&self.files[0]) else {
@@ -233,7 +261,10 @@ struct Listing {
     pickle_indexes: Vec<String>,
     /// Optimiser and scheduler state, arguments of the training script.
     training: Vec<String>,
-    /// GGUF and ONNX files.
+    ggufs: Vec<String>,
+    /// Vision and audio towers that llama.cpp keeps in files of their own.
+    towers: Vec<String>,
+    /// ONNX files.
     later: Vec<String>,
     /// Weight files that loaders pass over because their names begin with a dot.
     hidden: Vec<String>,
@@ -249,8 +280,9 @@ impl Listing {
             let entry = entry.map_err(failed)?;
             listing.sort_in(entry.file_name().to_string_lossy().into_owned());
         }
-        let Self { weights, indexes, pickles, pickle_indexes, training, later, hidden, repositories } = &mut listing;
-        for names in [weights, indexes, pickles, pickle_indexes, training, later, hidden, repositories] {
+        let Self { weights, indexes, pickles, pickle_indexes, training, ggufs, towers, later, hidden, repositories } =
+            &mut listing;
+        for names in [weights, indexes, pickles, pickle_indexes, training, ggufs, towers, later, hidden, repositories] {
             names.sort_unstable();
         }
         Ok(listing)
@@ -274,12 +306,24 @@ impl Listing {
             &mut self.training
         } else if is_pickle {
             &mut self.pickles
-        } else if lower.ends_with(".gguf") || lower.ends_with(".onnx") {
+        } else if lower.ends_with(GGUF_SUFFIX) && name.starts_with('.') {
+            &mut self.hidden
+        } else if lower.ends_with(GGUF_SUFFIX) && lower.contains("mmproj") {
+            &mut self.towers
+        } else if lower.ends_with(GGUF_SUFFIX) {
+            &mut self.ggufs
+        } else if lower.ends_with(".onnx") {
             &mut self.later
         } else {
             return;
         };
         kind.push(name);
+    }
+
+    /// Whether the pickles of a folder without safetensors are the model: beside GGUF files only if they are called so.
+    fn means_pickles(&self) -> bool {
+        let is_model = |name: &String| DEFAULT_NAMES.contains(&name.as_str()) || Numbered::parse(name).is_some();
+        self.ggufs.is_empty() || !self.pickle_indexes.is_empty() || self.pickles.iter().any(is_model)
     }
 
     /// Takes the pickles for the weights of this folder.
@@ -316,25 +360,6 @@ impl Listing {
         Err(several(&place.root, rivals))
     }
 
-    /// The weight files, numbered ones of the same prefix and total together.
-    fn models(&self) -> Vec<Model> {
-        let mut sets: BTreeMap<(&str, usize, &str), Vec<String>> = BTreeMap::new();
-        let mut models = Vec::new();
-        for name in &self.weights {
-            match Numbered::parse(name) {
-                Some(Numbered { prefix, total, suffix, .. }) => {
-                    sets.entry((prefix, total, suffix)).or_default().push(name.clone());
-                }
-                None => models.push(Model { label: name.clone(), files: vec![name.clone()] }),
-            }
-        }
-        models.extend(sets.into_iter().map(|((prefix, total, suffix), mut files)| {
-            files.sort_by_key(|name| Numbered::parse(name).map(|numbered| numbered.number));
-            Model { label: format!("{prefix}-*-of-{total}{suffix}"), files }
-        }));
-        models
-    }
-
     /// What lies beside the weights and was not read.
     fn findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
@@ -346,6 +371,10 @@ impl Listing {
         };
         note(Code::FileLeftOut, "pickles were left out, because safetensors lie beside them", &self.pickles);
         note(Code::FileLeftOut, "training state was left out", &self.training);
+        if !self.weights.is_empty() || !self.indexes.is_empty() {
+            note(Code::FileLeftOut, "GGUF files beside the model were left out", &self.ggufs);
+        }
+        note(Code::FileLeftOut, "towers of other kinds were left out", &self.towers);
         note(Code::FileLeftOut, "files in formats that this version does not read were left out", &self.later);
         note(Code::FileLeftOut, "hidden weight files were left out", &self.hidden);
         findings
@@ -363,11 +392,12 @@ impl Listing {
                 found.push(format!("{what} ({})", listed(names)));
             }
         };
-        tell("GGUF or ONNX files, which a later version reads", &self.later);
+        tell("ONNX files, which a later version reads", &self.later);
+        tell("towers of other kinds", &self.towers);
         tell("training state", &self.training);
         tell("hidden files", &self.hidden);
         let why = match found.as_slice() {
-            [] => "no weight files (*.safetensors, *.bin, *.pt, *.pth) in this folder".to_owned(),
+            [] => "no weight files (*.safetensors, *.bin, *.pt, *.pth, *.gguf) in this folder".to_owned(),
             found => format!("no weight files in this folder, only {}", found.join(" and ")),
         };
         Error::Nothing { path: root.to_path_buf(), why }

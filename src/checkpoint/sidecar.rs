@@ -1,16 +1,18 @@
-//! What lies beside the weights: `config.json`, the model card's front matter, the tokenizer.
+//! What lies beside the weights, or before them in the same file: `config.json`, the model card's front matter, the tokenizer.
 //!
 //! All of it is hearsay about the weights, so nothing here is ever fatal: what cannot be read becomes a finding.
 
 use std::fmt;
 use std::fs::{self, File};
 use std::io::Read;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use super::gguf::metadata::Metadata;
 use super::place::Place;
 use super::sniff;
 use super::text::{hex, message, shown};
@@ -26,6 +28,10 @@ pub struct Sidecar {
     pub card: Option<Card>,
     /// `tokenizer.json`.
     pub tokenizer: Option<Tokenizer>,
+    /// The strings of the vocabulary by id, where the weight file itself has them.
+    pub tokens: Option<Arc<Vec<String>>>,
+    /// Whether the configuration was taken from the weight file itself and not from `config.json`.
+    pub in_weights: bool,
 }
 
 /// What the YAML front matter of a model card declares.
@@ -54,7 +60,34 @@ impl Sidecar {
     /// Reads what lies in the root of `place`; whatever cannot be read is added to `findings`.
     pub(super) fn read(place: &Place, findings: &mut Vec<Finding>) -> Self {
         let mut beside = Beside { place, findings };
-        Self { config: beside.config(), card: beside.card(), tokenizer: beside.tokenizer() }
+        Self { config: beside.config(), card: beside.card(), tokenizer: beside.tokenizer(), ..Self::default() }
+    }
+}
+
+impl Sidecar {
+    /// Where the configuration comes from, as findings name it.
+    pub fn config_source(&self) -> &'static str {
+        if self.in_weights { "the metadata" } else { "config.json" }
+    }
+
+    /// Adds what a GGUF file states itself: its configuration and vocabulary come before those that lie beside it, its
+    /// declarations after.
+    pub(super) fn with_metadata(mut self, metadata: &Metadata) -> Self {
+        if let Some(config) = metadata.config() {
+            (self.config, self.in_weights) = (Some(config), true);
+        }
+        self.tokens = metadata.tokens().cloned();
+        if let Some(Card { base_models, relation, license }) = metadata.card() {
+            let card = self.card.get_or_insert_default();
+            for name in base_models {
+                if !card.base_models.contains(&name) {
+                    card.base_models.push(name);
+                }
+            }
+            card.relation = card.relation.take().or(relation);
+            card.license = card.license.take().or(license);
+        }
+        self
     }
 }
 

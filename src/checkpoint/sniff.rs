@@ -1,7 +1,9 @@
-//! What a weight file is by its first bytes: safetensors, a PyTorch checkpoint, a Git-LFS pointer, or a format that is not read here.
+//! What a weight file is by its first bytes: safetensors, GGUF, a PyTorch checkpoint, a Git-LFS pointer, or a format
+//! that is not read here.
 
 use std::path::Path;
 
+use super::gguf;
 use super::safetensors;
 use super::source::Source;
 use super::torch;
@@ -17,6 +19,8 @@ pub(super) enum Content {
     Weights,
     /// To be read as what `torch.save` writes.
     Torch,
+    /// To be read as GGUF.
+    Gguf,
     /// Stands for a file that was not downloaded.
     Pointer(Pointer),
     /// A weight format of another kind, in words.
@@ -50,18 +54,22 @@ pub(super) fn sniff(path: &Path, source: &Source) -> Result<Content> {
     if let Some(pointer) = pointer(head, len) {
         return Ok(Content::Pointer(pointer));
     }
+    if head.starts_with(gguf::MAGIC) {
+        return Ok(Content::Gguf);
+    }
     // A header of 128, 640, 896, 1152 or 1408 bytes has a length that looks like the start of a pickle.
     if safetensors::looks_like(head, len) {
         return Ok(Content::Weights);
     }
-    let is_text_pickle = || {
-        let is_named = path.file_name().is_some_and(|name| torch::is_pickle_name(&name.to_string_lossy()));
-        is_named && !head.starts_with(b"GGUF")
-    };
-    if torch::is_archive(head) || torch::is_pickle(head) || is_text_pickle() {
+    if torch::is_archive(head) || torch::is_pickle(head) {
         return Ok(Content::Torch);
     }
-    Ok(foreign(head).or_else(|| foreign_name(path, len)).map_or(Content::Weights, Content::Foreign))
+    if let Some(what) = foreign(head).or_else(|| foreign_name(path, len)) {
+        return Ok(Content::Foreign(what));
+    }
+    // Pickles of protocols 0 and 1 begin with any opcode.
+    let is_pickle = path.file_name().is_some_and(|name| torch::is_pickle_name(&name.to_string_lossy()));
+    Ok(if is_pickle { Content::Torch } else { Content::Weights })
 }
 
 /// The pointer that a file of `len` bytes is, if it is one.
@@ -78,11 +86,8 @@ pub(super) fn pointer(head: &[u8], len: u64) -> Option<Pointer> {
 }
 
 fn foreign(head: &[u8]) -> Option<&'static str> {
-    const MAGIC: [(&[u8], &str); 3] = [
-        (b"GGUF", "a GGUF file; GGUF is read by a later version"),
-        (b"\x89HDF\r\n\x1a\n", "an HDF5 file, which is not read"),
-        (b"\x93NUMPY", "a NumPy array, which is not read"),
-    ];
+    const MAGIC: [(&[u8], &str); 2] =
+        [(b"\x89HDF\r\n\x1a\n", "an HDF5 file, which is not read"), (b"\x93NUMPY", "a NumPy array, which is not read")];
     MAGIC.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, what)| *what)
 }
 

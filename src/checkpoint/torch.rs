@@ -11,18 +11,28 @@ mod tensors;
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::Capped;
 use super::pickle::{self, Fault, Pickle, Refusal, Why};
 use super::source::Source;
 use super::text::shown;
-use super::{Capped, safetensors};
 use crate::finding::{Code, Finding, Level};
 use crate::limits::MAX_PICKLE_BYTES;
+use crate::tensor::TensorMeta;
 use crate::{Error, Result};
 
 const FORMAT: &str = "PyTorch checkpoint";
 
 /// Where the bytes of a storage lie: first byte in the file, and how many.
 type Ranges = HashMap<String, (u64, u64)>;
+
+/// What a file states of its tensors, checked against the length of the file.
+#[derive(Debug)]
+pub(super) struct Header {
+    /// The tensors by offset, then name. Their offsets count from the start of the file; their shard is 0.
+    pub(super) tensors: Vec<TensorMeta>,
+    /// What was odd, refused or left out.
+    pub(super) findings: Vec<Finding>,
+}
 
 /// A file of which errors and findings speak.
 #[derive(Clone, Copy)]
@@ -56,7 +66,7 @@ pub(super) fn is_pickle_name(name: &str) -> bool {
 /// [`Error::Malformed`] with the byte offset wherever the file breaks its format, is compressed or big-endian, or has
 /// no tensors that can be found; [`Error::Limit`] for a ceiling of [`limits`](crate::limits); [`Error::Nothing`] for
 /// an archive that is no checkpoint; [`Error::Changed`] if the file shrank meanwhile.
-pub(super) fn read_header(path: &Path, name: &str, source: &Source) -> Result<safetensors::Header> {
+pub(super) fn read_header(path: &Path, name: &str, source: &Source) -> Result<Header> {
     let file = Named { path, name, source };
     let mut buf = Vec::new();
     let head = source.read(path, 0, source.len().min(4) as usize, &mut buf)?;

@@ -64,7 +64,9 @@ pub(super) fn inspect(path: &Path, format: Format, options: OpenOptions) -> Resu
     let anatomy = anatomy::dissect(&checkpoint.tensors, config);
     let nearest = architectures::nearest(&anatomy.architecture, 3);
     let mut findings = checkpoint.findings.clone();
-    findings.extend(config.into_iter().flat_map(|config| anatomy::config_findings(config, &anatomy.architecture)));
+    findings.extend(config.into_iter().flat_map(|config| {
+        anatomy::config_findings(config, &anatomy.architecture, checkpoint.sidecar.config_source())
+    }));
     match format {
         Format::Json => json(path, &checkpoint, &anatomy, nearest, findings),
         Format::Human => Ok(human(path, &checkpoint, &anatomy, &nearest, &findings)),

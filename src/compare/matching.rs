@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{Device, Tensor};
+use half::bf16;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -193,14 +194,38 @@ fn unit(sample: &[f32]) -> Vec<f32> {
 
 /// What two tensors of one shape have in common, if enough to be counterparts. The indices are left at 0.
 fn agreement(ours: &TensorPrint, theirs: &TensorPrint) -> Option<Match> {
-    let (a, b) = (ours.informative()?, theirs.informative()?);
-    judge(&a.sample, &b.sample, (&ours.dtype, &theirs.dtype), ours.matrix().0 == 1)
+    judge(Sampled::of(ours)?, Sampled::of(theirs)?, ours.matrix().0 == 1)
 }
 
-fn judge(a: &[f32], b: &[f32], dtypes: (&DType, &DType), vector: bool) -> Option<Match> {
+/// Sampled values, and what tells how they were rounded.
+#[derive(Debug, Clone, Copy)]
+struct Sampled<'a> {
+    values: &'a [f32],
+    dtype: &'a DType,
+    /// Of a type in blocks, where it has levels: their distance at each value.
+    steps: &'a [bf16],
+}
+
+impl<'a> Sampled<'a> {
+    fn of(print: &'a TensorPrint) -> Option<Self> {
+        let values = print.informative()?;
+        Some(Self { values: &values.sample, dtype: &print.dtype, steps: &values.steps })
+    }
+
+    /// The distance of representable values near the larger of a pair; `None` where it is unknown.
+    fn step(&self, at: usize, larger: f32) -> Option<f32> {
+        match self.dtype {
+            DType::Block(_) => self.steps.get(at).map(|step| step.to_f32()),
+            dtype => grid_step(dtype, larger),
+        }
+    }
+}
+
+fn judge(ours: Sampled<'_>, theirs: Sampled<'_>, vector: bool) -> Option<Match> {
+    let (a, b) = (ours.values, theirs.values);
     let wide = |values: &[f32]| -> Vec<f64> { values.iter().map(|&v| f64::from(v)).collect() };
     let correlation = crate::stats::rank::correlation(&wide(a), &wide(b));
-    let how = if within_grid(a, b, dtypes) { How::ReEncoded } else { How::Close };
+    let how = if within_grid(ours, theirs) { How::ReEncoded } else { How::Close };
     let least = if vector { MIN_VECTOR_CORRELATION } else { MIN_CORRELATION };
     let strong = correlation >= least && correlation * (a.len() as f64).sqrt() >= MIN_SCORE;
     (strong || how == How::ReEncoded).then_some(Match { suspect: 0, reference: 0, how, correlation })
@@ -208,23 +233,42 @@ fn judge(a: &[f32], b: &[f32], dtypes: (&DType, &DType), vector: bool) -> Option
 
 /// Whether the coarser of two types explains every difference: 99 % of sampled values within half a step of its grid
 /// and none off by more than one. Types with the same grid explain none.
-fn within_grid(a: &[f32], b: &[f32], (ours, theirs): (&DType, &DType)) -> bool {
-    if ours == theirs || a.is_empty() {
+///
+/// A block type rounds each value to levels whose distance its block states, so the same holds for it, with two
+/// allowances: its scale is itself rounded to `f16`, and quantisers cut off what lies beyond the last level, so that
+/// [`MOST_CUT_OFF`] of the values may be further away. What this cannot exclude: a change that is small beside the
+/// levels of a coarse type (a light fine-tune in two bits) moves few values across half a step and passes for rounding.
+/// What it does not see: copies in code-book types (IQ1, IQ2, IQ3), which are told to be close, never re-encoded.
+fn within_grid(ours: Sampled<'_>, theirs: Sampled<'_>) -> bool {
+    if ours.dtype == theirs.dtype || ours.values.is_empty() || ours.values.len() != theirs.values.len() {
         return false;
     }
-    let mut within_half = 0;
-    for (&x, &y) in a.iter().zip(b) {
+    let in_blocks = |side: Sampled<'_>| matches!(side.dtype, DType::Block(_));
+    let blocks = in_blocks(ours) || in_blocks(theirs);
+    let (mut within_half, n) = (0, ours.values.len());
+    for (at, (&x, &y)) in ours.values.iter().zip(theirs.values).enumerate() {
         let larger = if x.abs() > y.abs() { x } else { y };
-        let (Some(s), Some(t)) = (grid_step(ours, larger), grid_step(theirs, larger)) else { return false };
-        let step = s.max(t);
+        let (Some(s), Some(t)) = (ours.step(at, larger), theirs.step(at, larger)) else { return false };
         let gap = (x - y).abs();
+        if blocks {
+            within_half += usize::from(gap <= 0.505 * (s + t) + SCALE_ROUNDING * larger.abs());
+            continue;
+        }
+        let step = s.max(t);
         if gap > step {
             return false;
         }
         within_half += usize::from(gap <= 0.51 * step);
     }
-    within_half * 100 >= a.len() * 99
+    let least = if blocks { 1.0 - MOST_CUT_OFF } else { 0.99 };
+    within_half as f64 >= least * n as f64
 }
+
+/// Share of a value by which the rounding of its block's scale to `f16` may move it.
+const SCALE_ROUNDING: f32 = 1.0 / 2048.0;
+
+/// Share of values that a quantiser may have cut off at the end of the levels.
+const MOST_CUT_OFF: f64 = 0.03;
 
 /// Counterparts among tall matrices of one width and unequal height: a vocabulary that was extended or cut. The samples
 /// of both keep mostly the same labels, and the common ones are compared.
@@ -244,7 +288,8 @@ fn match_tall(suspect: &Fingerprint, reference: &Fingerprint, groups: &Groups, f
             .filter(|&&other| reference.tensors[other].matrix().1 == tensor.matrix().1)
             .filter_map(|&other| {
                 let (a, b) = common_sample(tensor, &reference.tensors[other])?;
-                let agreement = judge(&a, &b, (&tensor.dtype, &reference.tensors[other].dtype), false)?;
+                let side = |values| Sampled { values, dtype: &tensor.dtype, steps: &[] };
+                let agreement = judge(side(&a), side(&b), false)?;
                 // Equal at common labels is not equal as a whole.
                 Some(Match { suspect: index, reference: other, how: How::Close, ..agreement })
             })
@@ -273,25 +318,32 @@ fn common_sample(ours: &TensorPrint, theirs: &TensorPrint) -> Option<(Vec<f32>, 
 mod tests {
     use super::*;
 
+    fn plain<'a>(values: &'a [f32], dtype: &'a DType) -> Sampled<'a> {
+        Sampled { values, dtype, steps: &[] }
+    }
+
     #[test]
     fn rounding_to_a_coarser_type_is_within_its_grid_and_a_changed_value_is_not() {
         let values: Vec<f32> = (1..500).map(|i| (i as f32 * 0.731).sin() * 0.02).collect();
         let halves: Vec<f32> = values.iter().map(|&v| half::f16::from_f32(v).to_f32()).collect();
-        assert!(within_grid(&values, &halves, (&DType::F32, &DType::F16)));
-        assert!(!within_grid(&values, &halves, (&DType::F32, &DType::F32)), "one type explains no difference");
+        assert!(within_grid(plain(&values, &DType::F32), plain(&halves, &DType::F16)));
+        assert!(
+            !within_grid(plain(&values, &DType::F32), plain(&halves, &DType::F32)),
+            "one type explains no difference"
+        );
         let mut tuned = halves.clone();
         for value in &mut tuned {
             *value *= 1.002;
         }
-        assert!(!within_grid(&values, &tuned, (&DType::F32, &DType::F16)));
+        assert!(!within_grid(plain(&values, &DType::F32), plain(&tuned, &DType::F16)));
     }
 
     #[test]
     fn independent_samples_are_no_counterparts() {
         let sample = |seed: f32| -> Vec<f32> { (0..2048).map(|i| (i as f32 * seed).sin()).collect() };
-        assert!(judge(&sample(1.37), &sample(2.91), (&DType::BF16, &DType::BF16), false).is_none());
+        assert!(judge(plain(&sample(1.37), &DType::BF16), plain(&sample(2.91), &DType::BF16), false).is_none());
         let close: Vec<f32> = sample(1.37).iter().zip(sample(2.91)).map(|(a, b)| a + b).collect();
-        let found = judge(&sample(1.37), &close, (&DType::BF16, &DType::BF16), false).unwrap();
+        let found = judge(plain(&sample(1.37), &DType::BF16), plain(&close, &DType::BF16), false).unwrap();
         assert_eq!(found.how, How::Close);
         assert!((found.correlation - 0.5f64.sqrt()).abs() < 0.05);
     }

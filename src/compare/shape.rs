@@ -2,15 +2,16 @@
 //!
 //! A shape is the sorted list of a neuron's largest cosines with the other strong neurons of its model
 //! ([`Fingerprint`]). Shapes are matched by gate, by up and by down separately, and neurons for which two matchings
-//! name the same partner agree. Shapes themselves do not change with basis, order, scales or embedding, but
-//! which neurons count as strong is decided by norms without gains, so folding gains costs matches; continued training
-//! does too, and after much of it the test sees nothing. There is no exact null: the p
+//! name the same partner agree. Shapes do not change with basis, order, scales or embedding, and
+//! neither does the choice of strong neurons where it is known which norm gains a matrix reads through; continued
+//! training changes both, and after much of it the test sees nothing. There is no exact null: the p
 //! reported is the binomial tail for [`UNIVERSAL`] agreement, more than any independent
 //! pair showed.
 
 use candle_core::{Device, Tensor};
 
-use super::neurons::{UNIVERSAL, agreeing, mutual};
+use super::neurons::UNIVERSAL;
+use super::search::{agreeing, mutual};
 use super::{Test, TestCode};
 use crate::fingerprint::{Fingerprint, SHAPE_NUMBERS, Unit};
 use crate::stats::tail;

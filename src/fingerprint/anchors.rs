@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::frame::{Anchor, DIRECTIONS};
 use super::labels;
+use crate::checkpoint::Checkpoint;
 use crate::limits::MAX_SIDECAR_BYTES;
 
 /// Fewest anchors that a suspect must have of a reference's for their frames to be compared.
@@ -40,6 +41,19 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
+    /// The vocabulary of a checkpoint: the one in its weight file, or in `tokenizer.json` beside it.
+    pub(super) fn of(checkpoint: &Checkpoint) -> Option<Self> {
+        let Some(tokens) = &checkpoint.sidecar.tokens else {
+            return Self::read(&checkpoint.root.join("tokenizer.json"));
+        };
+        let mut ids = BTreeMap::new();
+        for (token, id) in tokens.iter().zip(0..) {
+            // Of tokens with one text, the first is the one that a tokenizer makes.
+            ids.entry(decoded(token)).or_insert(id);
+        }
+        (!ids.is_empty()).then_some(Self { ids })
+    }
+
     /// Reads `tokenizer.json`; `None` where there is none, or no vocabulary can be made out in it.
     pub fn read(path: &Path) -> Option<Self> {
         let meta = path.metadata().ok()?;
@@ -48,7 +62,12 @@ impl Vocabulary {
         }
         let json: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
         let mut ids = BTreeMap::new();
-        match json.get("model")?.get("vocab")? {
+        let model = json.get("model")?;
+        let decoded = |token: &str| match word_piece_prefix(model) {
+            Some(prefix) => token.strip_prefix(prefix).map_or_else(|| format!(" {token}"), str::to_owned),
+            None => decoded(token),
+        };
+        match model.get("vocab")? {
             Value::Object(map) => {
                 for (text, id) in map {
                     ids.insert(decoded(text), u32::try_from(id.as_u64()?).ok()?);
@@ -63,6 +82,12 @@ impl Vocabulary {
         }
         Some(Self { ids })
     }
+}
+
+/// What a WordPiece vocabulary puts before a token that goes on with a word; all others begin one.
+fn word_piece_prefix(model: &Value) -> Option<&str> {
+    (model.get("type")?.as_str()? == "WordPiece")
+        .then(|| model.get("continuing_subword_prefix").and_then(Value::as_str).unwrap_or("##"))
 }
 
 /// Byte-level BPE writes a space as U+0120, SentencePiece as U+2581.
@@ -121,6 +146,24 @@ mod tests {
         sorted.sort_unstable();
         sorted.dedup();
         assert_eq!(sorted.len(), embedded().len());
+    }
+
+    #[test]
+    fn pieces_of_words_are_read_as_other_tokenizers_spell_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            Vocabulary::read(&path).unwrap().ids.into_keys().collect::<Vec<_>>()
+        };
+        let pieces = r###"{"model": {"type": "WordPiece", "vocab": {"house": 0, "##ing": 1, "[CLS]": 2}}}"###;
+        assert_eq!(read(pieces), [" [CLS]", " house", "ing"]);
+        let bytes = r#"{"model": {"type": "BPE", "vocab": {"Ġhouse": 0, "ing": 1}}}"#;
+        assert_eq!(read(bytes), [" house", "ing"]);
+        assert_eq!(
+            read(r#"{"model": {"type": "Unigram", "vocab": [["▁house", -1.5], ["ing", -2]]}}"#),
+            [" house", "ing"]
+        );
     }
 
     #[test]

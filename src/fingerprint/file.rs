@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 
-use half::f16;
+use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -54,6 +54,9 @@ struct TensorRecord {
     decoded: bool,
     /// Whether widening its values to `f32` is exact.
     exact: bool,
+    /// Whether the distances of levels at its sampled values are kept.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    steps: bool,
     sketch: usize,
     row_norms: bool,
 }
@@ -78,6 +81,9 @@ struct AttentionRecord {
     head_dim: u32,
 }
 
+/// The array that only fingerprints of quantised checkpoints have.
+const STEPS: &str = "tensors.steps";
+
 /// Number of `f64` in a summary's row.
 const SUMMARY: usize = 11;
 
@@ -89,6 +95,7 @@ struct Arrays {
     rounded: Vec<u64>,
     summary: Vec<f64>,
     sample: Vec<f32>,
+    steps: Vec<bf16>,
     energy: Vec<f16>,
     sketch: Vec<u64>,
     row_norms: Vec<f32>,
@@ -108,7 +115,7 @@ impl Fingerprint {
         let units = self.units.iter().map(|unit| arrays.push_unit(&unit.sampled())).collect();
         let attentions = self.attentions.iter().map(|attention| arrays.push_attention(attention)).collect();
         let layer_bytes: Vec<u8> = self.channels.layers.iter().map(|&score| score as u8).collect();
-        let pieces = [
+        let mut pieces = vec![
             ("channels.layers", Dtype::I8, layer_bytes),
             ("channels.profile", Dtype::F32, le(&self.channels.profile, f32::to_le_bytes)),
             ("frames.anchor_rows", Dtype::I8, self.anchor_rows.iter().flatten().map(|&v| v as u8).collect()),
@@ -124,6 +131,11 @@ impl Fingerprint {
             ("tensors.summary", Dtype::F64, le(&arrays.summary, f64::to_le_bytes)),
             ("tensors.values_sha256", Dtype::U8, arrays.values_sha256),
         ];
+        if !arrays.steps.is_empty() {
+            // The order of the names is the one in which arrays are digested.
+            let at = pieces.partition_point(|(name, ..)| *name < STEPS);
+            pieces.insert(at, (STEPS, Dtype::BF16, le(&arrays.steps, bf16::to_le_bytes)));
+        }
         let record = Record {
             schema: SCHEMA.to_owned(),
             subject: self.subject.clone(),
@@ -206,6 +218,7 @@ impl Fingerprint {
             rounded: array("tensors.rounded_xxh3")?,
             summary: array("tensors.summary")?,
             sample: array("tensors.sample")?,
+            steps: array(STEPS).unwrap_or_default(),
             energy: array("tensors.energy")?,
             sketch: array("tensors.sketch")?,
             row_norms: array("tensors.row_norms")?,
@@ -273,6 +286,7 @@ impl Arrays {
             formula: tensor.formula,
             decoded: values.is_some(),
             exact: values.is_some_and(|values| values.sha256.is_some()),
+            steps: values.is_some_and(|values| !values.steps.is_empty()),
             sketch: values.map_or(0, |values| values.sketch.len()),
             row_norms: values.is_some_and(|values| values.row_norms.is_some()),
         };
@@ -283,6 +297,7 @@ impl Arrays {
             self.summary.extend([s.finite, s.zeros, s.nan, s.infinite].map(|count| count as f64));
             self.summary.extend([s.mean, s.std, s.skewness, s.excess_kurtosis, s.rms, s.min, s.max]);
             self.sample.extend(&values.sample);
+            self.steps.extend(&values.steps);
             self.energy.extend(values.row_rms.iter().chain(&values.col_rms));
             self.sketch.extend(values.sketch.iter().flat_map(|key| [key.order, key.id]));
             self.row_norms.extend(values.row_norms.iter().flatten());
@@ -317,6 +332,7 @@ struct Pieces<'a> {
     rounded: &'a [u8],
     summary: &'a [u8],
     sample: &'a [u8],
+    steps: &'a [u8],
     energy: &'a [u8],
     sketch: &'a [u8],
     row_norms: &'a [u8],
@@ -375,6 +391,7 @@ impl Pieces<'_> {
         let s = numbers(take(&mut self.summary, 8 * SUMMARY)?, f64::from_le_bytes);
         let (row_energies, col_energies) = energy_counts(rows, cols);
         let sample = numbers(take(&mut self.sample, 4 * sample_rows.len() * sample_cols.len())?, f32::from_le_bytes);
+        let steps = if record.steps { take(&mut self.steps, 2 * sample.len())? } else { &[] };
         let row_rms = numbers(take(&mut self.energy, 2 * row_energies)?, f16::from_le_bytes);
         let col_rms = numbers(take(&mut self.energy, 2 * col_energies)?, f16::from_le_bytes);
         let keys = numbers(take(&mut self.sketch, record.sketch.checked_mul(16)?)?, u64::from_le_bytes);
@@ -400,6 +417,7 @@ impl Pieces<'_> {
             sha256: record.exact.then_some(sha256),
             rounded: [joined(rounded[0], rounded[1]), joined(rounded[2], rounded[3])],
             sample,
+            steps: numbers(steps, bf16::from_le_bytes),
             row_rms,
             col_rms,
             sketch: keys.as_chunks::<2>().0.iter().map(|&[order, id]| RowKey { order, id }).collect(),

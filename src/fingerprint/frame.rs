@@ -232,7 +232,7 @@ impl Frames {
         if (1..=super::MAX_HIDDEN).contains(&hidden) {
             frames.push(Frame::raw(hidden));
             if let Some(stream) = Stream::find(checkpoint, anatomy)? {
-                let vocabulary = Vocabulary::read(&checkpoint.root.join("tokenizer.json"));
+                let vocabulary = Vocabulary::of(checkpoint);
                 let table_rows = checkpoint.tensors[stream.embedding].matrix().0;
                 let own = anchors::own(vocabulary.as_ref(), table_rows);
                 let places: Vec<Option<u32>> = own.iter().map(|anchor| Some(anchor.id)).collect();

@@ -2,9 +2,9 @@
 
 use super::frame::{DIRECTIONS, Frames, SAMPLED_NEURONS, Side, project_cols, project_rows, quantise};
 use super::heads::{self, Projected};
+use super::join::{self, Joined};
 use super::labels;
 use crate::anatomy::{Assignment, Residual, Role};
-use crate::stats::rank;
 use crate::tensor::TensorMeta;
 
 /// The matrices that make a neuron.
@@ -100,6 +100,35 @@ pub(super) struct Projector<'a> {
     block: Vec<f32>,
     first_row: usize,
     projected: Vec<f32>,
+    energies: Option<GainedEnergies>,
+}
+
+/// Energies of the neurons of a matrix with the norm gains folded in that it reads or writes through.
+struct GainedEnergies {
+    /// Squares of the gains.
+    squares: Vec<f64>,
+    /// One for each neuron so far.
+    sums: Vec<f64>,
+}
+
+impl GainedEnergies {
+    fn new(gain: &[f32], neurons: Option<usize>) -> Self {
+        let squares = gain.iter().map(|&gain| f64::from(gain).powi(2)).collect();
+        Self { squares, sums: vec![0.0; neurons.unwrap_or(0)] }
+    }
+
+    /// Adds whole rows: a neuron each, or one channel each of all neurons.
+    fn add(&mut self, rows: &[f32], cols: usize, by_rows: bool, first_row: usize) {
+        for (row, values) in rows.chunks_exact(cols).enumerate() {
+            let squared = values.iter().map(|&value| f64::from(value) * f64::from(value));
+            if by_rows {
+                self.sums.push(squared.zip(&self.squares).map(|(value, gain)| value * gain).sum());
+            } else {
+                let gain = self.squares[first_row + row];
+                self.sums.iter_mut().zip(squared).for_each(|(sum, value)| *sum += value * gain);
+            }
+        }
+    }
 }
 
 impl<'a> Projector<'a> {
@@ -114,16 +143,19 @@ impl<'a> Projector<'a> {
         if frames.frames.is_empty() || !fits || !tensor.dtype.is_float() {
             return None;
         }
-        let weights = if is_mlp(assignment) {
+        let mlp = is_mlp(assignment);
+        let weights = if mlp {
             frames.weights(assignment, side)
         } else {
             heads::part(assignment)?;
             frames.attention_weights(assignment, side)?
         };
         let (by_rows, cols) = (axis == 1, tensor.shape[1] as usize);
+        let gain = frames.gain(assignment.layer, side).filter(|_| mlp);
+        let energies = gain.map(|gain| GainedEnergies::new(gain, (!by_rows).then_some(cols)));
         let width = weights.len() / frames.hidden();
         let projected = if by_rows { Vec::new() } else { vec![0.0; cols * width] };
-        Some(Self { weights, frames, width, cols, by_rows, block: Vec::new(), first_row: 0, projected })
+        Some(Self { weights, frames, width, cols, by_rows, block: Vec::new(), first_row: 0, projected, energies })
     }
 
     /// Takes whole rows.
@@ -139,6 +171,9 @@ impl<'a> Projector<'a> {
             return;
         }
         let rows = self.block.len() / self.cols;
+        if let Some(energies) = &mut self.energies {
+            energies.add(&self.block, self.cols, self.by_rows, self.first_row);
+        }
         if self.by_rows {
             project_rows(&self.block, self.cols, &self.weights, &mut self.projected);
         } else {
@@ -156,14 +191,20 @@ impl<'a> Projector<'a> {
             return Along::Heads(Projected::new(part, layer, self.width, &self.projected));
         }
         let count = self.frames.frames.len();
-        Along::Neurons((0..count).map(|frame| quantise(&self.projected, frame, count)).collect())
+        let hidden = self.frames.hidden() as f64;
+        let energies = self.energies.map(|energies| {
+            let sums = energies.sums.into_iter();
+            sums.map(|sum| (sum / hidden).sqrt() as f32).map(|rms| if rms.is_finite() { rms } else { 0.0 }).collect()
+        });
+        Along::Neurons((0..count).map(|frame| quantise(&self.projected, frame, count)).collect(), energies)
     }
 }
 
 /// A matrix along the frames.
 pub(super) enum Along {
-    /// For each frame, `DIRECTIONS` numbers for each neuron.
-    Neurons(Vec<Vec<i8>>),
+    /// For each frame, `DIRECTIONS` numbers for each neuron; and the RMS of each neuron's vector with norm gains folded
+    /// in, where there are gains.
+    Neurons(Vec<Vec<i8>>, Option<Vec<f32>>),
     /// A matrix of an attention.
     Heads(Projected),
 }
@@ -184,7 +225,7 @@ pub(super) struct Described {
     pub(super) assignment: Assignment,
     /// For each frame, `DIRECTIONS` numbers for each neuron.
     pub(super) frames: Vec<Vec<i8>>,
-    /// RMS of each neuron's vector.
+    /// RMS of each neuron's vector, norm gains folded in where they are known.
     pub(super) energies: Vec<f32>,
 }
 
@@ -219,7 +260,7 @@ impl Slot {
     }
 }
 
-/// Puts matrices together into MLPs: by role and layer where these are settled, otherwise by how the energies of their
+/// Puts matrices together into MLPs: by role and layer where these are settled, otherwise by how their
 /// neurons go together.
 pub(super) fn units(described: Vec<Described>) -> Vec<Unit> {
     let mut units = Vec::new();
@@ -233,7 +274,7 @@ pub(super) fn units(described: Vec<Described>) -> Vec<Unit> {
     for ((layer, expert), matrices) in places {
         units.extend(settled_unit(layer, expert, matrices));
     }
-    units.extend(open_units(open));
+    units.extend(open_units(&open));
     units
 }
 
@@ -275,58 +316,11 @@ fn unit(layer: Option<u32>, expert: Option<u32>, slots: [Option<Slot>; 3]) -> Op
     Some(Unit { layer, expert, neurons, labels, frames, shapes: Default::default(), sources, strengths })
 }
 
-/// Joins matrices whose layer, or gate and up, are not settled. Training ties the norms of a neuron's vectors together:
-/// those of up and down strongly, whichever way they were rescaled against each other, and that of the gate with the
-/// product of both.
-fn open_units(open: Vec<Described>) -> Vec<Unit> {
-    let is_down = |d: &&Described| matches!(d.assignment.residual, Residual::Writes(_));
-    let scores = |d: &Described| -> Vec<f64> { rank::normal_scores(&d.energies) };
-    let logs =
-        |d: &Described| -> Vec<f64> { d.energies.iter().map(|&e| f64::from(e.max(f32::MIN_POSITIVE)).ln()).collect() };
-    let downs: Vec<usize> = (0..open.len()).filter(|&i| is_down(&&open[i])).collect();
-    let mut reads: Vec<usize> = (0..open.len()).filter(|&i| !is_down(&&open[i])).collect();
-    let gated = reads.len() >= 2 * downs.len();
-    let mut found = Vec::new();
-    // Strongest pairs of down and up first, so that a clear one is not taken by an unclear one.
-    let mut pairs: Vec<(f64, usize, usize)> = Vec::new();
-    for &down in &downs {
-        for &up in reads.iter().filter(|&&up| open[up].neurons() == open[down].neurons()) {
-            let r = rank::correlation(&scores(&open[down]), &scores(&open[up])).abs();
-            pairs.push((r, down, up));
-        }
-    }
-    pairs.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-    let mut taken = std::collections::BTreeSet::new();
-    for (_, down, up) in pairs {
-        if !taken.contains(&down) && !taken.contains(&up) {
-            taken.extend([down, up]);
-            found.push((down, up));
-        }
-    }
-    reads.retain(|read| !taken.contains(read));
-    found.sort_unstable();
-    let mut gates = std::collections::BTreeMap::new();
-    if gated {
-        let mut pairs: Vec<(f64, usize, usize)> = Vec::new();
-        for (index, &(down, up)) in found.iter().enumerate() {
-            let product: Vec<f32> =
-                logs(&open[down]).iter().zip(logs(&open[up])).map(|(a, b)| (a + b) as f32).collect();
-            let product = rank::normal_scores(&product);
-            for &gate in reads.iter().filter(|&&gate| open[gate].neurons() == product.len()) {
-                pairs.push((rank::correlation(&product, &scores(&open[gate])), index, gate));
-            }
-        }
-        pairs.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-        let mut used = std::collections::BTreeSet::new();
-        for (_, index, gate) in pairs {
-            if !gates.contains_key(&index) && used.insert(gate) {
-                gates.insert(index, gate);
-            }
-        }
-    }
-    let joined = found.iter().enumerate().filter_map(|(index, &(down, up))| {
-        let gate = gates.get(&index).map(|&gate| open[gate].slot());
-        unit(open[down].assignment.layer, None, [gate, Some(open[up].slot()), Some(open[down].slot())])
+/// Puts matrices together whose layer, or gate and up, are not settled.
+fn open_units(open: &[Described]) -> Vec<Unit> {
+    let joined = join::join(open).into_iter().filter_map(|Joined { down, up, gate }| {
+        let slots = [gate.map(|gate| open[gate].slot()), Some(open[up].slot()), Some(open[down].slot())];
+        unit(open[down].assignment.layer, None, slots)
     });
     joined.collect()
 }

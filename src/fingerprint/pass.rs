@@ -5,7 +5,7 @@
 
 use std::sync::Mutex;
 
-use half::f16;
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::accumulate::{Digests, Energies, Moments, Sketch};
@@ -201,6 +201,7 @@ struct ReadValues {
     summary: super::Summary,
     energies: Energies,
     sample: Vec<f32>,
+    steps: Vec<bf16>,
     sketch: Vec<super::RowKey>,
     /// Every value of a norm gain; empty for other tensors.
     gain: Vec<f32>,
@@ -245,7 +246,31 @@ fn read_tensor(
         }
     }
     let along = projector.map(|projector| projector.finish(assignment));
-    Ok(Read { digests: digests.finish(), values: Some(ReadValues { along, ..walk.finish() }) })
+    let steps = sampled_steps(checkpoint, tensor, scratch)?;
+    Ok(Read { digests: digests.finish(), values: Some(ReadValues { along, steps, ..walk.finish() }) })
+}
+
+/// The distance of levels at each sampled value of a type in blocks; empty for other types.
+fn sampled_steps(checkpoint: &Checkpoint, tensor: &TensorMeta, scratch: &mut Scratch) -> Result<Vec<bf16>> {
+    let DType::Block(block) = &tensor.dtype else { return Ok(Vec::new()) };
+    let (rows, cols) = tensor.matrix();
+    let (sample_rows, sample_cols) = sample_labels(rows, cols);
+    let per_block = block.values();
+    let mut steps = Vec::with_capacity(sample_rows.len() * sample_cols.len());
+    scratch.values.resize(per_block as usize, 0.0);
+    for &row in &sample_rows {
+        let mut read = None;
+        for &col in &sample_cols {
+            let first = u64::from(row) * cols + u64::from(col) / per_block * per_block;
+            if read.replace(first) != Some(first)
+                && !checkpoint.steps(tensor, first, &mut scratch.values, &mut scratch.bytes)?
+            {
+                return Ok(Vec::new());
+            }
+            steps.push(bf16::from_f32(scratch.values[(u64::from(col) % per_block) as usize]));
+        }
+    }
+    Ok(steps)
 }
 
 /// First element and length of each chunk: whole rows where a row fits, otherwise pieces of one row. Depends on the
@@ -320,6 +345,7 @@ impl Walk {
             summary: self.moments.summary(),
             energies: self.energies.unwrap_or_else(|| Energies::new(0, 0)),
             sample: self.sample,
+            steps: Vec::new(),
             sketch: self.sketch.map(Sketch::finish).unwrap_or_default(),
             gain: self.gain.unwrap_or_default(),
             along: None,
@@ -360,9 +386,9 @@ fn describe(tensor: &TensorMeta, assignment: &Assignment, read: Read, sums: &Mut
         }
     }
     let (neurons, heads) = match values.along.take().filter(|_| usable) {
-        Some(Along::Neurons(frames)) => {
+        Some(Along::Neurons(frames, gained)) => {
             let by_rows = matches!(assignment.residual, Residual::Reads(1) | Residual::Writes(1));
-            let energies = if by_rows { row_rms.clone() } else { col_rms.clone() };
+            let energies = gained.unwrap_or_else(|| if by_rows { row_rms.clone() } else { col_rms.clone() });
             (Some(Described { tensor: 0, assignment: assignment.clone(), frames, energies }), None)
         }
         Some(Along::Heads(projected)) => (None, Some(projected)),
@@ -377,6 +403,7 @@ fn describe(tensor: &TensorMeta, assignment: &Assignment, read: Read, sums: &Mut
         col_rms: relative(&col_rms, values.summary.rms),
         summary: values.summary,
         sample: values.sample,
+        steps: values.steps,
         sketch: values.sketch,
         row_norms,
     });

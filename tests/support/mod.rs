@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each test crate uses a part of it")]
 
 pub mod disguise;
+pub mod gguf;
 pub mod model;
 pub mod pairs;
 pub mod torch;

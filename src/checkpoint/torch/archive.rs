@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::{Named, Ranges, safetensors, tensors};
+use super::{Header, Named, Ranges, tensors};
 use crate::limits::{MAX_PICKLE_BYTES, MAX_SIDECAR_BYTES, MAX_TENSORS};
 use crate::{Error, Result};
 
@@ -27,7 +27,7 @@ struct Member {
 }
 
 /// Reads the tensors of an archive.
-pub(super) fn read(file: Named<'_>) -> Result<safetensors::Header> {
+pub(super) fn read(file: Named<'_>) -> Result<Header> {
     let members = directory(file)?;
     let mut pickles: Vec<&str> = members.keys().filter_map(|name| name.strip_suffix("/data.pkl")).collect();
     pickles.sort_unstable_by_key(|prefix| prefix.len());

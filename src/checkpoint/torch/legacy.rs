@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::super::pickle::{Node, Pickle, Value};
-use super::{Named, Ranges, safetensors, tensors};
+use super::{Header, Named, Ranges, tensors};
 use crate::Result;
 use crate::limits::MAX_TENSORS;
 
@@ -15,7 +15,7 @@ const MAGIC: i128 = 0x1950_a86a_20f9_469c_fc6c;
 const VERSION: i64 = 1001;
 
 /// Reads the tensors of a file in the older form.
-pub(super) fn read(file: Named<'_>) -> Result<safetensors::Header> {
+pub(super) fn read(file: Named<'_>) -> Result<Header> {
     let mut at = 0;
     let mut next = |check: &dyn Fn(&Pickle<'_>) -> Result<()>| {
         let len = file.pickle(at, file.source.len() - at, |pickle| check(pickle).map(|()| pickle.len as u64))?;

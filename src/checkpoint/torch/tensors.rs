@@ -1,12 +1,12 @@
 //! From the tensors of a pickle to ranges of the file, or views where values lie in another order; every one is checked
 //! against the file.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::super::pickle::{Pickle, Tensor};
 use super::super::text::listed;
-use super::{Named, Ranges, safetensors, shown, state};
+use super::{Header, Named, Ranges, shown, state};
 use crate::finding::{Code, Finding, Level};
 use crate::limits::{MAX_SHARING, MAX_TENSORS};
 use crate::tensor::layout::{Extent, MAX_PIECES, Piece, View};
@@ -14,7 +14,7 @@ use crate::tensor::{DType, Layout, TensorMeta};
 use crate::{Error, Result};
 
 /// The tensors that the pickle names, with the storages at `ranges`.
-pub(super) fn read(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges) -> Result<safetensors::Header> {
+pub(super) fn read(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges) -> Result<Header> {
     let Some(state) = state::find(file, pickle)? else { return Err(file.no_state(pickle)) };
     if state.tensors.is_empty() && !pickle.refused.is_empty() {
         return Err(file.no_state(pickle));
@@ -57,7 +57,7 @@ pub(super) fn read(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges) -> Res
     tell(Code::SharedStorage, Level::Note, "names stand for tensors that were read under another name", &shared);
     tell(Code::ValuesNotRead, Level::Warning, "tensors lie in an order that is not followed", &unread);
     tensors.sort_unstable_by(|a, b| (a.offset, &a.name).cmp(&(b.offset, &b.name)));
-    Ok(safetensors::Header { metadata: BTreeMap::new(), tensors, findings })
+    Ok(Header { tensors, findings })
 }
 
 /// What was found beside the tensors.
