@@ -5,6 +5,7 @@
 
 pub mod gguf;
 mod index;
+mod meta;
 mod pickle;
 mod place;
 pub mod safetensors;
@@ -182,6 +183,7 @@ impl Checkpoint {
         let mut shards = Vec::with_capacity(files.len());
         let mut tensors = Vec::new();
         let mut stated = Vec::new();
+        let is_parts = meta::is_parts(&files);
         for file in files {
             let (shard, header) = open_shard(&place, file, options, &content)?;
             let position = shards.len();
@@ -195,7 +197,14 @@ impl Checkpoint {
             }
             shards.push(shard);
         }
+        let params = meta::Params::read(&place, &mut findings);
+        if is_parts {
+            tensors = meta::join(&place, &shards, tensors, params.as_ref(), &mut findings)?;
+        }
         refuse_duplicates(&place, &shards, &tensors)?;
+        if is_parts || params.is_some() {
+            findings.extend(meta::unpair(&mut tensors, params.as_ref()));
+        }
         if let Some(index) = index {
             findings.extend(index.compare(&shards, &tensors));
         }

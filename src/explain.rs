@@ -157,6 +157,10 @@ fn finding_text(code: Code) -> &'static str {
             "Finding. Several names of a checkpoint stand for the same tensor, as with tied embeddings. It was read once, \
              under the first name."
         }
+        Code::PartsDisagree => {
+            "Finding. A model that is cut into parts has its vectors whole in every part, and they are not the same \
+             everywhere. Those of the first part were read."
+        }
         Code::ValuesNotRead => {
             "Finding. A tensor's values lie in an order that this version does not follow. They were not read, and the \
              coverage is lower for it."

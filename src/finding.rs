@@ -47,6 +47,8 @@ pub enum Code {
     PickleRefused,
     /// Several names stand for one tensor, which was read once.
     SharedStorage,
+    /// Parts of one model disagree about a tensor that each of them holds whole.
+    PartsDisagree,
     /// A tensor's values lie in an order that this version does not follow; they were not read.
     ValuesNotRead,
     /// `config.json` contradicts the shapes of the tensors.
@@ -63,7 +65,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order in which `explain` lists them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::ShardMissing,
         Self::ShardExtra,
         Self::IndexMismatch,
@@ -77,6 +79,7 @@ impl Code {
         Self::LfsPointer,
         Self::PickleRefused,
         Self::SharedStorage,
+        Self::PartsDisagree,
         Self::ValuesNotRead,
         Self::ConfigMismatch,
         Self::SidecarUnreadable,
@@ -101,6 +104,7 @@ impl Code {
             Self::LfsPointer => "lfs-pointer",
             Self::PickleRefused => "pickle-refused",
             Self::SharedStorage => "shared-storage",
+            Self::PartsDisagree => "parts-disagree",
             Self::ValuesNotRead => "values-not-read",
             Self::ConfigMismatch => "config-mismatch",
             Self::SidecarUnreadable => "sidecar-unreadable",

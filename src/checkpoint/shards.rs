@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::Capped;
 use super::index::Index;
+use super::meta;
 use super::place::{Place, Target};
 use super::text::{listed, shown};
 use crate::finding::{Code, Finding, Level};
@@ -68,6 +69,13 @@ fn plan_file(place: &Place, path: &Path) -> Result<Plan> {
     let name = name_of(path);
     let real = fs::canonicalize(path).map_err(|source| Error::io(path, "open", source))?;
     let mut findings = Vec::new();
+    if meta::part(&name).is_some() {
+        // One part has a slice of every matrix, so that only all of them are a model.
+        let models = Model::sets(&Listing::read(&place.root)?.pickles);
+        if let Some(model) = models.into_iter().find(|model| model.files.contains(&name)) {
+            return plan_model(place, &model, findings);
+        }
+    }
     if let Some(Numbered { total, suffix, .. }) = Numbered::parse(&name).filter(|numbered| numbered.total > 1) {
         if suffix == GGUF_SUFFIX {
             // As llama.cpp has it, one file of a split model stands for all of them.
@@ -206,14 +214,18 @@ impl Model {
     /// Weight files as models, numbered ones of the same prefix and total together.
     fn sets(names: &[String]) -> Vec<Self> {
         let mut sets: BTreeMap<(&str, usize, &str), Vec<String>> = BTreeMap::new();
-        let mut models = Vec::new();
+        let (mut models, mut parts) = (Vec::new(), Vec::new());
         for name in names {
             match Numbered::parse(name) {
                 Some(Numbered { prefix, total, suffix, .. }) => {
                     sets.entry((prefix, total, suffix)).or_default().push(name.clone());
                 }
+                None if meta::part(name).is_some() => parts.push(name.clone()),
                 None => models.push(Self { label: name.clone(), files: vec![name.clone()] }),
             }
+        }
+        if !parts.is_empty() {
+            models.push(Self { label: "consolidated.*.pth".to_owned(), files: parts });
         }
         models.extend(sets.into_iter().map(|((prefix, total, suffix), mut files)| {
             files.sort_by_key(|name| Numbered::parse(name).map(|numbered| numbered.number));
@@ -224,6 +236,10 @@ impl Model {
 
     /// Whether every number of the set is there once.
     fn check_complete(&self, root: &Path) -> Result<()> {
+        let gap = |(at, name): (usize, &String)| (meta::part(name)? != at).then(|| format!("consolidated.{at:02}.pth"));
+        if let Some(missing) = self.files.iter().enumerate().find_map(gap) {
+            return Err(Error::malformed(root, FORMAT, format!("part {} of the model is missing", shown(&missing))));
+        }
         let Some(Numbered { prefix, total, width, of, suffix, .. }) = Numbered::parse(&self.files[0]) else {
             return Ok(());
         };
