@@ -3,11 +3,13 @@
 //! Opening reads headers and small files only, never a tensor's bytes, and nothing that it reads is executed. What a
 //! tensor is for is not known here.
 
+pub mod adapter;
 pub mod gguf;
 mod index;
 mod meta;
 mod pickle;
 mod place;
+mod pointers;
 pub mod safetensors;
 mod shards;
 pub mod sidecar;
@@ -17,7 +19,7 @@ mod text;
 mod torch;
 mod values;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -66,6 +68,8 @@ pub enum Format {
     Torch,
     /// Several such files, with an index or numbered names.
     ShardedTorch,
+    /// Git-LFS pointers in place of weights, recognised by the digests that they state. There are no tensors.
+    LfsPointers,
     /// One GGUF file.
     Gguf,
     /// Several GGUF files with numbered names.
@@ -80,6 +84,7 @@ impl Format {
             Self::ShardedSafetensors => "sharded-safetensors",
             Self::Torch => "torch",
             Self::ShardedTorch => "sharded-torch",
+            Self::LfsPointers => "lfs-pointers",
             Self::Gguf => "gguf",
             Self::ShardedGguf => "sharded-gguf",
         }
@@ -115,7 +120,18 @@ pub struct Shard {
     pub bytes: u64,
     /// The free-form strings that the header keeps under `__metadata__`; of GGUF, the texts under `general.`.
     pub metadata: BTreeMap<String, String>,
+    /// What is known of the file that this one stands for, if it is a Git-LFS pointer.
+    pub stated: Option<Stated>,
     source: Source,
+}
+
+/// Digest and length of a whole weight file whose content was not downloaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stated {
+    /// SHA-256 in lowercase hexadecimal.
+    pub sha256: String,
+    /// Length in bytes.
+    pub bytes: u64,
 }
 
 impl Shard {
@@ -178,11 +194,21 @@ impl Checkpoint {
     pub fn open(path: &Path, options: OpenOptions) -> Result<Self> {
         let place = Place::locate(path)?;
         let Plan { files, index, mut findings } = shards::plan(&place)?;
-        let content = check_contents(&place, &files)?;
+        let contents = sniff_all(&place, &files)?;
+        if contents.iter().any(|content| matches!(content, Content::Pointer(_)))
+            && let Some((shards, finding)) = pointers::recognise(&place, &files, &contents)?
+        {
+            findings.push(finding);
+            let sidecar = Sidecar::read(&place, &mut findings);
+            let (format, tensors) = (Format::LfsPointers, Vec::new());
+            let Place { root, repository, revision, .. } = place;
+            return Ok(Self { root, format, shards, tensors, sidecar, findings, repository, revision });
+        }
+        let content = check_contents(&place, &files, contents)?;
         let format = Format::of(&content, index.is_some() || files.len() > 1);
         let mut shards = Vec::with_capacity(files.len());
         let mut tensors = Vec::new();
-        let mut stated = Vec::new();
+        let (mut stated, mut aliases) = (Vec::new(), BTreeSet::new());
         let is_parts = meta::is_parts(&files);
         for file in files {
             let (shard, header) = open_shard(&place, file, options, &content)?;
@@ -190,6 +216,7 @@ impl Checkpoint {
             tensors.extend(header.tensors.into_iter().map(|tensor| tensor.shifted(position)));
             findings.extend(header.findings);
             stated.extend(header.gguf);
+            aliases.extend(header.aliases);
             if tensors.len() > MAX_TENSORS {
                 let (found, limit) = (tensors.len() as u64, MAX_TENSORS as u64);
                 let path = place.root.join(&shard.name);
@@ -206,7 +233,7 @@ impl Checkpoint {
             findings.extend(meta::unpair(&mut tensors, params.as_ref()));
         }
         if let Some(index) = index {
-            findings.extend(index.compare(&shards, &tensors));
+            findings.extend(index.compare(&shards, &tensors, &aliases));
         }
         findings.extend(remarks(&tensors));
         let mut sidecar = Sidecar::read(&place, &mut findings);
@@ -215,6 +242,7 @@ impl Checkpoint {
             findings.extend(gguf::undo(metadata, &mut tensors));
             sidecar = sidecar.with_metadata(metadata);
         }
+        findings.extend(adapter::describe(&tensors, &mut sidecar));
         let Place { root, repository, revision, .. } = place;
         Ok(Self { root, format, shards, tensors, sidecar, findings, repository, revision })
     }
@@ -265,12 +293,12 @@ impl Checkpoint {
     }
 }
 
+fn sniff_all(place: &Place, files: &[File]) -> Result<Vec<Content>> {
+    files.iter().map(|file| sniff::sniff(&place.root.join(&file.name), &Source::open(&file.path)?)).collect()
+}
+
 /// What all the files are by their first bytes. Refuses those that are not read, before any header is.
-fn check_contents(place: &Place, files: &[File]) -> Result<Content> {
-    let mut contents = Vec::with_capacity(files.len());
-    for file in files {
-        contents.push(sniff::sniff(&place.root.join(&file.name), &Source::open(&file.path)?)?);
-    }
+fn check_contents(place: &Place, files: &[File], mut contents: Vec<Content>) -> Result<Content> {
     let (mut pointers, mut foreign) = (Vec::new(), Vec::new());
     for (File { name, .. }, content) in files.iter().zip(&contents) {
         match content {
@@ -314,6 +342,8 @@ struct Header {
     tensors: Vec<TensorMeta>,
     findings: Vec<Finding>,
     gguf: Option<gguf::metadata::Metadata>,
+    /// Names that stand for tensors which were read under another name.
+    aliases: Vec<String>,
 }
 
 fn open_shard(
@@ -328,19 +358,19 @@ fn open_shard(
     let (metadata, header) = match content {
         Content::Gguf => {
             let gguf::Header { metadata, tensors, findings } = gguf::read_header(&shown, &name, &source)?;
-            (metadata.texts(), Header { tensors, findings, gguf: Some(metadata) })
+            (metadata.texts(), Header { tensors, findings, gguf: Some(metadata), aliases: Vec::new() })
         }
         Content::Torch => {
-            let torch::Header { tensors, findings } = torch::read_header(&shown, &name, &source)?;
-            (BTreeMap::new(), Header { tensors, findings, gguf: None })
+            let torch::Header { tensors, findings, aliases } = torch::read_header(&shown, &name, &source)?;
+            (BTreeMap::new(), Header { tensors, findings, gguf: None, aliases })
         }
         _ => {
             let safetensors::Header { metadata, tensors, findings } = safetensors::read_header(&shown, &name, &source)?;
-            (metadata, Header { tensors, findings, gguf: None })
+            (metadata, Header { tensors, findings, gguf: None, aliases: Vec::new() })
         }
     };
     let source = if options.mmap { source.mapped() } else { source };
-    Ok((Shard { name, path, bytes: source.len(), metadata, source }, header))
+    Ok((Shard { name, path, bytes: source.len(), metadata, stated: None, source }, header))
 }
 
 fn refuse_duplicates(place: &Place, shards: &[Shard], tensors: &[TensorMeta]) -> Result<()> {

@@ -47,6 +47,8 @@ pub enum Code {
     PickleRefused,
     /// Several names stand for one tensor, which was read once.
     SharedStorage,
+    /// The checkpoint is an adapter: it changes a base model that is not part of it.
+    NeedsBase,
     /// Parts of one model disagree about a tensor that each of them holds whole.
     PartsDisagree,
     /// A tensor's values lie in an order that this version does not follow; they were not read.
@@ -65,7 +67,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order in which `explain` lists them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::ShardMissing,
         Self::ShardExtra,
         Self::IndexMismatch,
@@ -79,6 +81,7 @@ impl Code {
         Self::LfsPointer,
         Self::PickleRefused,
         Self::SharedStorage,
+        Self::NeedsBase,
         Self::PartsDisagree,
         Self::ValuesNotRead,
         Self::ConfigMismatch,
@@ -104,6 +107,7 @@ impl Code {
             Self::LfsPointer => "lfs-pointer",
             Self::PickleRefused => "pickle-refused",
             Self::SharedStorage => "shared-storage",
+            Self::NeedsBase => "needs-base",
             Self::PartsDisagree => "parts-disagree",
             Self::ValuesNotRead => "values-not-read",
             Self::ConfigMismatch => "config-mismatch",

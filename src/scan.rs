@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::anatomy::{self, Anatomy};
 use crate::catalog::{Catalog, architectures, digests, norms};
 use crate::checkpoint::sidecar::Sidecar;
-use crate::checkpoint::{Checkpoint, OpenOptions, hex};
+use crate::checkpoint::{Checkpoint, Format, OpenOptions, hex};
 use crate::compare::{self, Comparison};
 use crate::error::{Error, Result};
 use crate::finding::{Code, Finding, Level};
@@ -52,7 +52,8 @@ impl Input {
     /// # Errors
     /// If a read fails, or a file changed meanwhile.
     pub fn take(checkpoint: &Checkpoint, shown: String, lists: &[Vec<Anchor>], progress: Progress<'_>) -> Result<Self> {
-        if checkpoint.tensors.iter().all(|tensor| tensor.elements() == 0) {
+        let is_empty = checkpoint.tensors.iter().all(|tensor| tensor.elements() == 0);
+        if is_empty && checkpoint.format != Format::LfsPointers {
             let why = format!("{} tensors and not one value", checkpoint.tensors.len());
             return Err(Error::Nothing { path: checkpoint.root.clone(), why });
         }

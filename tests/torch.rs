@@ -228,3 +228,28 @@ fn safetensors_win_over_pickles_and_the_report_says_so() {
     assert!(checkpoint.findings[0].message.contains("pytorch_model-00001-of-00003.bin"));
     assert_eq!(verdict(folder.path()).0, "derived");
 }
+
+#[test]
+fn a_tied_head_is_read_once_and_the_index_may_name_it() {
+    let base = load("base-a");
+    let mut pickle = state_pickle(&base[1..]);
+    pickle.truncate(pickle.len() - 2);
+    let mut pickler = Pickler::after(pickle);
+    let embedding = &base[1];
+    assert!(embedding.name.contains("embed_tokens"));
+    pickler.text("lm_head.weight");
+    pickler.tensor("0", embedding.dtype, &embedding.shape);
+    pickler.op(b"u.");
+    let keys: Vec<String> = (0..base.len()).map(|key| key.to_string()).collect();
+    let storages: Vec<(&str, &[u8])> =
+        keys.iter().map(String::as_str).zip(base[1..].iter().map(|t| &t.bytes[..])).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let file = "pytorch_model-00001-of-00001.bin";
+    fs::write(folder.path().join(file), zipped(&pickler.bytes, &storages)).unwrap();
+    let weight_map: serde_json::Map<_, _> = base.iter().map(|tensor| (tensor.name.clone(), file.into())).collect();
+    let index = serde_json::json!({"metadata": {"total_size": 1}, "weight_map": weight_map});
+    fs::write(folder.path().join("pytorch_model.bin.index.json"), index.to_string()).unwrap();
+    let checkpoint = open(folder.path(), true);
+    assert_eq!(codes(&checkpoint), [(Code::SharedStorage, Level::Note)]);
+    assert_eq!(checkpoint.tensors.len(), base.len() - 1);
+}

@@ -143,8 +143,9 @@ pub(super) fn join(
             let whole = together(&own, cut, width).map_err(refuse)?;
             let of_heads = params.and_then(|params| params.n_heads?.checked_mul(params.head_size()?));
             if name.ends_with("attention.wo.weight") && of_heads.is_some_and(|of_heads| whole.shape[1] != of_heads) {
-                let what =
-                    format!("its {} parts have {} columns, and the heads {of_heads:?}", own.len(), whole.shape[1]);
+                let of_heads = of_heads.unwrap_or_default();
+
+                let what = format!("its {} parts have {} columns, and the heads {of_heads}", own.len(), whole.shape[1]);
                 return Err(refuse(what));
             }
             joined.push(whole);

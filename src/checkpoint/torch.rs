@@ -30,6 +30,8 @@ type Ranges = HashMap<String, (u64, u64)>;
 pub(super) struct Header {
     /// The tensors by offset, then name. Their offsets count from the start of the file; their shard is 0.
     pub(super) tensors: Vec<TensorMeta>,
+    /// Names that stand for tensors which are there under another name.
+    pub(super) aliases: Vec<String>,
     /// What was odd, refused or left out.
     pub(super) findings: Vec<Finding>,
 }

@@ -57,7 +57,7 @@ pub(super) fn read(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges) -> Res
     tell(Code::SharedStorage, Level::Note, "names stand for tensors that were read under another name", &shared);
     tell(Code::ValuesNotRead, Level::Warning, "tensors lie in an order that is not followed", &unread);
     tensors.sort_unstable_by(|a, b| (a.offset, &a.name).cmp(&(b.offset, &b.name)));
-    Ok(Header { tensors, findings })
+    Ok(Header { tensors, findings, aliases: shared })
 }
 
 /// What was found beside the tensors.
