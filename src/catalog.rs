@@ -106,6 +106,7 @@ impl Catalog {
     /// given, or if the file cannot be written.
     pub fn add(folder: &Path, id: &str, mut print: Fingerprint, force: bool) -> Result<PathBuf> {
         Self::check(folder, id, force)?;
+        print.require_model(folder)?;
         std::fs::create_dir_all(folder).map_err(|source| Error::io(folder, "make", source))?;
         print.subject.id = Some(id.to_owned());
         let file = folder.join(file_name(id));

@@ -3,18 +3,23 @@
 //! Opening reads headers and small files only, never a tensor's bytes, and nothing that it reads is executed. What a
 //! tensor is for is not known here.
 
+pub mod adapter;
 pub mod gguf;
 mod index;
+mod meta;
+mod pickle;
 mod place;
+mod pointers;
 pub mod safetensors;
 mod shards;
 pub mod sidecar;
 mod sniff;
 pub mod source;
 mod text;
+mod torch;
 mod values;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,6 +65,12 @@ pub enum Format {
     Safetensors,
     /// Several safetensors files, with an index or numbered names.
     ShardedSafetensors,
+    /// One file that `torch.save` wrote, in either of its forms.
+    Torch,
+    /// Several such files, with an index or numbered names.
+    ShardedTorch,
+    /// Git-LFS pointers in place of weights, recognised by the digests that they state. There are no tensors.
+    LfsPointers,
     /// One GGUF file.
     Gguf,
     /// Several GGUF files with numbered names.
@@ -72,8 +83,23 @@ impl Format {
         match self {
             Self::Safetensors => "safetensors",
             Self::ShardedSafetensors => "sharded-safetensors",
+            Self::Torch => "torch",
+            Self::ShardedTorch => "sharded-torch",
+            Self::LfsPointers => "lfs-pointers",
             Self::Gguf => "gguf",
             Self::ShardedGguf => "sharded-gguf",
+        }
+    }
+
+    /// The format of one file of this content, or of several.
+    fn of(content: &Content, sharded: bool) -> Self {
+        match (content, sharded) {
+            (Content::Torch, false) => Self::Torch,
+            (Content::Torch, true) => Self::ShardedTorch,
+            (Content::Gguf, false) => Self::Gguf,
+            (Content::Gguf, true) => Self::ShardedGguf,
+            (_, false) => Self::Safetensors,
+            (_, true) => Self::ShardedSafetensors,
         }
     }
 }
@@ -95,7 +121,18 @@ pub struct Shard {
     pub bytes: u64,
     /// The free-form strings that the header keeps under `__metadata__`; of GGUF, the texts under `general.`.
     pub metadata: BTreeMap<String, String>,
+    /// What is known of the file that this one stands for, if it is a Git-LFS pointer.
+    pub stated: Option<Stated>,
     source: Source,
+}
+
+/// Digest and length of a whole weight file whose content was not downloaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stated {
+    /// SHA-256 in lowercase hexadecimal.
+    pub sha256: String,
+    /// Length in bytes.
+    pub bytes: u64,
 }
 
 impl Shard {
@@ -157,17 +194,30 @@ impl Checkpoint {
     /// [`Error::Changed`] if a file shrank meanwhile.
     pub fn open(path: &Path, options: OpenOptions) -> Result<Self> {
         let place = Place::locate(path)?;
-        let Plan { mut format, files, index, mut findings } = shards::plan(&place)?;
-        let ggufs = check_contents(&place, &files)?;
+        let Plan { files, index, mut findings } = shards::plan(&place)?;
+        let contents = sniff_all(&place, &files)?;
+        if contents.iter().any(|content| matches!(content, Content::Pointer(_)))
+            && let Some((shards, finding)) = pointers::recognise(&place, &files, &contents)?
+        {
+            findings.push(finding);
+            let sidecar = Sidecar::read(&place, &mut findings);
+            let (format, tensors) = (Format::LfsPointers, Vec::new());
+            let Place { root, repository, revision, .. } = place;
+            return Ok(Self { root, format, shards, tensors, sidecar, findings, repository, revision });
+        }
+        let content = check_contents(&place, &files, contents)?;
+        let format = Format::of(&content, index.is_some() || files.len() > 1);
         let mut shards = Vec::with_capacity(files.len());
         let mut tensors = Vec::new();
-        let mut stated = Vec::new();
+        let (mut stated, mut aliases) = (Vec::new(), BTreeSet::new());
+        let is_parts = meta::is_parts(&files);
         for file in files {
-            let (shard, header) = open_shard(&place, file, options, ggufs)?;
+            let (shard, header) = open_shard(&place, file, options, &content)?;
             let position = shards.len();
             tensors.extend(header.tensors.into_iter().map(|tensor| tensor.shifted(position)));
             findings.extend(header.findings);
             stated.extend(header.gguf);
+            aliases.extend(header.aliases);
             if tensors.len() > MAX_TENSORS {
                 let (found, limit) = (tensors.len() as u64, MAX_TENSORS as u64);
                 let path = place.root.join(&shard.name);
@@ -175,9 +225,16 @@ impl Checkpoint {
             }
             shards.push(shard);
         }
+        let params = meta::Params::read(&place, &mut findings);
+        if is_parts {
+            tensors = meta::join(&place, &shards, tensors, params.as_ref(), &mut findings)?;
+        }
         refuse_duplicates(&place, &shards, &tensors)?;
+        if is_parts || params.is_some() {
+            findings.extend(meta::unpair(&mut tensors, params.as_ref()));
+        }
         if let Some(index) = index {
-            findings.extend(index.compare(&shards, &tensors));
+            findings.extend(index.compare(&shards, &tensors, &aliases));
         }
         findings.extend(remarks(&tensors));
         let mut sidecar = Sidecar::read(&place, &mut findings);
@@ -185,8 +242,8 @@ impl Checkpoint {
             gguf::check_split(&place.root, &stated, tensors.len())?;
             findings.extend(gguf::undo(metadata, &mut tensors));
             sidecar = sidecar.with_metadata(metadata);
-            format = if shards.len() > 1 { Format::ShardedGguf } else { Format::Gguf };
         }
+        findings.extend(adapter::describe(&tensors, &mut sidecar));
         let Place { root, repository, revision, .. } = place;
         let shards = Arc::new(shards);
         Ok(Self { root, format, shards, tensors, sidecar, findings, repository, revision })
@@ -261,16 +318,18 @@ impl Checkpoint {
     }
 }
 
-/// Refuses files that are no weights by their first bytes, before any header is read. Whether they are GGUF: all are or
-/// none.
-fn check_contents(place: &Place, files: &[File]) -> Result<bool> {
-    let (mut pointers, mut foreign, mut ggufs) = (Vec::new(), Vec::new(), Vec::new());
-    for file in files {
-        match sniff::sniff(&place.root.join(&file.name), &Source::open(&file.path)?)? {
-            Content::Weights => {}
-            Content::Gguf => ggufs.push(file.name.as_str()),
-            Content::Pointer(pointer) => pointers.push((file.name.as_str(), pointer)),
-            Content::Foreign(what) => foreign.push((file.name.as_str(), what)),
+fn sniff_all(place: &Place, files: &[File]) -> Result<Vec<Content>> {
+    files.iter().map(|file| sniff::sniff(&place.root.join(&file.name), &Source::open(&file.path)?)).collect()
+}
+
+/// What all the files are by their first bytes. Refuses those that are not read, before any header is.
+fn check_contents(place: &Place, files: &[File], mut contents: Vec<Content>) -> Result<Content> {
+    let (mut pointers, mut foreign) = (Vec::new(), Vec::new());
+    for (File { name, .. }, content) in files.iter().zip(&contents) {
+        match content {
+            Content::Weights | Content::Torch | Content::Gguf => {}
+            Content::Pointer(pointer) => pointers.push((name.as_str(), pointer)),
+            Content::Foreign(what) => foreign.push((name.as_str(), *what)),
         }
     }
     let path = match &place.target {
@@ -296,11 +355,11 @@ fn check_contents(place: &Place, files: &[File]) -> Result<bool> {
         }
         return Err(Error::malformed(path, FORMAT, why));
     }
-    if !ggufs.is_empty() && ggufs.len() < files.len() {
-        let what = format!("{} of {} files are GGUF, the others are not: {}", ggufs.len(), files.len(), names(&ggufs));
+    if let Some(other) = contents.iter().position(|content| Some(content) != contents.first()) {
+        let what = format!("{} is not in the format of {}", shown(&files[other].name), shown(&files[0].name));
         return Err(Error::malformed(path, FORMAT, what));
     }
-    Ok(!ggufs.is_empty())
+    Ok(contents.pop().unwrap_or(Content::Weights))
 }
 
 /// What the header of a weight file states, whatever its format.
@@ -308,26 +367,35 @@ struct Header {
     tensors: Vec<TensorMeta>,
     findings: Vec<Finding>,
     gguf: Option<gguf::metadata::Metadata>,
+    /// Names that stand for tensors which were read under another name.
+    aliases: Vec<String>,
 }
 
 fn open_shard(
     place: &Place,
     File { name, path }: File,
     options: OpenOptions,
-    is_gguf: bool,
+    content: &Content,
 ) -> Result<(Shard, Header)> {
     let source = Source::open(&path)?;
     // Errors name the file as it lies in the folder: behind a link there may be a blob called by its digest.
     let shown = place.root.join(&name);
-    let (metadata, header) = if is_gguf {
-        let gguf::Header { metadata, tensors, findings } = gguf::read_header(&shown, &name, &source)?;
-        (metadata.texts(), Header { tensors, findings, gguf: Some(metadata) })
-    } else {
-        let safetensors::Header { metadata, tensors, findings } = safetensors::read_header(&shown, &name, &source)?;
-        (metadata, Header { tensors, findings, gguf: None })
+    let (metadata, header) = match content {
+        Content::Gguf => {
+            let gguf::Header { metadata, tensors, findings } = gguf::read_header(&shown, &name, &source)?;
+            (metadata.texts(), Header { tensors, findings, gguf: Some(metadata), aliases: Vec::new() })
+        }
+        Content::Torch => {
+            let torch::Header { tensors, findings, aliases } = torch::read_header(&shown, &name, &source)?;
+            (BTreeMap::new(), Header { tensors, findings, gguf: None, aliases })
+        }
+        _ => {
+            let safetensors::Header { metadata, tensors, findings } = safetensors::read_header(&shown, &name, &source)?;
+            (metadata, Header { tensors, findings, gguf: None, aliases: Vec::new() })
+        }
     };
     let source = if options.mmap { source.mapped() } else { source };
-    Ok((Shard { name, path, bytes: source.len(), metadata, source }, header))
+    Ok((Shard { name, path, bytes: source.len(), metadata, stated: None, source }, header))
 }
 
 fn refuse_duplicates(place: &Place, shards: &[Shard], tensors: &[TensorMeta]) -> Result<()> {

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::anatomy::Role;
 use crate::catalog::architectures::{self, Agreement};
-use crate::fingerprint::Fingerprint;
+use crate::fingerprint::{Fingerprint, TensorPrint};
 
 /// The tests, by the codes that reports use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -281,9 +281,15 @@ fn architecture(agreement: &Agreement) -> Test {
 
 /// Share of the suspect's parameters in tensors whose values every fingerprint comparison looks at.
 pub fn coverage(suspect: &Fingerprint) -> f64 {
-    let all: u64 = suspect.tensors.iter().filter(|tensor| tensor.counts()).map(|tensor| tensor.elements()).sum();
+    // What an adapter changes is in its base, so nothing of the model was looked at.
+    if !suspect.holds_model() {
+        return 0.0;
+    }
+    // Types that are not decoded may state any shape.
+    let sum = |sum: u64, tensor: &TensorPrint| sum.saturating_add(tensor.elements());
+    let all = suspect.tensors.iter().filter(|tensor| tensor.counts()).fold(0, sum);
     let seen = suspect.tensors.iter().filter(|tensor| tensor.dtype.is_float() && tensor.informative().is_some());
-    let seen: u64 = seen.map(|tensor| tensor.elements()).sum();
+    let seen = seen.fold(0, sum);
     if all == 0 { 0.0 } else { seen as f64 / all as f64 }
 }
 

@@ -143,9 +143,36 @@ fn finding_text(code: Code) -> &'static str {
             "Finding. Bytes of the file belong to no tensor. The reference implementation refuses such files; something \
              may be hidden there."
         }
-        Code::FileLeftOut => "Finding. A file that holds training state rather than weights was left out.",
-        Code::LfsPointer => "Finding. A file is a Git-LFS pointer: the weights themselves were not downloaded.",
-        Code::PickleNotRead => "Finding. Pickles lie beside the weights; this version does not read them.",
+        Code::FileLeftOut => {
+            "Finding. A file, or a part of one, that does not belong to the weights that were read was left out: training \
+             state, or the same model in a second form."
+        }
+        Code::LfsPointer => {
+            "Finding. A file is a Git-LFS pointer: the weights themselves were not downloaded. Where every weight file \
+             of a model has a published digest, the pointers tell which model it is; otherwise there is nothing to scan."
+        }
+        Code::PickleRefused => {
+            "Finding. A pickle names functions or classes that are not needed to rebuild tensors. Python would call \
+             them when the file is loaded; here nothing in a pickle is ever executed, and what they would have built was \
+             not read. Settings of training programs do this honestly; os.system does not."
+        }
+        Code::SharedStorage => {
+            "Finding. Several names of a checkpoint stand for the same tensor, as with tied embeddings. It was read once, \
+             under the first name."
+        }
+        Code::NeedsBase => {
+            "Finding. The checkpoint is an adapter, a low-rank change to a base model that is not part of it. What it \
+             declares and which modules it changes is told; whether the merged model is a copy cannot be. Merge it into \
+             its base and scan the result."
+        }
+        Code::PartsDisagree => {
+            "Finding. A model that is cut into parts has its vectors whole in every part, and they are not the same \
+             everywhere. Those of the first part were read."
+        }
+        Code::ValuesNotRead => {
+            "Finding. A tensor's values lie in an order that this version does not follow. They were not read, and the \
+             coverage is lower for it."
+        }
         Code::ConfigMismatch => {
             "Finding. config.json contradicts the shapes of the tensors. Shapes decide; the configuration is a claim."
         }

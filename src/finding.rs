@@ -43,8 +43,16 @@ pub enum Code {
     FileLeftOut,
     /// A file is a Git-LFS pointer: its weights were not downloaded.
     LfsPointer,
-    /// A pickle lies in the folder; this version does not read them.
-    PickleNotRead,
+    /// A pickle names functions that are not needed to rebuild tensors; none of them was called.
+    PickleRefused,
+    /// Several names stand for one tensor, which was read once.
+    SharedStorage,
+    /// The checkpoint is an adapter: it changes a base model that is not part of it.
+    NeedsBase,
+    /// Parts of one model disagree about a tensor that each of them holds whole.
+    PartsDisagree,
+    /// A tensor's values lie in an order that this version does not follow; they were not read.
+    ValuesNotRead,
     /// `config.json` contradicts the shapes of the tensors.
     ConfigMismatch,
     /// `config.json`, the model card or the tokenizer could not be read.
@@ -59,7 +67,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order in which `explain` lists them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 21] = [
         Self::ShardMissing,
         Self::ShardExtra,
         Self::IndexMismatch,
@@ -71,7 +79,11 @@ impl Code {
         Self::HeaderGap,
         Self::FileLeftOut,
         Self::LfsPointer,
-        Self::PickleNotRead,
+        Self::PickleRefused,
+        Self::SharedStorage,
+        Self::NeedsBase,
+        Self::PartsDisagree,
+        Self::ValuesNotRead,
         Self::ConfigMismatch,
         Self::SidecarUnreadable,
         Self::WeightsNotTested,
@@ -93,7 +105,11 @@ impl Code {
             Self::HeaderGap => "header-gap",
             Self::FileLeftOut => "file-left-out",
             Self::LfsPointer => "lfs-pointer",
-            Self::PickleNotRead => "pickle-not-read",
+            Self::PickleRefused => "pickle-refused",
+            Self::SharedStorage => "shared-storage",
+            Self::NeedsBase => "needs-base",
+            Self::PartsDisagree => "parts-disagree",
+            Self::ValuesNotRead => "values-not-read",
             Self::ConfigMismatch => "config-mismatch",
             Self::SidecarUnreadable => "sidecar-unreadable",
             Self::WeightsNotTested => "weights-not-tested",

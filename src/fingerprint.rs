@@ -25,6 +25,8 @@ mod spool;
 
 use std::path::Path;
 
+use std::path::Path;
+
 use half::f16;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -41,9 +43,9 @@ pub use spool::Numbers;
 
 use crate::anatomy::{Anatomy, Architecture, Assignment};
 use crate::checkpoint::Checkpoint;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::finding::Finding;
-use crate::tensor::DType;
+use crate::tensor::{DType, is_adapter_part};
 
 /// Name and version of the file format.
 pub const SCHEMA: &str = "weightprint/fingerprint/1";
@@ -298,6 +300,24 @@ impl Fingerprint {
         let mut at = 0;
         let units = self.units.into_iter().map(|unit| unit.whole(numbers, &mut at)).collect::<Option<_>>()?;
         (at == numbers.len()).then_some(Self { units, ..self })
+    }
+
+    /// Whether it is of a model that others can be compared with: not of pointers without weights, nor of an adapter
+    /// without its base.
+    pub fn holds_model(&self) -> bool {
+        !self.tensors.is_empty() && !self.tensors.iter().any(|tensor| is_adapter_part(&tensor.name))
+    }
+
+    /// Refuses what cannot be a reference; errors name `path`.
+    ///
+    /// # Errors
+    /// [`Error::Nothing`] unless it [holds a model](Self::holds_model).
+    pub fn require_model(&self, path: &Path) -> Result<()> {
+        if self.holds_model() {
+            return Ok(());
+        }
+        let what = if self.tensors.is_empty() { "pointers without weights" } else { "an adapter without its base" };
+        Err(Error::Nothing { path: path.to_path_buf(), why: format!("{what} cannot serve as a reference") })
     }
 
     /// The anchors of its own token frame, if it has one.

@@ -31,3 +31,23 @@ pub const MAX_FINGERPRINT_BYTES: u64 = 1 << 30;
 
 /// Largest share of NaN and infinite values with which a tensor still takes part in tests.
 pub const MAX_NONFINITE_SHARE: f64 = 0.01;
+
+/// Largest pickle of a PyTorch checkpoint that is read; its tensors' bytes are not part of it.
+pub const MAX_PICKLE_BYTES: u64 = 100_000_000;
+
+/// Most values that a pickle may build, entries of its containers counted too. A state dict takes about 26 for a
+/// tensor.
+pub const MAX_PICKLE_VALUES: u64 = 4_000_000;
+
+/// Most values on the stack of a pickle at once.
+pub const MAX_PICKLE_STACK: usize = 1_000_000;
+
+/// Most marks on the stack of a pickle at once; each is a container that was begun inside another.
+pub const MAX_PICKLE_MARKS: usize = 1_000;
+
+/// Deepest nesting of dictionaries in which tensors are looked for.
+pub const MAX_STATE_DEPTH: usize = 8;
+
+/// How often the bytes of a file may be part of a tensor, on average. Tensors may share bytes; a file in which they
+/// share many times would cost more to read than its size says.
+pub const MAX_SHARING: u64 = 4;

@@ -12,7 +12,7 @@ use crate::anatomy::{self, Anatomy};
 use crate::cache::{Cache, Lookup};
 use crate::catalog::{Catalog, architectures, digests, norms};
 use crate::checkpoint::sidecar::Sidecar;
-use crate::checkpoint::{Checkpoint, OpenOptions, hex};
+use crate::checkpoint::{Checkpoint, Format, OpenOptions, hex};
 use crate::compare::{self, Comparison, Depth};
 use crate::error::{Error, Result};
 use crate::finding::{Code, Finding, Level};
@@ -71,7 +71,8 @@ impl Input {
         cache: Option<&Cache>,
         progress: Progress<'_>,
     ) -> Result<(Self, Cached)> {
-        if checkpoint.tensors.iter().all(|tensor| tensor.elements() == 0) {
+        let is_empty = checkpoint.tensors.iter().all(|tensor| tensor.elements() == 0);
+        if is_empty && checkpoint.format != Format::LfsPointers {
             let why = format!("{} tensors and not one value", checkpoint.tensors.len());
             return Err(Error::Nothing { path: checkpoint.root.clone(), why });
         }

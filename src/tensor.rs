@@ -191,6 +191,21 @@ impl TensorMeta {
     }
 }
 
+/// Whether a tensor of this name is a factor of a change to a base model, as PEFT names them, and no weight of its own.
+pub fn is_adapter_part(name: &str) -> bool {
+    const PARTS: [&str; 8] = [
+        "lora_A",
+        "lora_B",
+        "lora_embedding_A",
+        "lora_embedding_B",
+        "lora_magnitude_vector",
+        "hada_w1_a",
+        "ia3_l",
+        "lokr_w1",
+    ];
+    name.split('.').any(|segment| PARTS.contains(&segment))
+}
+
 /// Rows and columns of a shape seen as a matrix: leading dimensions folded into rows, the last one kept. Scalars and
 /// vectors are one row.
 pub fn matrix(shape: &[u64]) -> (u64, u64) {

@@ -273,11 +273,7 @@ fn a_pointer_in_place_of_a_sidecar_is_told() {
 
 #[test]
 fn formats_of_a_later_version_are_nothing_to_scan() {
-    let contents: [(&[u8], &str); 3] = [
-        (b"PK\x03\x04\x00\x00\x08\x08archive/data.pkl", "zip archive"),
-        (b"\x80\x02}q\x00(X\x05\x00\x00\x00", "pickle"),
-        (b"\x89HDF\r\n\x1a\n0000", "HDF5"),
-    ];
+    let contents: [(&[u8], &str); 2] = [(b"\x89HDF\r\n\x1a\n0000", "HDF5"), (b"\x93NUMPY\x01\x00v\x00", "NumPy")];
     let folder = tempfile::tempdir().unwrap();
     for (content, part) in contents {
         for name in ["weights.bin", FILE] {
@@ -287,13 +283,15 @@ fn formats_of_a_later_version_are_nothing_to_scan() {
     refuse(put(folder.path().join("model.onnx"), "\x08\x07\x12\x07pytorch"), Class::Nothing, &["ONNX"]);
 
     let folder = tempfile::tempdir().unwrap();
-    refuse(folder.path(), Class::Nothing, &["no weight files (*.safetensors, *.gguf)"]);
+    refuse(folder.path(), Class::Nothing, &["no weight files (*.safetensors, *.bin, *.pt, *.pth, *.gguf)"]);
     put(folder.path().join("optimizer.pt"), "x");
     refuse(folder.path(), Class::Nothing, &["training state (`optimizer.pt`)"]);
-    for name in ["a.bin", "b.pt", "c.pth", "d.ckpt", "f.onnx"] {
+    put(folder.path().join("f.onnx"), "x");
+    refuse(folder.path(), Class::Nothing, &["later version", "`f.onnx`"]);
+    for name in ["a.bin", "b.pt", "c.pth", "d.ckpt"] {
         put(folder.path().join(name), "x");
     }
-    refuse(folder.path(), Class::Nothing, &["later version", "`a.bin`, `b.pt`, `c.pth`, `d.ckpt`", "`f.onnx`"]);
+    refuse(folder.path(), Class::Usage, &["more than one model", "`a.bin`, `b.pt`, `c.pth`, `d.ckpt`"]);
 }
 
 #[test]
@@ -301,7 +299,11 @@ fn a_shard_of_another_format_is_malformed() {
     let folder = tempfile::tempdir().unwrap();
     put(folder.path().join("model-1-of-2.safetensors"), good());
     put(folder.path().join("model-2-of-2.safetensors"), "PK\x03\x04\x00\x00\x08\x08");
-    refuse(folder.path(), Class::Malformed, &["`model-2-of-2.safetensors` is a zip archive"]);
+    refuse(
+        folder.path(),
+        Class::Malformed,
+        &["`model-2-of-2.safetensors` is not in the format of `model-1-of-2.safetensors`"],
+    );
 }
 
 #[test]
@@ -425,7 +427,7 @@ fn indexes_that_are_malformed() {
     let folder = tempfile::tempdir().unwrap();
     for (text, part) in cases {
         put(folder.path().join("model.safetensors.index.json"), text);
-        refuse(folder.path(), Class::Malformed, &["model.safetensors.index.json", "safetensors index", part]);
+        refuse(folder.path(), Class::Malformed, &["model.safetensors.index.json", "index of shards", part]);
     }
     let deep = format!(r#"{{"x":{},"weight_map""#, "[".repeat(1_000_000));
     put(folder.path().join("model.safetensors.index.json"), deep);
@@ -436,11 +438,11 @@ fn indexes_that_are_malformed() {
 }
 
 #[test]
-fn an_index_of_pickles_is_nothing_to_scan() {
+fn an_index_of_broken_pickles_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     put(folder.path().join("a.bin"), "PK\x03\x04\x00\x00\x08\x08");
     let index = put(folder.path().join("pytorch_model.bin.index.json"), r#"{"weight_map":{"a":"a.bin"}}"#);
-    refuse(index, Class::Nothing, &["`a.bin` is a zip archive", "later version"]);
+    refuse(index, Class::Malformed, &["a.bin", "the archive is cut off"]);
 }
 
 #[test]

@@ -407,7 +407,7 @@ fn files_beside_the_weights_that_were_not_read_are_told() {
     assert_eq!(
         codes(&checkpoint),
         [
-            (Code::PickleNotRead, Level::Note),
+            (Code::FileLeftOut, Level::Note),
             (Code::FileLeftOut, Level::Note),
             (Code::FileLeftOut, Level::Note),
             (Code::FileLeftOut, Level::Note),

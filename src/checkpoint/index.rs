@@ -18,9 +18,9 @@ use crate::limits::{MAX_NAME_BYTES, MAX_SHARDS, MAX_SIDECAR_BYTES, MAX_TENSORS};
 use crate::tensor::TensorMeta;
 use crate::{Error, Result};
 
-const FORMAT: &str = "safetensors index";
+const FORMAT: &str = "index of shards";
 
-/// A parsed `*.safetensors.index.json`.
+/// A parsed `*.safetensors.index.json` or `*.bin.index.json`.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Index {
     /// The index's own file name.
@@ -71,8 +71,9 @@ impl Index {
         Ok(Self { name, files, tensors, total_size })
     }
 
-    /// Where index and headers disagree. `shards` are in the order of `files`; no tensor is in two of them.
-    pub(super) fn compare(&self, shards: &[Shard], tensors: &[TensorMeta]) -> Vec<Finding> {
+    /// Where index and headers disagree. `shards` are in the order of `files`; no tensor is in two of them. `aliases` are
+    /// names that stand for tensors which were read under another name.
+    pub(super) fn compare(&self, shards: &[Shard], tensors: &[TensorMeta], aliases: &BTreeSet<String>) -> Vec<Finding> {
         let mut found = Capped::new(Code::IndexMismatch, Level::Error);
         let mut seen = BTreeSet::new();
         for TensorMeta { name, shard, .. } in tensors {
@@ -88,14 +89,17 @@ impl Index {
                 None => found.push(|| format!("tensor {tensor} of {} is not in the index", here()), || name.clone()),
             }
         }
-        for (name, stated) in self.tensors.iter().filter(|(name, _)| !seen.contains(name.as_str())) {
+        let is_missing = |name: &str| !seen.contains(name) && !aliases.contains(name);
+        for (name, stated) in self.tensors.iter().filter(|(name, _)| is_missing(name)) {
             let shard = shown(&self.files[*stated]);
             let what = || format!("the index puts tensor {} in {shard}, whose header does not have it", shown(name));
             found.push(what, || name.clone());
         }
         let mut findings = found.finish("more disagreements between index and headers");
         let total: u64 = tensors.iter().fold(0, |sum, tensor| sum.saturating_add(tensor.len));
+        // Writers do not agree on whether a shared tensor counts once.
         if let Some(stated) = &self.total_size
+            && aliases.is_empty()
             && stated.as_u64() != Some(total)
             && stated.as_f64() != Some(total as f64)
         {

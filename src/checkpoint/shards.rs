@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Capped;
-use super::Format;
 use super::index::Index;
+use super::meta;
 use super::place::{Place, Target};
 use super::text::{listed, shown};
 use crate::finding::{Code, Finding, Level};
@@ -19,11 +19,22 @@ use crate::{Error, Result};
 const FORMAT: &str = "sharded checkpoint";
 const SUFFIX: &str = ".safetensors";
 const GGUF_SUFFIX: &str = ".gguf";
-const INDEX_SUFFIX: &str = ".safetensors.index.json";
+
+/// Endings of the names of indexes.
+const INDEX_SUFFIXES: [&str; 2] = [".safetensors.index.json", ".bin.index.json"];
+
+/// Endings of the names of files that `torch.save` wrote.
+pub(super) const PICKLE_SUFFIXES: [&str; 5] = [".bin", ".pt", ".pth", ".ckpt", ".pkl"];
 
 /// Names under which loaders look for weights whether or not there is an index.
-const DEFAULT_NAMES: [&str; 3] =
-    ["model.safetensors", "adapter_model.safetensors", "diffusion_pytorch_model.safetensors"];
+const DEFAULT_NAMES: [&str; 6] = [
+    "model.safetensors",
+    "adapter_model.safetensors",
+    "diffusion_pytorch_model.safetensors",
+    "pytorch_model.bin",
+    "adapter_model.bin",
+    "diffusion_pytorch_model.bin",
+];
 
 /// A weight file to be opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +48,6 @@ pub(super) struct File {
 /// The weight files of one model, in order.
 #[derive(Debug)]
 pub(super) struct Plan {
-    pub(super) format: Format,
     pub(super) files: Vec<File>,
     pub(super) index: Option<Index>,
     pub(super) findings: Vec<Finding>,
@@ -59,6 +69,13 @@ fn plan_file(place: &Place, path: &Path) -> Result<Plan> {
     let name = name_of(path);
     let real = fs::canonicalize(path).map_err(|source| Error::io(path, "open", source))?;
     let mut findings = Vec::new();
+    if meta::part(&name).is_some() {
+        // One part has a slice of every matrix, so that only all of them are a model.
+        let models = Model::sets(&Listing::read(&place.root)?.pickles);
+        if let Some(model) = models.into_iter().find(|model| model.files.contains(&name)) {
+            return plan_model(place, &model, findings);
+        }
+    }
     if let Some(Numbered { total, suffix, .. }) = Numbered::parse(&name).filter(|numbered| numbered.total > 1) {
         if suffix == GGUF_SUFFIX {
             // As llama.cpp has it, one file of a split model stands for all of them.
@@ -70,18 +87,20 @@ fn plan_file(place: &Place, path: &Path) -> Result<Plan> {
         let what = format!("{} is one shard of {total}, and only it was named: the others were not read", shown(&name));
         findings.push(Finding::new(Code::ShardMissing, Level::Warning, what, name.clone()));
     }
-    Ok(Plan { format: Format::Safetensors, files: vec![File { name, path: real }], index: None, findings })
+    Ok(Plan { files: vec![File { name, path: real }], index: None, findings })
 }
 
 fn plan_model(place: &Place, model: &Model, findings: Vec<Finding>) -> Result<Plan> {
     model.check_complete(&place.root)?;
-    let format = if model.files.len() > 1 { Format::ShardedSafetensors } else { Format::Safetensors };
     let files = model.files.iter().map(|name| file(place, name)).collect::<Result<_>>()?;
-    Ok(Plan { format, files, index: None, findings })
+    Ok(Plan { files, index: None, findings })
 }
 
 fn plan_folder(place: &Place) -> Result<Plan> {
-    let listing = Listing::read(&place.root)?;
+    let mut listing = Listing::read(&place.root)?;
+    if listing.weights.is_empty() && listing.indexes.is_empty() && listing.means_pickles() {
+        listing.turn_to_pickles();
+    }
     let findings = listing.findings();
     match listing.choose_index(place)? {
         Some(index) => {
@@ -106,7 +125,7 @@ fn plan_index(place: &Place, index: Index, findings: Vec<Finding>) -> Result<Pla
         return Err(Error::malformed(&place.root, FORMAT, what));
     }
     let files = index.files.iter().map(|name| file(place, name)).collect::<Result<_>>()?;
-    Ok(Plan { format: Format::ShardedSafetensors, files, index: Some(index), findings })
+    Ok(Plan { files, index: Some(index), findings })
 }
 
 fn is_absent(error: std::io::Error) -> bool {
@@ -165,13 +184,15 @@ struct Numbered<'a> {
     width: usize,
     /// The total as written.
     of: &'a str,
+    /// The ending of the name.
     suffix: &'static str,
 }
 
 impl<'a> Numbered<'a> {
     fn parse(name: &'a str) -> Option<Self> {
-        let suffix = [SUFFIX, GGUF_SUFFIX].into_iter().find(|suffix| name.ends_with(suffix))?;
-        let (rest, of) = name.strip_suffix(suffix)?.rsplit_once("-of-")?;
+        let suffixes = [SUFFIX, GGUF_SUFFIX].into_iter().chain(PICKLE_SUFFIXES);
+        let (stem, suffix) = suffixes.into_iter().find_map(|suffix| Some((name.strip_suffix(suffix)?, suffix)))?;
+        let (rest, of) = stem.rsplit_once("-of-")?;
         let (prefix, digits) = rest.rsplit_once('-')?;
         let is_number = |text: &str| (1..=9).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
         if !is_number(of) || !is_number(digits) {
@@ -193,14 +214,18 @@ impl Model {
     /// Weight files as models, numbered ones of the same prefix and total together.
     fn sets(names: &[String]) -> Vec<Self> {
         let mut sets: BTreeMap<(&str, usize, &str), Vec<String>> = BTreeMap::new();
-        let mut models = Vec::new();
+        let (mut models, mut parts) = (Vec::new(), Vec::new());
         for name in names {
             match Numbered::parse(name) {
                 Some(Numbered { prefix, total, suffix, .. }) => {
                     sets.entry((prefix, total, suffix)).or_default().push(name.clone());
                 }
+                None if meta::part(name).is_some() => parts.push(name.clone()),
                 None => models.push(Self { label: name.clone(), files: vec![name.clone()] }),
             }
+        }
+        if !parts.is_empty() {
+            models.push(Self { label: "consolidated.*.pth".to_owned(), files: parts });
         }
         models.extend(sets.into_iter().map(|((prefix, total, suffix), mut files)| {
             files.sort_by_key(|name| Numbered::parse(name).map(|numbered| numbered.number));
@@ -211,6 +236,10 @@ impl Model {
 
     /// Whether every number of the set is there once.
     fn check_complete(&self, root: &Path) -> Result<()> {
+        let gap = |(at, name): (usize, &String)| (meta::part(name)? != at).then(|| format!("consolidated.{at:02}.pth"));
+        if let Some(missing) = self.files.iter().enumerate().find_map(gap) {
+            return Err(Error::malformed(root, FORMAT, format!("part {} of the model is missing", shown(&missing))));
+        }
         let Some(Numbered { prefix, total, width, of, suffix, .. }) = Numbered::parse(&self.files[0]) else {
             return Ok(());
         };
@@ -244,6 +273,8 @@ struct Listing {
     weights: Vec<String>,
     indexes: Vec<String>,
     pickles: Vec<String>,
+    /// Indexes of shards that are pickles.
+    pickle_indexes: Vec<String>,
     /// Optimiser and scheduler state, arguments of the training script.
     training: Vec<String>,
     ggufs: Vec<String>,
@@ -265,8 +296,9 @@ impl Listing {
             let entry = entry.map_err(failed)?;
             listing.sort_in(entry.file_name().to_string_lossy().into_owned());
         }
-        let Self { weights, indexes, pickles, training, ggufs, towers, later, hidden, repositories } = &mut listing;
-        for names in [weights, indexes, pickles, training, ggufs, towers, later, hidden, repositories] {
+        let Self { weights, indexes, pickles, pickle_indexes, training, ggufs, towers, later, hidden, repositories } =
+            &mut listing;
+        for names in [weights, indexes, pickles, pickle_indexes, training, ggufs, towers, later, hidden, repositories] {
             names.sort_unstable();
         }
         Ok(listing)
@@ -274,7 +306,7 @@ impl Listing {
 
     fn sort_in(&mut self, name: String) {
         let lower = name.to_lowercase();
-        let is_pickle = [".bin", ".pt", ".pth", ".ckpt", ".pkl"].iter().any(|suffix| lower.ends_with(suffix));
+        let is_pickle = PICKLE_SUFFIXES.iter().any(|suffix| lower.ends_with(suffix));
         let of_training = ["optimizer", "scheduler", "scaler", "rng_state", "training_args"];
         let kind = if name.starts_with("models--") {
             &mut self.repositories
@@ -282,8 +314,10 @@ impl Listing {
             &mut self.hidden
         } else if lower.ends_with(SUFFIX) {
             &mut self.weights
-        } else if lower.ends_with(INDEX_SUFFIX) {
+        } else if lower.ends_with(INDEX_SUFFIXES[0]) {
             &mut self.indexes
+        } else if lower.ends_with(INDEX_SUFFIXES[1]) {
+            &mut self.pickle_indexes
         } else if is_pickle && of_training.iter().any(|prefix| lower.starts_with(prefix)) {
             &mut self.training
         } else if is_pickle {
@@ -300,6 +334,18 @@ impl Listing {
             return;
         };
         kind.push(name);
+    }
+
+    /// Whether the pickles of a folder without safetensors are the model: beside GGUF files only if they are called so.
+    fn means_pickles(&self) -> bool {
+        let is_model = |name: &String| DEFAULT_NAMES.contains(&name.as_str()) || Numbered::parse(name).is_some();
+        self.ggufs.is_empty() || !self.pickle_indexes.is_empty() || self.pickles.iter().any(is_model)
+    }
+
+    /// Takes the pickles for the weights of this folder.
+    fn turn_to_pickles(&mut self) {
+        self.weights = std::mem::take(&mut self.pickles);
+        self.indexes = std::mem::take(&mut self.pickle_indexes);
     }
 
     /// The one index to go by, if there is any.
@@ -339,7 +385,7 @@ impl Listing {
                 findings.push(Finding::new(code, Level::Note, message, first.clone()));
             }
         };
-        note(Code::PickleNotRead, "pickles were not read", &self.pickles);
+        note(Code::FileLeftOut, "pickles were left out, because safetensors lie beside them", &self.pickles);
         note(Code::FileLeftOut, "training state was left out", &self.training);
         if !self.weights.is_empty() || !self.indexes.is_empty() {
             note(Code::FileLeftOut, "GGUF files beside the model were left out", &self.ggufs);
@@ -362,14 +408,13 @@ impl Listing {
                 found.push(format!("{what} ({})", listed(names)));
             }
         };
-        tell("pickle checkpoints, which a later version reads", &self.pickles);
         tell("ONNX files, which a later version reads", &self.later);
         tell("towers of other kinds", &self.towers);
         tell("training state", &self.training);
         tell("hidden files", &self.hidden);
         let why = match found.as_slice() {
-            [] => "no weight files (*.safetensors, *.gguf) in this folder".to_owned(),
-            found => format!("no *.safetensors or *.gguf files in this folder, only {}", found.join(" and ")),
+            [] => "no weight files (*.safetensors, *.bin, *.pt, *.pth, *.gguf) in this folder".to_owned(),
+            found => format!("no weight files in this folder, only {}", found.join(" and ")),
         };
         Error::Nothing { path: root.to_path_buf(), why }
     }
@@ -384,6 +429,7 @@ mod tests {
         let numbered = |name| Numbered::parse(name).map(|found| (found.prefix, found.number, found.total));
         assert_eq!(numbered("model-00002-of-00003.safetensors"), Some(("model", 2, 3)));
         assert_eq!(numbered("a-b-1-of-1.safetensors"), Some(("a-b", 1, 1)));
+        assert_eq!(numbered("pytorch_model-00001-of-00002.bin"), Some(("pytorch_model", 1, 2)));
         for other in [
             "model.safetensors",
             "model-00000-of-00003.safetensors",
@@ -391,7 +437,7 @@ mod tests {
             "model-x-of-00003.safetensors",
             "model-1-of-99999999999999999999.safetensors",
             "one-of-many.safetensors",
-            "model-00001-of-00003.bin",
+            "model-00001-of-00003.json",
         ] {
             assert_eq!(numbered(other), None, "{other}");
         }

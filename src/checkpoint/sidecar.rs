@@ -8,10 +8,11 @@ use std::io::Read;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use super::adapter;
 use super::gguf::metadata::Metadata;
 use super::place::Place;
 use super::sniff;
@@ -28,6 +29,8 @@ pub struct Sidecar {
     pub card: Option<Card>,
     /// `tokenizer.json`.
     pub tokenizer: Option<Tokenizer>,
+    /// `adapter_config.json`.
+    pub adapter: Option<adapter::Config>,
     /// The strings of the vocabulary by id, where the weight file itself has them.
     pub tokens: Option<Arc<Vec<String>>>,
     /// Whether the configuration was taken from the weight file itself and not from `config.json`.
@@ -60,7 +63,9 @@ impl Sidecar {
     /// Reads what lies in the root of `place`; whatever cannot be read is added to `findings`.
     pub(super) fn read(place: &Place, findings: &mut Vec<Finding>) -> Self {
         let mut beside = Beside { place, findings };
-        Self { config: beside.config(), card: beside.card(), tokenizer: beside.tokenizer(), ..Self::default() }
+        let adapter = beside.parsed("adapter_config.json");
+        let (config, card, tokenizer) = (beside.parsed("config.json"), beside.card(), beside.tokenizer());
+        Self { config, card, tokenizer, adapter, ..Self::default() }
     }
 }
 
@@ -135,13 +140,14 @@ impl Beside<'_> {
         Some(bytes)
     }
 
-    fn config(&mut self) -> Option<Map<String, Value>> {
-        let bytes = self.whole("config.json", MAX_CONFIG_BYTES)?;
+    /// A small file of JSON.
+    fn parsed<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
+        let bytes = self.whole(name, MAX_CONFIG_BYTES)?;
         match serde_json::from_slice(&bytes) {
             Ok(config) => Some(config),
             Err(error) => {
                 let place = format!("line {}, column {}", error.line(), error.column());
-                self.unreadable("config.json", format_args!("{} at {place}", message(&error)));
+                self.unreadable(name, format_args!("{} at {place}", message(&error)));
                 None
             }
         }

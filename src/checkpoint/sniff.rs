@@ -1,10 +1,12 @@
-//! What a weight file is by its first bytes: safetensors, GGUF, a Git-LFS pointer, or a format that is not read here.
+//! What a weight file is by its first bytes: safetensors, GGUF, a PyTorch checkpoint, a Git-LFS pointer, or a format
+//! that is not read here.
 
 use std::path::Path;
 
 use super::gguf;
 use super::safetensors;
 use super::source::Source;
+use super::torch;
 use crate::Result;
 
 /// Longest Git-LFS pointer in bytes; the specification demands less than 1,024.
@@ -15,6 +17,8 @@ const MAX_POINTER_BYTES: u64 = 1024;
 pub(super) enum Content {
     /// To be read as safetensors, and refused there if it is none.
     Weights,
+    /// To be read as what `torch.save` writes.
+    Torch,
     /// To be read as GGUF.
     Gguf,
     /// Stands for a file that was not downloaded.
@@ -57,7 +61,15 @@ pub(super) fn sniff(path: &Path, source: &Source) -> Result<Content> {
     if safetensors::looks_like(head, len) {
         return Ok(Content::Weights);
     }
-    Ok(foreign(head).or_else(|| foreign_name(path, len)).map_or(Content::Weights, Content::Foreign))
+    if torch::is_archive(head) || torch::is_pickle(head) {
+        return Ok(Content::Torch);
+    }
+    if let Some(what) = foreign(head).or_else(|| foreign_name(path, len)) {
+        return Ok(Content::Foreign(what));
+    }
+    // Pickles of protocols 0 and 1 begin with any opcode.
+    let is_pickle = path.file_name().is_some_and(|name| torch::is_pickle_name(&name.to_string_lossy()));
+    Ok(if is_pickle { Content::Torch } else { Content::Weights })
 }
 
 /// The pointer that a file of `len` bytes is, if it is one.
@@ -74,15 +86,9 @@ pub(super) fn pointer(head: &[u8], len: u64) -> Option<Pointer> {
 }
 
 fn foreign(head: &[u8]) -> Option<&'static str> {
-    const MAGIC: [(&[u8], &str); 3] = [
-        (b"PK\x03\x04", "a zip archive, the form of a PyTorch pickle checkpoint; pickles are read by a later version"),
-        (b"\x89HDF\r\n\x1a\n", "an HDF5 file, which is not read"),
-        (b"\x93NUMPY", "a NumPy array, which is not read"),
-    ];
-    if let Some((_, what)) = MAGIC.iter().find(|(magic, _)| head.starts_with(magic)) {
-        return Some(what);
-    }
-    matches!(head, [0x80, 2..=5, ..]).then_some("a pickle; pickles are read by a later version")
+    const MAGIC: [(&[u8], &str); 2] =
+        [(b"\x89HDF\r\n\x1a\n", "an HDF5 file, which is not read"), (b"\x93NUMPY", "a NumPy array, which is not read")];
+    MAGIC.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, what)| *what)
 }
 
 fn foreign_name(path: &Path, len: u64) -> Option<&'static str> {

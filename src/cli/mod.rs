@@ -50,7 +50,9 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Scan { paths, catalog, output } => scan_paths(&paths, &catalog, &output, global),
         Command::Compare { suspect, reference, output } => {
             refuse_overwriting(output.output.as_deref(), output.force)?;
-            let reference = read(&reference, &[], global)?;
+            let path = reference;
+            let reference = read(&path, &[], global)?;
+            reference.fingerprint().require_model(&path)?;
             let lists: Vec<_> = reference.fingerprint().anchors().cloned().into_iter().collect();
             let suspect = read(&suspect, &lists, global)?;
             let report = scan::compare(&suspect, &reference);

@@ -5,6 +5,7 @@ pub mod disguise;
 pub mod gguf;
 pub mod model;
 pub mod pairs;
+pub mod torch;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

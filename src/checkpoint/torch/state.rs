@@ -1,0 +1,202 @@
+//! Which of the values of a pickle are the model's tensors, and what they are called.
+//!
+//! A checkpoint is a dictionary of tensors, or a dictionary that has one under a known name beside the training's
+//! state. Dictionaries inside it are followed, their keys joined with dots.
+
+use std::collections::{HashMap, HashSet};
+
+use super::super::pickle::{Node, NodeId, Pickle, Tensor, Value};
+use super::Named;
+use crate::limits::{MAX_HEADER_BYTES, MAX_NAME_BYTES, MAX_STATE_DEPTH, MAX_TENSORS};
+use crate::{Error, Result};
+
+/// Keys under which trainers put the model, the better known first.
+const MODEL_KEYS: [&str; 6] = ["state_dict", "model_state_dict", "model", "module", "net", "params"];
+
+/// Beginnings of keys under which trainers put what is not the model.
+const TRAINING_KEYS: [&str; 9] =
+    ["optim", "last_optim", "lr_sched", "scheduler", "scaler", "rng", "random_rng", "ema_", "callbacks"];
+
+/// The tensors of a pickle.
+pub(super) struct State<'p> {
+    /// Names and tensors in the order in which the pickle has them; no name occurs twice.
+    pub(super) tensors: Vec<(String, &'p Tensor)>,
+    /// Keys beside the model that hold tensors or objects and were left out.
+    pub(super) left_out: Vec<String>,
+    /// Names of tensors whose bytes no listed function would give.
+    pub(super) refused: Vec<String>,
+}
+
+/// Looks for the model's tensors; `None` if there are none and nothing that could have been one.
+pub(super) fn find<'p>(file: Named<'_>, pickle: &'p Pickle<'_>) -> Result<Option<State<'p>>> {
+    let mut search = Search { file, pickle, visits: 0, named: 0, walked: HashSet::new(), holding: HashMap::new() };
+    let mut root = pickle.root;
+    let mut left_out = Vec::new();
+    for _ in 0..MAX_STATE_DEPTH {
+        let Some(entries) = pickle.dict(root) else { break };
+        let Some(model) = search.model_of(entries)? else { break };
+        for (key, value) in entries {
+            if *value != model && search.holds_tensors(*value, 0)? {
+                let key = pickle.key(*key).unwrap_or_default();
+                left_out.push(search.name("", &key)?);
+            }
+        }
+        root = model;
+    }
+    let Some(entries) = pickle.dict(root) else { return Ok(None) };
+    let mut found = Found { names: HashMap::new(), tensors: Vec::new(), refused: Vec::new(), left_out };
+    search.collect(entries, "", 0, &mut found)?;
+    let Found { tensors, refused, left_out, .. } = found;
+    Ok(Some(State { tensors, left_out, refused }))
+}
+
+struct Search<'f, 'p, 'b> {
+    file: Named<'f>,
+    pickle: &'p Pickle<'b>,
+    /// Entries looked at. A dictionary may be in another many times over, so they are counted, not the dictionaries.
+    visits: usize,
+    /// Bytes of the names made so far.
+    named: u64,
+    /// Dictionaries whose tensors were taken. One that is met again gives the same tensors under other names.
+    walked: HashSet<NodeId>,
+    /// Whether a dictionary is known to hold tensors.
+    holding: HashMap<NodeId, bool>,
+}
+
+struct Found<'p> {
+    names: HashMap<String, usize>,
+    tensors: Vec<(String, &'p Tensor)>,
+    refused: Vec<String>,
+    left_out: Vec<String>,
+}
+
+impl<'p> Search<'_, 'p, '_> {
+    fn visit(&mut self) -> Result<()> {
+        const MOST: usize = MAX_TENSORS;
+        self.visits += 1;
+        if self.visits > MOST {
+            let path = self.file.path.to_path_buf();
+            let (what, found) = ("number of entries in a checkpoint's dictionaries", self.visits as u64);
+            return Err(Error::Limit { path, what, found, limit: MOST as u64 });
+        }
+        Ok(())
+    }
+
+    /// The dictionary with the model, if these are the entries of a dictionary around it.
+    fn model_of(&mut self, entries: &[(Value, Value)]) -> Result<Option<Value>> {
+        // Random state is a tensor too; any other tensor here makes this the state dict itself.
+        let is_weights = |(key, value): &(Value, Value)| {
+            matches!(self.pickle.node(*value), Some(Node::Tensor(_)))
+                && !self.pickle.key(*key).is_some_and(|key| is_training(&key))
+        };
+        if entries.iter().any(is_weights) {
+            return Ok(None);
+        }
+        for wanted in MODEL_KEYS {
+            let named = |(key, _): &&(Value, Value)| self.pickle.key(*key).is_some_and(|key| key == wanted);
+            if let Some((_, value)) = entries.iter().rev().find(named)
+                && self.pickle.dict(*value).is_some()
+                && self.holds_tensors(*value, 0)?
+            {
+                return Ok(Some(*value));
+            }
+        }
+        Ok(None)
+    }
+
+    fn holds_tensors(&mut self, value: Value, depth: usize) -> Result<bool> {
+        self.visit()?;
+        let Value::Node(id) = value else { return Ok(false) };
+        if let Some(known) = self.holding.get(&id) {
+            return Ok(*known);
+        }
+        let values: Vec<Value> = match self.pickle.node(value) {
+            Some(Node::Tensor(_)) => return Ok(true),
+            _ if depth == MAX_STATE_DEPTH => return Ok(false),
+            Some(Node::Dict(entries)) => entries.iter().map(|(_, value)| *value).collect(),
+            Some(Node::List(items)) => items.clone(),
+            Some(Node::Tuple(items)) => items.to_vec(),
+            _ => return Ok(false),
+        };
+        // A dictionary that holds itself holds no more for that.
+        self.holding.insert(id, false);
+        let mut holds = false;
+        for value in values {
+            if self.holds_tensors(value, depth + 1)? {
+                holds = true;
+                break;
+            }
+        }
+        self.holding.insert(id, holds);
+        Ok(holds)
+    }
+
+    /// The name of an entry, paid for by its length: one long prefix may stand in front of a million keys.
+    fn name(&mut self, prefix: &str, key: &str) -> Result<String> {
+        let len = (prefix.len() + key.len()) as u64;
+        self.named += len;
+        for (what, found, limit) in [
+            ("length of a tensor's name in bytes", len, MAX_NAME_BYTES as u64),
+            ("length of all tensors' names in bytes", self.named, MAX_HEADER_BYTES),
+        ] {
+            if found > limit {
+                return Err(Error::Limit { path: self.file.path.to_path_buf(), what, found, limit });
+            }
+        }
+        Ok(format!("{prefix}{key}"))
+    }
+
+    fn is_new(&mut self, dict: Value) -> bool {
+        matches!(dict, Value::Node(id) if self.walked.insert(id))
+    }
+
+    fn collect(
+        &mut self,
+        entries: &'p [(Value, Value)],
+        prefix: &str,
+        depth: usize,
+        found: &mut Found<'p>,
+    ) -> Result<()> {
+        for (key, value) in entries {
+            self.visit()?;
+            let Some(key) = self.pickle.key(*key) else { continue };
+            let name = self.name(prefix, &key)?;
+            match self.pickle.node(*value) {
+                Some(Node::Tensor(tensor)) => found.push(name, tensor),
+                Some(Node::Dict(inner)) if is_training(&name) => {
+                    if !inner.is_empty() {
+                        found.left_out.push(name);
+                    }
+                }
+                Some(Node::Dict(inner)) if depth < MAX_STATE_DEPTH && self.is_new(*value) => {
+                    self.collect(inner, &format!("{name}."), depth + 1, found)?;
+                }
+                Some(Node::List(_) | Node::Tuple(_) | Node::Dict(_)) => {
+                    if self.holds_tensors(*value, 0)? {
+                        found.left_out.push(name);
+                    }
+                }
+                _ if matches!(value, Value::Refused(_)) => found.refused.push(name),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'p> Found<'p> {
+    /// Of entries with one key, Python keeps the last, in the place of the first.
+    fn push(&mut self, name: String, tensor: &'p Tensor) {
+        match self.names.get(&name) {
+            Some(position) => self.tensors[*position].1 = tensor,
+            None => {
+                self.names.insert(name.clone(), self.tensors.len());
+                self.tensors.push((name, tensor));
+            }
+        }
+    }
+}
+
+fn is_training(name: &str) -> bool {
+    TRAINING_KEYS.iter().any(|beginning| name.starts_with(beginning))
+}
