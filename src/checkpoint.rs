@@ -5,6 +5,7 @@
 
 pub mod gguf;
 mod index;
+mod packed;
 mod place;
 pub mod safetensors;
 mod shards;
@@ -12,6 +13,7 @@ pub mod sidecar;
 mod sniff;
 pub mod source;
 mod text;
+mod unpack;
 mod values;
 
 use std::collections::{BTreeMap, HashMap};
@@ -187,6 +189,7 @@ impl Checkpoint {
             sidecar = sidecar.with_metadata(metadata);
             format = if shards.len() > 1 { Format::ShardedGguf } else { Format::Gguf };
         }
+        let tensors = packed::join(tensors, sidecar.config.as_ref());
         let Place { root, repository, revision, .. } = place;
         let shards = Arc::new(shards);
         Ok(Self { root, format, shards, tensors, sidecar, findings, repository, revision })

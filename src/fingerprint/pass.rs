@@ -252,10 +252,13 @@ fn read_tensor(
 
 /// The distance of levels at each sampled value of a type in blocks; empty for other types.
 fn sampled_steps(checkpoint: &Checkpoint, tensor: &TensorMeta, scratch: &mut Scratch) -> Result<Vec<bf16>> {
-    let DType::Block(block) = &tensor.dtype else { return Ok(Vec::new()) };
     let (rows, cols) = tensor.matrix();
+    let per_block = match &tensor.dtype {
+        DType::Block(block) => block.values(),
+        DType::Packed(_) => cols,
+        _ => return Ok(Vec::new()),
+    };
     let (sample_rows, sample_cols) = sample_labels(rows, cols);
-    let per_block = block.values();
     let mut steps = Vec::with_capacity(sample_rows.len() * sample_cols.len());
     scratch.values.resize(per_block as usize, 0.0);
     for &row in &sample_rows {
