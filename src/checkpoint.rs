@@ -230,6 +230,14 @@ impl Checkpoint {
         }
     }
 
+    /// Says that a tensor's bytes are not needed any more for now, so that a scan of a large checkpoint does not push
+    /// everything else out of memory. A hint: they can be read again.
+    pub fn release(&self, tensor: &TensorMeta) {
+        if let Some(shard) = self.shards.get(tensor.shard).filter(|_| tensor.layout.is_plain()) {
+            shard.source.release(tensor.offset, tensor.len);
+        }
+    }
+
     /// Checks that every file still has the length and modification time with which it was opened, so that a result
     /// is about one state of the checkpoint.
     ///
