@@ -93,6 +93,8 @@ impl Cache {
         part(&serde_json::to_vec(&anatomy.architecture).map_err(json)?);
         part(&serde_json::to_vec(&anatomy.assignments).map_err(json)?);
         part(&serde_json::to_vec(&(settings.lists, settings.descriptors)).map_err(json)?);
+        // It says how packed codes become values.
+        part(&serde_json::to_vec(&checkpoint.sidecar.config).map_err(json)?);
         for shard in checkpoint.shards.iter() {
             part(shard.name.as_bytes());
             part(shard.path.as_os_str().as_encoded_bytes());

@@ -6,8 +6,7 @@
 pub mod adapter;
 pub mod gguf;
 mod index;
-mod meta;
-mod pickle;
+mod packed;
 mod place;
 mod pointers;
 pub mod safetensors;
@@ -16,7 +15,7 @@ pub mod sidecar;
 mod sniff;
 pub mod source;
 mod text;
-mod torch;
+mod unpack;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -243,7 +242,7 @@ impl Checkpoint {
             findings.extend(gguf::undo(metadata, &mut tensors));
             sidecar = sidecar.with_metadata(metadata);
         }
-        findings.extend(adapter::describe(&tensors, &mut sidecar));
+        let tensors = packed::join(tensors, sidecar.config.as_ref());
         let Place { root, repository, revision, .. } = place;
         let shards = Arc::new(shards);
         Ok(Self { root, format, shards, tensors, sidecar, findings, repository, revision })
@@ -269,14 +268,6 @@ impl Checkpoint {
         shard.read(offset, len, buf)
     }
 
-    /// Says that a tensor's bytes are not needed any more for now, so that a scan of a large checkpoint does not push
-    /// everything else out of memory. A hint: they can be read again.
-    pub fn release(&self, tensor: &TensorMeta) {
-        if let Some(shard) = self.shards.get(tensor.shard).filter(|_| tensor.layout.is_plain()) {
-            shard.source.release(tensor.offset, tensor.len);
-        }
-    }
-
     /// The same files seen as other tensors: fused ones taken apart, say. Reads nothing.
     #[must_use]
     pub fn with_tensors(&self, tensors: Vec<TensorMeta>) -> Self {
@@ -289,6 +280,14 @@ impl Checkpoint {
             findings: self.findings.clone(),
             repository: self.repository.clone(),
             revision: self.revision.clone(),
+        }
+    }
+
+    /// Says that a tensor's bytes are not needed any more for now, so that a scan of a large checkpoint does not push
+    /// everything else out of memory. A hint: they can be read again.
+    pub fn release(&self, tensor: &TensorMeta) {
+        if let Some(shard) = self.shards.get(tensor.shard).filter(|_| tensor.layout.is_plain()) {
+            shard.source.release(tensor.offset, tensor.len);
         }
     }
 

@@ -22,6 +22,7 @@ mod schedule;
 mod segment;
 mod shape;
 mod spool;
+mod steps;
 
 use std::path::Path;
 

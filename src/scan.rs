@@ -78,13 +78,13 @@ impl Input {
         }
         let config = checkpoint.sidecar.config.as_ref();
         let anatomy = anatomy::dissect(&checkpoint.tensors, config);
-        let ((print, cached), anatomy) = match anatomy::logical(&checkpoint.tensors, &anatomy) {
-            None => (cached_or_taken(checkpoint, &anatomy, settings, cache, progress)?, anatomy),
-            Some(anatomy::Logical { tensors, anatomy }) => {
-                let logical = checkpoint.with_tensors(tensors);
-                (cached_or_taken(&logical, &anatomy, settings, cache, progress)?, anatomy)
-            }
+        let logical = anatomy::logical(&checkpoint.tensors, &anatomy);
+        let (seen, anatomy) = match logical {
+            Some(anatomy::Logical { tensors, anatomy }) => (Some(checkpoint.with_tensors(tensors)), anatomy),
+            None => (None, anatomy),
         };
+        let (print, cached) =
+            cached_or_taken(seen.as_ref().unwrap_or(checkpoint), &anatomy, settings, cache, progress)?;
         let mut findings = checkpoint.findings.clone();
         findings.extend(config.into_iter().flat_map(|config| {
             anatomy::config_findings(config, &anatomy.architecture, checkpoint.sidecar.config_source())

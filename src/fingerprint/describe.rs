@@ -88,7 +88,7 @@ pub(super) fn describe(
         col_rms: relative(&col_rms, values.summary.rms),
         summary: values.summary,
         sample: values.sample,
-        steps,
+        steps: Vec::new(),
         sketch: values.sketch,
         row_norms,
     });

@@ -10,7 +10,6 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use half::bf16;
 use rayon::prelude::*;
 
 use super::accumulate::{Digests, TensorDigests};
@@ -24,7 +23,7 @@ use super::projection::{Target, Weights};
 use super::schedule::{Demand, Queue, StopOnPanic};
 use super::segment::{Ground, Part, Walk};
 use super::spool::Spool;
-use super::{FileRecord, Fingerprint, MAX_AXIS, Settings, Subject, remarks, sample_labels, shape};
+use super::{FileRecord, Fingerprint, MAX_AXIS, Settings, Subject, remarks, shape, steps};
 use crate::anatomy::{Anatomy, Assignment};
 use crate::catalog::digests;
 use crate::checkpoint::Checkpoint;
@@ -265,8 +264,10 @@ impl<'a> Pass<'a> {
         if let Some(digests) = digests {
             let target = ground.as_ref().and_then(|ground| ground.target.as_ref());
             let values = whole.map(|whole| whole.finish(target, self.frames.hidden()));
-            let steps = sampled_steps(self.checkpoint, job.tensor, scratch)?;
-            let outcome = describe(job.tensor, job.assignment, digests, values, steps, &self.sums, &self.spool)?;
+            let mut outcome = describe(job.tensor, job.assignment, digests, values, &self.sums, &self.spool)?;
+            if let Some(values) = &mut outcome.0.print.values {
+                values.steps = steps::sampled(self.checkpoint, job.tensor, &mut scratch.values, &mut scratch.bytes)?;
+            }
             if let Some(layer) = job.target.as_ref().and_then(Target::attention) {
                 self.heads.arrived(layer, outcome.1);
             }
