@@ -6,7 +6,9 @@
 pub mod adapter;
 pub mod gguf;
 mod index;
+mod meta;
 mod packed;
+mod pickle;
 mod place;
 mod pointers;
 pub mod safetensors;
@@ -15,6 +17,7 @@ pub mod sidecar;
 mod sniff;
 pub mod source;
 mod text;
+mod torch;
 mod unpack;
 mod values;
 
@@ -202,7 +205,16 @@ impl Checkpoint {
             let sidecar = Sidecar::read(&place, &mut findings);
             let (format, tensors) = (Format::LfsPointers, Vec::new());
             let Place { root, repository, revision, .. } = place;
-            return Ok(Self { root, format, shards, tensors, sidecar, findings, repository, revision });
+            return Ok(Self {
+                root,
+                format,
+                shards: Arc::new(shards),
+                tensors,
+                sidecar,
+                findings,
+                repository,
+                revision,
+            });
         }
         let content = check_contents(&place, &files, contents)?;
         let format = Format::of(&content, index.is_some() || files.len() > 1);
@@ -242,6 +254,7 @@ impl Checkpoint {
             findings.extend(gguf::undo(metadata, &mut tensors));
             sidecar = sidecar.with_metadata(metadata);
         }
+        findings.extend(adapter::describe(&tensors, &mut sidecar));
         let tensors = packed::join(tensors, sidecar.config.as_ref());
         let Place { root, repository, revision, .. } = place;
         let shards = Arc::new(shards);

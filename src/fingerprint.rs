@@ -26,8 +26,6 @@ mod steps;
 
 use std::path::Path;
 
-use std::path::Path;
-
 use half::f16;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use half::{bf16, f16};
+use half::f16;
 
 use super::accumulate::TensorDigests;
 use super::channels::{ScoreSums, Square, channel_energies, root_mean};
@@ -33,7 +33,6 @@ pub(super) fn describe(
     assignment: &Assignment,
     digests: TensorDigests,
     values: Option<ReadValues>,
-    steps: Vec<bf16>,
     sums: &Mutex<ScoreSums>,
     spool: &Spool,
 ) -> Result<(Outcome, Option<Projected>)> {

@@ -128,10 +128,6 @@ const GENERIC_NAMES: [&str; 5] = ["model", "pytorch_model", "consolidated", "con
 /// Shards with sizes, and digests of those that a published digest could match.
 fn file_records(checkpoint: &Checkpoint) -> Result<Vec<FileRecord>> {
     let record = |shard: &crate::checkpoint::Shard| {
-        if let Some(stated) = &shard.stated {
-            let (bytes, sha256) = (stated.bytes, Some(stated.sha256.clone()));
-            return Ok(FileRecord { path: shard.name.clone(), bytes, sha256 });
-        }
         let sha256 = digests::could_match_size(shard.bytes).then(|| shard.sha256()).transpose()?;
         Ok(FileRecord { path: shard.name.clone(), bytes: shard.bytes, sha256 })
     };
@@ -344,29 +340,6 @@ impl Job<'_> {
     fn new_digests(&self) -> Digests {
         Digests::new(self.tensor.dtype == DType::BF16 && self.tensor.layout.is_plain())
     }
-}
-
-/// The distance of levels at each sampled value of a type in blocks; empty for other types.
-fn sampled_steps(checkpoint: &Checkpoint, tensor: &TensorMeta, scratch: &mut Scratch) -> Result<Vec<bf16>> {
-    let DType::Block(block) = &tensor.dtype else { return Ok(Vec::new()) };
-    let (rows, cols) = tensor.matrix();
-    let (sample_rows, sample_cols) = sample_labels(rows, cols);
-    let per_block = block.values();
-    let mut steps = Vec::with_capacity(sample_rows.len() * sample_cols.len());
-    scratch.values.resize(per_block as usize, 0.0);
-    for &row in &sample_rows {
-        let mut read = None;
-        for &col in &sample_cols {
-            let first = u64::from(row) * cols + u64::from(col) / per_block * per_block;
-            if read.replace(first) != Some(first)
-                && !checkpoint.steps(tensor, first, &mut scratch.values, &mut scratch.bytes)?
-            {
-                return Ok(Vec::new());
-            }
-            steps.push(bf16::from_f32(scratch.values[(u64::from(col) % per_block) as usize]));
-        }
-    }
-    Ok(steps)
 }
 
 #[cfg(test)]
