@@ -272,7 +272,8 @@ fn packed_values_are_those_of_a_second_decoder() {
 #[test]
 fn parts_that_do_not_fit_together_stay_apart_and_lower_the_coverage() {
     let base = load("base-a");
-    let broken: [(&str, fn(&mut Vec<Raw>)); 4] = [
+    type Spoil = fn(&mut Vec<Raw>);
+    let broken: [(&str, Spoil); 4] = [
         ("no scales", |parts| parts.retain(|part| !part.name.ends_with(".scales"))),
         ("zero points too few", |parts| {
             for part in parts.iter_mut().filter(|part| part.name.ends_with(".qzeros")) {
