@@ -103,7 +103,7 @@ fn test_text(test: TestCode) -> &'static str {
              query-key and value-output forms along the tokens' embeddings, which no change of basis nor any mixing \
              inside a head touches. Heads of the reference are matched with heads of the suspect's layer. Under \
              independent training the order of a layer's key-value groups, and of the heads within each, is arbitrary: \
-             the probability of as many equal labels is exact. Effect: share of heads with an equal label. Sees \
+             the probability of as many equal labels is exact. Effect: share of heads with an equal label times the mean cosine of their forms. Sees \
              attention that was kept where MLPs were replaced. Layers whose queries, keys and values are one matrix \
              are not looked at."
         }

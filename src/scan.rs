@@ -1,17 +1,19 @@
 //! The whole way from a path to a report: open, dissect, fingerprint, compare, judge.
 
 mod published;
+mod stages;
 
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use self::stages::Stages;
 use crate::anatomy::{self, Anatomy};
 use crate::cache::{Cache, Lookup};
 use crate::catalog::{Catalog, architectures, digests, norms};
 use crate::checkpoint::sidecar::Sidecar;
 use crate::checkpoint::{Checkpoint, OpenOptions, hex};
-use crate::compare::{self, Comparison};
+use crate::compare::{self, Comparison, Depth};
 use crate::error::{Error, Result};
 use crate::finding::{Code, Finding, Level};
 use crate::fingerprint::{Anchor, Fingerprint, Progress, SAMPLE_GRID, Settings};
@@ -144,23 +146,14 @@ struct Compared {
 /// # Errors
 /// If a reference cannot be read: a scan that skipped one would say less than it seems to.
 pub fn scan(subject: &Input, catalogs: &[Catalog]) -> Result<Report> {
-    let tries = catalogs.iter().map(|catalog| catalog.files().len() as u64).sum();
-    let mut compared = Vec::new();
-    let mut digest = embedded_digest();
-    for catalog in catalogs {
-        digest.update(catalog.digest()?);
-        for file in catalog.files() {
-            let reference = catalog.load(file)?;
-            compared.push(compare_one(subject, &reference, tries));
-        }
-    }
-    Ok(report(subject, compared, true, hex(&digest.finalize())))
+    let Stages { compared, in_full, digest } = stages::run(subject, catalogs, embedded_digest())?;
+    Ok(report(subject, compared, in_full, true, hex(&digest.finalize())))
 }
 
 /// Compares a subject with one reference, and nothing else.
 pub fn compare(subject: &Input, reference: &Input) -> Report {
-    let compared = vec![compare_one(subject, &reference.print, 1)];
-    report(subject, compared, false, hex(&embedded_digest().finalize()))
+    let compared = vec![compare_one(subject, &reference.print, 1, Depth::Full)];
+    report(subject, compared, 1, false, hex(&embedded_digest().finalize()))
 }
 
 /// The data compiled into the program; its own version stands for it.
@@ -172,8 +165,8 @@ fn embedded_digest() -> Sha256 {
     digest
 }
 
-fn compare_one(subject: &Input, reference: &Fingerprint, tries: u64) -> Compared {
-    let comparison = compare::compare(&subject.print, reference);
+fn compare_one(subject: &Input, reference: &Fingerprint, tries: u64, depth: Depth) -> Compared {
+    let comparison = compare::compare_to(&subject.print, reference, depth);
     let judgement = verdict::judge(&comparison, tries);
     let id = reference.subject.id.clone().unwrap_or_else(|| reference.subject.name.clone());
     let (mut counterparts, mut renamed) = (Vec::new(), Vec::new());
@@ -232,12 +225,18 @@ fn pattern(name: &str, tensor: &crate::fingerprint::TensorPrint) -> String {
     segments.collect::<Vec<_>>().join(".")
 }
 
-fn report(subject: &Input, mut compared: Vec<Compared>, embedded: bool, catalog_digest: String) -> Report {
+fn report(
+    subject: &Input,
+    mut compared: Vec<Compared>,
+    in_full: usize,
+    embedded: bool,
+    catalog_digest: String,
+) -> Report {
     let strength = |c: &Compared| (c.judgement.class, std::cmp::Reverse(OrderedP(c.judgement.log10_p)));
     compared.sort_by(|a, b| strength(b).cmp(&strength(a)).then_with(|| a.id.cmp(&b.id)));
     let norms = if embedded { published::norms(&subject.print) } else { published::Norms::default() };
     let digest_matches = if embedded { published::digests(&subject.print) } else { Vec::new() };
-    let mut tested = Tested { weights: compared.len(), published_norms: norms.tested, published_digests: 0 };
+    let mut tested = Tested { weights: compared.len(), in_full, published_norms: norms.tested, published_digests: 0 };
     if subject.print.subject.files.iter().any(|file| file.sha256.is_some()) {
         tested.published_digests = digests::all().len();
     }

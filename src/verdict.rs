@@ -158,13 +158,14 @@ impl<'a> Evidence<'a> {
     }
 
     /// Whether trained weights are shared, and not a starting point alone: something is equal, or a part is mostly
-    /// explained by its counterpart, or profiles of channels or neurons in the token frame agree.
+    /// explained by its counterpart, or profiles of channels or neurons in the token frame agree, or heads do alike.
     fn carries_weights(&self) -> bool {
         self.comparison.bits.accounted_share >= MIN_EFFECT
             || self.comparison.parts.iter().any(|share| share.matched >= 0.5 && share.correlation >= MIN_CORRELATION)
             || self.effect(TestCode::ChannelLabels) >= MIN_EFFECT
             || self.effect(TestCode::NeuronAgreement) >= MIN_EFFECT
             || self.effect(TestCode::NeuronShape) >= MIN_EFFECT
+            || self.effect(TestCode::HeadLabels) >= MIN_CORRELATION * MIN_CORRELATION
     }
 }
 

@@ -2,7 +2,8 @@
 
 use candle_core::{Device, Tensor};
 
-use super::neurons::{Neurons, mutual};
+use super::neurons::Neurons;
+use super::search::mutual;
 use crate::fingerprint::{DIRECTIONS, Fingerprint, FrameKind};
 
 /// Below this share of equal labels among corresponding neurons their order counts as changed.

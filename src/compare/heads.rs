@@ -38,7 +38,7 @@ const MIN_PLACES: usize = 48;
 const TIE: f32 = 1e-6;
 
 /// The test for one pair.
-pub(super) fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Test {
+pub fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Test {
     for (whose, print) in [("suspect", suspect), ("reference", reference)] {
         if print.attentions.is_empty() {
             let why = format!("no attention with four separate matrices was made out in the {whose}");
@@ -164,6 +164,8 @@ struct Evidence {
     /// Heads, and below groups, of the model that has fewer.
     heads: u64,
     equal_heads: u64,
+    /// Mean cosines of their two forms, summed.
+    likeness: f64,
     groups: u64,
     equal_groups: u64,
     agreeing: u64,
@@ -213,7 +215,9 @@ impl Evidence {
             self.choose(ours, &inside);
         }
         self.agreeing += beside.agreeing as u64;
-        self.equal_heads += beside.pairs.iter().filter(|pair| pair.0 == pair.1).count() as u64;
+        let equal = || beside.pairs.iter().filter(|pair| pair.0 == pair.1);
+        self.equal_heads += equal().count() as u64;
+        self.likeness += equal().map(|pair| f64::from(pair.2) / 2.0).sum::<f64>();
         self.equal_groups += groups.iter().filter(|(row, col)| row == col).count() as u64;
     }
 
@@ -244,7 +248,7 @@ impl Evidence {
             statistic: self.equal as f64,
             n: self.choices.iter().map(|(&(_, pairs), count)| pairs as u64 * count).sum(),
             log10_p: Some(tail::log10_corrected(self.log10_p(), tries)),
-            effect: *equal_heads as f64 / (*heads as f64).max(1.0),
+            effect: self.likeness / (*heads as f64).max(1.0),
             says,
         }
     }

@@ -26,10 +26,11 @@
 //! alone; what their ups and downs then have in common was not used to find either. Reported as an effect, the explained
 //! variance with its jackknife error over layers, and as no evidence by itself.
 
-use candle_core::{Device, Tensor};
+use rayon::prelude::*;
 
+use super::search::{Beside, Pair, References, Vectors};
 use super::{LayerShare, Test, TestCode};
-use crate::fingerprint::{DIRECTIONS, Fingerprint, FrameKind, FrameRecord, Matrix, Unit};
+use crate::fingerprint::{DIRECTIONS, Fingerprint, FrameKind, FrameRecord, Unit};
 use crate::stats::{rank, tail};
 
 /// Fewest directions that both models must have for a frame to be compared.
@@ -102,7 +103,7 @@ pub(super) fn look(suspect: &Fingerprint, reference: &Fingerprint) -> Neurons {
     let references: Vec<Unit> = reference.units.iter().map(Unit::sampled).collect();
     if suspect.units.is_empty() || references.is_empty() {
         let whose = if suspect.units.is_empty() { "suspect" } else { "reference" };
-        return Neurons { frames: Vec::new(), why_not: Some(format!("no MLP was made out in the {whose}")) };
+        return Neurons::unknown(&format!("no MLP was made out in the {whose}"));
     }
     let mut frames = Vec::new();
     for (theirs, record) in reference.frames.iter().enumerate() {
@@ -123,111 +124,6 @@ pub(super) fn look(suspect: &Fingerprint, reference: &Fingerprint) -> Neurons {
     Neurons { frames, why_not }
 }
 
-/// Unit vectors of one matrix of a unit, or nothing where the unit has no such matrix.
-struct Vectors {
-    rows: usize,
-    tensor: Option<Tensor>,
-}
-
-fn vectors(unit: &Unit, frame: usize, matrix: Matrix, kept: &[usize]) -> Vectors {
-    let numbers = &unit.frames[frame][matrix as usize];
-    let rows = numbers.len() / DIRECTIONS;
-    let mut values = Vec::with_capacity(rows * kept.len());
-    for neuron in numbers.chunks_exact(DIRECTIONS) {
-        let mean = kept.iter().map(|&d| f32::from(neuron[d])).sum::<f32>() / kept.len() as f32;
-        let length = kept.iter().map(|&d| (f32::from(neuron[d]) - mean).powi(2)).sum::<f32>().sqrt();
-        let scale = if length > 0.0 { 1.0 / length } else { 0.0 };
-        values.extend(kept.iter().map(|&d| (f32::from(neuron[d]) - mean) * scale));
-    }
-    let tensor = (rows > 0).then(|| Tensor::from_vec(values, (rows, kept.len()), &Device::Cpu).ok()).flatten();
-    Vectors { rows, tensor }
-}
-
-/// Cosines of the sampled reference neurons (rows) with all suspect neurons (columns) for each matrix.
-struct Cosines {
-    rows: usize,
-    cols: usize,
-    by_matrix: Vec<Vec<f32>>,
-}
-
-impl Cosines {
-    fn of(reference: &[Vectors; 3], suspect: &[Vectors; 3]) -> Option<Self> {
-        let mut by_matrix = Vec::new();
-        for (matrix, (theirs, ours)) in reference.iter().zip(suspect).enumerate() {
-            let (Some(a), Some(b)) = (&theirs.tensor, &ours.tensor) else { continue };
-            let mut product = a.matmul(&b.t().ok()?).and_then(|p| p.flatten_all()?.to_vec1::<f32>()).ok()?;
-            // The sign of up and down is free; SiLU fixes the gate's.
-            if matrix != Matrix::Gate as usize {
-                product.iter_mut().for_each(|cosine| *cosine = cosine.abs());
-            }
-            by_matrix.push(product);
-        }
-        (by_matrix.len() >= 2).then_some(Self { rows: reference[1].rows, cols: suspect[1].rows, by_matrix })
-    }
-
-    fn sum(&self) -> Vec<f32> {
-        let mut sum = vec![0.0; self.rows * self.cols];
-        for cosines in &self.by_matrix {
-            sum.iter_mut().zip(cosines).for_each(|(sum, cosine)| *sum += cosine);
-        }
-        sum
-    }
-
-    /// Mutual nearest neighbours by the sum of cosines: reference row, suspect column, mean cosine.
-    fn mutual(&self) -> Vec<(usize, usize, f32)> {
-        let matrices = self.by_matrix.len() as f32;
-        mutual(&self.sum(), self.rows, self.cols)
-            .into_iter()
-            .map(|(row, col, sum)| (row, col, sum / matrices))
-            .collect()
-    }
-
-    /// Explained variance, gate or up aside: for pairs matched by the first matrix alone, the mean squared cosine of the
-    /// others, which took no part in the matching.
-    fn explained(&self) -> (usize, f64) {
-        let pairs = mutual(&self.by_matrix[0], self.rows, self.cols);
-        let held_out = &self.by_matrix[1..];
-        let squares = pairs.iter().flat_map(|&(row, col, _)| {
-            held_out.iter().map(move |cosines| f64::from(cosines[row * self.cols + col]).powi(2))
-        });
-        let sum: f64 = squares.sum();
-        (pairs.len(), sum / (pairs.len() * held_out.len()).max(1) as f64)
-    }
-}
-
-/// Rows for which the matchings of two tables of cosines contain the same pair.
-pub(super) fn agreeing(tables: &[Vec<f32>], rows: usize, cols: usize) -> usize {
-    let mut pairs: Vec<(usize, usize)> = Vec::new();
-    for cosines in tables {
-        pairs.extend(mutual(cosines, rows, cols).into_iter().map(|(row, col, _)| (row, col)));
-    }
-    pairs.sort_unstable();
-    let mut agreeing: Vec<usize> = pairs.windows(2).filter(|two| two[0] == two[1]).map(|two| two[0].0).collect();
-    agreeing.dedup();
-    agreeing.len()
-}
-
-/// Rows and columns that are each other's nearest by a positive cosine.
-pub(super) fn mutual(cosines: &[f32], rows: usize, cols: usize) -> Vec<(usize, usize, f32)> {
-    let nearest_row: Vec<usize> = (0..cols).map(|col| best((0..rows).map(|row| cosines[row * cols + col]))).collect();
-    let pairs = cosines.chunks_exact(cols).enumerate().filter_map(|(row, cosines)| {
-        let col = best(cosines.iter().copied());
-        (nearest_row[col] == row && cosines[col] > 0.0).then_some((row, col, cosines[col]))
-    });
-    pairs.collect()
-}
-
-/// Index of the largest value, the first of equals.
-fn best(values: impl Iterator<Item = f32>) -> usize {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (index, value) in values.enumerate() {
-        if value > best.1 {
-            best = (index, value);
-        }
-    }
-    best.0
-}
-
 fn in_frame(
     suspect: &[Unit],
     ours: usize,
@@ -236,8 +132,7 @@ fn in_frame(
     kept: &[usize],
     token: bool,
 ) -> Option<FrameEvidence> {
-    let all = |unit: &Unit, frame: usize| Matrix::ALL.map(|matrix| vectors(unit, frame, matrix, kept));
-    let references: Vec<[Vectors; 3]> = reference.iter().map(|unit| all(unit, theirs)).collect();
+    let references = References::new(reference, theirs, kept);
     let mut evidence = FrameEvidence {
         token,
         sampled: 0,
@@ -250,23 +145,15 @@ fn in_frame(
         explained: Vec::new(),
         layers: Vec::new(),
     };
+    let found: Vec<Option<Beside>> =
+        suspect.par_iter().map(|unit| references.beside(&Vectors::new(&unit.frames[ours], kept))).collect();
     let mut best_fits: Vec<Option<Fit<'_>>> = (0..reference.len()).map(|_| None).collect();
-    for unit in suspect {
-        let own = all(unit, ours);
-        let beside = references.iter().enumerate().filter_map(|(index, vectors)| {
-            let cosines = Cosines::of(vectors, &own)?;
-            let pairs = cosines.mutual();
-            // Label-free: how well the matched pairs fit, over all sampled neurons.
-            let score = pairs.iter().map(|pair| pair.2).sum::<f32>() / cosines.rows.max(1) as f32;
-            Some((score, index, cosines, pairs))
-        });
-        let Some((score, index, cosines, pairs)) = beside.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1))) else {
-            continue;
-        };
-        evidence.add(unit, &reference[index], &cosines);
-        if best_fits[index].as_ref().is_none_or(|fit| score > fit.score) {
-            let (rows, cols) = (cosines.rows, cosines.cols);
-            best_fits[index] = Some(Fit { score, unit, rows, cols, pairs });
+    for (unit, beside) in suspect.iter().zip(found) {
+        let Some(beside) = beside else { continue };
+        evidence.add(unit, &reference[beside.index], &beside);
+        let best = &mut best_fits[beside.index];
+        if best.as_ref().is_none_or(|fit| beside.score > fit.beside.score) {
+            *best = Some(Fit { unit, beside });
         }
     }
     for (fit, unit) in best_fits.iter().zip(reference) {
@@ -280,50 +167,50 @@ fn in_frame(
 /// The suspect unit that fits a reference unit best. Labels are counted for it alone: a suspect that repeats a layer, or
 /// has experts copied from one another, would otherwise count one coincidence many times.
 struct Fit<'a> {
-    score: f32,
     unit: &'a Unit,
-    rows: usize,
-    cols: usize,
-    pairs: Vec<(usize, usize, f32)>,
+    beside: Beside,
 }
 
 impl FrameEvidence {
     fn add_labels(&mut self, fit: &Fit<'_>, reference: &Unit) {
-        let label = |&(row, col, _): &(usize, usize, f32)| (reference.labels[row], fit.unit.labels[col]);
-        self.labelled += fit.rows as u64;
-        self.matched += fit.pairs.len() as u64;
-        self.equal += fit.pairs.iter().map(label).filter(|(a, b)| a == b).count() as u64;
+        let Beside { rows, cols, pairs, .. } = &fit.beside;
+        let label = |&(row, col, _): &Pair| (reference.labels[row], fit.unit.labels[col]);
+        self.labelled += *rows as u64;
+        self.matched += pairs.len() as u64;
+        self.equal += pairs.iter().map(label).filter(|(a, b)| a == b).count() as u64;
         // Labels among which a suspect neuron's is arbitrary: those that were there to be matched.
-        self.lambda += fit.pairs.len() as f64 / fit.cols as f64;
+        self.lambda += pairs.len() as f64 / *cols as f64;
         let rank_of = |labels: Vec<f32>| {
             let n = labels.len() as f64;
             rank::mid_ranks(&labels).into_iter().map(move |rank| (rank - (n + 1.0) / 2.0) / n).collect::<Vec<f64>>()
         };
-        let (theirs, ours): (Vec<f32>, Vec<f32>) =
-            fit.pairs.iter().map(label).map(|(a, b)| (a as f32, b as f32)).unzip();
+        let (theirs, ours): (Vec<f32>, Vec<f32>) = pairs.iter().map(label).map(|(a, b)| (a as f32, b as f32)).unzip();
         self.labels.extend(rank_of(theirs).into_iter().zip(rank_of(ours)));
     }
 
-    fn add(&mut self, suspect: &Unit, reference: &Unit, cosines: &Cosines) {
-        let agreeing = agreeing(&cosines.by_matrix, cosines.rows, cosines.cols);
-        self.explained.push(cosines.explained());
-        self.sampled += cosines.rows as u64;
-        self.agreeing += agreeing as u64;
+    fn add(&mut self, suspect: &Unit, reference: &Unit, beside: &Beside) {
+        self.explained.push(beside.explained);
+        self.sampled += beside.rows as u64;
+        self.agreeing += beside.agreeing as u64;
         if let (Some(suspect), Some(reference)) = (suspect.layer, reference.layer) {
-            let share = agreeing as f64 / cosines.rows.max(1) as f64;
+            let share = beside.agreeing as f64 / beside.rows.max(1) as f64;
             self.layers.push(LayerShare { reference, suspect, share });
         }
     }
 }
 
 impl Neurons {
+    /// Nothing, and why.
+    pub(super) fn unknown(why_not: &str) -> Self {
+        Self { frames: Vec::new(), why_not: Some(why_not.to_owned()) }
+    }
+
     /// The tests.
     pub(super) fn tests(&self) -> Vec<Test> {
         if self.frames.is_empty() {
-            let why = self.why_not.clone().unwrap_or_default();
             let codes =
                 [TestCode::NeuronLabels, TestCode::NeuronOrder, TestCode::NeuronAgreement, TestCode::AlignedWeights];
-            return codes.map(|code| Test::not_applicable(code, why.clone())).to_vec();
+            return codes.map(|code| self.none(code)).to_vec();
         }
         vec![self.labels(), self.order(), self.agreement(), self.aligned()]
     }
@@ -370,7 +257,9 @@ impl Neurons {
     }
 
     fn labels(&self) -> Test {
-        let Some((frame, log10_p)) = self.strongest(FrameEvidence::log10_p) else { return self.none() };
+        let Some((frame, log10_p)) = self.strongest(FrameEvidence::log10_p) else {
+            return self.none(TestCode::NeuronLabels);
+        };
         let effect = frame.share(frame.equal);
         let says = format!(
             "{} frame: {} of {} sampled neurons find their nearest neighbour, {} at the same label",
@@ -387,7 +276,7 @@ impl Neurons {
 
     fn order(&self) -> Test {
         let p = |frame: &FrameEvidence| tail::log10_correlation_sf(frame.order(), frame.labels.len() as u64);
-        let Some((frame, log10_p)) = self.strongest(p) else { return self.none() };
+        let Some((frame, log10_p)) = self.strongest(p) else { return self.none(TestCode::NeuronOrder) };
         let r = frame.order();
         let share = frame.share(frame.matched);
         let effect = if r > 0.0 { r * r * share } else { 0.0 };
@@ -414,7 +303,7 @@ impl Neurons {
     /// Explained variance over layers, with the jackknife's standard error, in the frame that explains most.
     fn aligned(&self) -> Test {
         let best = self.frames.iter().max_by(|a, b| a.explained_share().total_cmp(&b.explained_share()));
-        let Some(frame) = best else { return self.none() };
+        let Some(frame) = best else { return self.none(TestCode::AlignedWeights) };
         let pairs: usize = frame.explained.iter().map(|layer| layer.0).sum();
         let (r2, error) = jackknife(&frame.explained);
         let says = format!(
@@ -425,8 +314,8 @@ impl Neurons {
         test(TestCode::AlignedWeights, r2, pairs as u64, frame.explained_share(), says)
     }
 
-    fn none(&self) -> Test {
-        Test::not_applicable(TestCode::NeuronLabels, self.why_not.clone().unwrap_or_default())
+    fn none(&self, code: TestCode) -> Test {
+        Test::not_applicable(code, self.why_not.clone().unwrap_or_default())
     }
 }
 

@@ -10,7 +10,8 @@
 
 use candle_core::{Device, Tensor};
 
-use super::neurons::{UNIVERSAL, agreeing, mutual};
+use super::neurons::UNIVERSAL;
+use super::search::{agreeing, mutual};
 use super::{Test, TestCode};
 use crate::fingerprint::{Fingerprint, SHAPE_NUMBERS, Unit};
 use crate::stats::tail;

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
@@ -97,12 +98,25 @@ pub(super) fn run(
     Ok(Fingerprint { subject, architecture, tensors, channels, frames, anchor_rows, units, attentions, findings })
 }
 
+/// The repository; otherwise the one file, if its name says something; otherwise the folder.
+fn subject_name(checkpoint: &Checkpoint) -> String {
+    let lossy = |name: &std::ffi::OsStr| name.to_string_lossy().into_owned();
+    let file = || match checkpoint.shards.as_slice() {
+        [one] => Path::new(&one.name).file_stem().map(lossy).filter(|stem| !GENERIC_NAMES.contains(&stem.as_str())),
+        _ => None,
+    };
+    let folder = || checkpoint.root.file_name().map(lossy);
+    let name = checkpoint.repository.clone().or_else(file).or_else(folder);
+    name.unwrap_or_else(|| checkpoint.root.display().to_string())
+}
+
+/// Stems of weight files that every model has.
+const GENERIC_NAMES: [&str; 5] = ["model", "pytorch_model", "consolidated", "consolidated.00", "adapter_model"];
+
 fn subject(checkpoint: &Checkpoint, files: Vec<FileRecord>) -> Subject {
-    let file_name = || checkpoint.root.file_name().map(|name| name.to_string_lossy().into_owned());
-    let name = checkpoint.repository.clone().or_else(file_name);
     Subject {
         id: None,
-        name: name.unwrap_or_else(|| checkpoint.root.display().to_string()),
+        name: subject_name(checkpoint),
         format: checkpoint.format.as_str().to_owned(),
         files,
         parameters: checkpoint.parameters(),

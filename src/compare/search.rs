@@ -1,0 +1,291 @@
+//! The search for neurons: unit vectors of descriptors, their cosines, and which reference MLP lies beside a suspect's.
+//!
+//! All sampled neurons of a reference MLP against all neurons of a suspect MLP is the full comparison. Where a reference
+//! has many MLPs, a few neurons of each are looked for first, and the full comparison is made with those that come
+//! nearest alone. Neither step looks at a label.
+//!
+//! Cost for one suspect MLP of h neurons, a reference of L of them, and K directions: `2·K·h·m` operations for each
+//! matrix, with m = [`SCREENED`]·L neurons to screen and 128 for each MLP that is compared in full.
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+
+use crate::fingerprint::{DIRECTIONS, Matrix, Unit};
+
+/// Up to this many MLPs of a reference are all compared in full.
+const UNSCREENED: usize = 4;
+
+/// Neurons of each MLP that are looked for first.
+const SCREENED: usize = 16;
+
+/// MLPs compared in full after screening.
+const FINALISTS: usize = 4;
+
+/// A mean cosine that is larger than the next by this much needs no further look.
+const CLEAR: f32 = 0.15;
+
+/// Rows of length one, or zeros, for each matrix that a unit has; the number of columns is that of the kept directions.
+pub(super) struct Vectors {
+    rows: usize,
+    by_matrix: [Vec<f32>; 3],
+}
+
+impl Vectors {
+    /// Descriptors by matrix along the kept directions, centred.
+    pub(super) fn new(descriptors: &[Vec<i8>; 3], kept: &[usize]) -> Self {
+        let of = |matrix: Matrix| {
+            let numbers = &descriptors[matrix as usize];
+            let mut values = Vec::with_capacity(numbers.len() / DIRECTIONS * kept.len());
+            for neuron in numbers.chunks_exact(DIRECTIONS) {
+                let mean = kept.iter().map(|&d| f32::from(neuron[d])).sum::<f32>() / kept.len() as f32;
+                let length = kept.iter().map(|&d| (f32::from(neuron[d]) - mean).powi(2)).sum::<f32>().sqrt();
+                let scale = if length > 0.0 { 1.0 / length } else { 0.0 };
+                values.extend(kept.iter().map(|&d| (f32::from(neuron[d]) - mean) * scale));
+            }
+            values
+        };
+        let by_matrix = Matrix::ALL.map(of);
+        Self { rows: by_matrix[Matrix::Up as usize].len() / kept.len().max(1), by_matrix }
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(super) fn has_gate(&self) -> bool {
+        !self.by_matrix[Matrix::Gate as usize].is_empty()
+    }
+
+    /// The same with all directions, zero where they were not kept.
+    pub(super) fn widened(self, kept: &[usize], directions: usize) -> Self {
+        let widen = |rows: Vec<f32>| {
+            let mut wide = vec![0.0; rows.len() / kept.len().max(1) * directions];
+            for (wide, row) in wide.chunks_exact_mut(directions).zip(rows.chunks_exact(kept.len().max(1))) {
+                kept.iter().zip(row).for_each(|(&place, &value)| wide[place] = value);
+            }
+            wide
+        };
+        if kept.len() == directions { self } else { Self { rows: self.rows, by_matrix: self.by_matrix.map(widen) } }
+    }
+
+    /// The rows of several below each other.
+    pub(super) fn joined<'a>(parts: impl Iterator<Item = &'a Self>) -> Self {
+        let mut all = Self { rows: 0, by_matrix: Default::default() };
+        for part in parts {
+            all.rows += part.rows;
+            all.by_matrix.iter_mut().zip(&part.by_matrix).for_each(|(all, own)| all.extend_from_slice(own));
+        }
+        all
+    }
+}
+
+/// The MLPs of a reference along one frame.
+pub(super) struct References {
+    directions: usize,
+    units: Vec<Vectors>,
+    /// Rows of all units that are looked for first, and how many each unit has there.
+    screened: Vectors,
+    counts: Vec<usize>,
+}
+
+impl References {
+    pub(super) fn new(units: &[Unit], frame: usize, kept: &[usize]) -> Self {
+        let units: Vec<Vectors> = units.iter().map(|unit| Vectors::new(&unit.frames[frame], kept)).collect();
+        let mut screened = Vectors { rows: 0, by_matrix: Default::default() };
+        let mut counts = Vec::with_capacity(units.len());
+        let gated = units.iter().all(|unit| !unit.by_matrix[Matrix::Gate as usize].is_empty());
+        for unit in &units {
+            let rows: Vec<usize> = (0..unit.rows).step_by(unit.rows.div_ceil(SCREENED).max(1)).collect();
+            for (all, own) in screened.by_matrix.iter_mut().zip(&unit.by_matrix) {
+                if !own.is_empty() {
+                    rows.iter().for_each(|row| all.extend_from_slice(&own[row * kept.len()..][..kept.len()]));
+                }
+            }
+            screened.rows += rows.len();
+            counts.push(rows.len());
+        }
+        if !gated {
+            screened.by_matrix[Matrix::Gate as usize].clear();
+        }
+        Self { directions: kept.len(), units, screened, counts }
+    }
+
+    /// The unit that fits a suspect's best, with all cosines: how well the matched pairs fit, over all sampled neurons.
+    pub(super) fn beside(&self, suspect: &Vectors) -> Option<Beside> {
+        let mut best: Option<(f32, usize, Cosines, Vec<Pair>)> = None;
+        for index in self.finalists(suspect) {
+            let Some(cosines) = Cosines::of(&self.units[index], suspect, self.directions) else { continue };
+            let pairs = cosines.mutual();
+            let score = pairs.iter().map(|pair| pair.2).sum::<f32>() / cosines.rows.max(1) as f32;
+            if best.as_ref().is_none_or(|best| (score, best.1) > (best.0, index)) {
+                best = Some((score, index, cosines, pairs));
+            }
+        }
+        let (score, index, cosines, pairs) = best?;
+        let (rows, cols) = (cosines.rows, cosines.cols);
+        let agreeing = agreeing(&cosines.by_matrix, rows, cols);
+        Some(Beside { score, index, rows, cols, agreeing, explained: cosines.explained(), pairs })
+    }
+
+    /// The units to be compared in full.
+    fn finalists(&self, suspect: &Vectors) -> Vec<usize> {
+        let all = || (0..self.units.len()).collect();
+        if self.units.len() <= UNSCREENED {
+            return all();
+        }
+        let Some(cosines) = Cosines::of(&self.screened, suspect, self.directions) else { return all() };
+        let mut nearest = cosines.nearest().into_iter();
+        let fit =
+            |(index, &count): (usize, &usize)| (nearest.by_ref().take(count).sum::<f32>() / count.max(1) as f32, index);
+        let mut fits: Vec<(f32, usize)> = self.counts.iter().enumerate().map(fit).collect();
+        fits.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let clear = fits[0].0 - fits[1].0 >= CLEAR;
+        fits.into_iter().take(if clear { 1 } else { FINALISTS }).map(|(_, index)| index).collect()
+    }
+}
+
+/// A reference row, a suspect column, and their cosine.
+pub(super) type Pair = (usize, usize, f32);
+
+/// A reference unit laid beside a suspect's.
+pub(super) struct Beside {
+    /// Mean cosine of the mutual nearest neighbours, over all sampled neurons.
+    pub(super) score: f32,
+    /// Which unit of the reference.
+    pub(super) index: usize,
+    /// Sampled neurons of the reference.
+    pub(super) rows: usize,
+    /// Neurons of the suspect.
+    pub(super) cols: usize,
+    /// Mutual nearest neighbours by all matrices together.
+    pub(super) pairs: Vec<Pair>,
+    /// Neurons that are matched alike by two matrices.
+    pub(super) agreeing: usize,
+    /// Pairs matched by the first matrix alone, and the mean squared cosine of the others along them.
+    pub(super) explained: (usize, f64),
+}
+
+/// Cosines of the sampled reference neurons (rows) with all suspect neurons (columns) for each matrix that both have.
+pub(super) struct Cosines {
+    rows: usize,
+    cols: usize,
+    by_matrix: Vec<Vec<f32>>,
+}
+
+impl Cosines {
+    pub(super) fn of(reference: &Vectors, suspect: &Vectors, directions: usize) -> Option<Self> {
+        let (rows, cols) = (reference.rows, suspect.rows);
+        let mut by_matrix = Vec::new();
+        for (matrix, (theirs, ours)) in reference.by_matrix.iter().zip(&suspect.by_matrix).enumerate() {
+            if theirs.len() != rows * directions || ours.len() != cols * directions || theirs.is_empty() {
+                continue;
+            }
+            let mut product = vec![0.0f32; rows * cols];
+            let ours = MatRef::from_row_major_slice(ours, cols, directions).transpose();
+            let theirs = MatRef::from_row_major_slice(theirs, rows, directions);
+            let into = MatMut::from_row_major_slice_mut(&mut product, rows, cols);
+            matmul(into, Accum::Replace, theirs, ours, 1.0, Par::Seq);
+            // The sign of up and down is free; SiLU fixes the gate's.
+            if matrix != Matrix::Gate as usize {
+                product.iter_mut().for_each(|cosine| *cosine = cosine.abs());
+            }
+            by_matrix.push(product);
+        }
+        (by_matrix.len() >= 2).then_some(Self { rows, cols, by_matrix })
+    }
+
+    fn sum(&self) -> Vec<f32> {
+        let mut sum = vec![0.0; self.rows * self.cols];
+        for cosines in &self.by_matrix {
+            sum.iter_mut().zip(cosines).for_each(|(sum, cosine)| *sum += cosine);
+        }
+        sum
+    }
+
+    /// Mean cosine of each row with the column that is nearest to it.
+    pub(super) fn nearest(&self) -> Vec<f32> {
+        let (sum, matrices) = (self.sum(), self.by_matrix.len() as f32);
+        let rows = sum.chunks_exact(self.cols.max(1));
+        rows.map(|row| row.iter().copied().fold(f32::NEG_INFINITY, f32::max) / matrices).collect()
+    }
+
+    /// Mutual nearest neighbours by the sum of cosines: reference row, suspect column, mean cosine.
+    fn mutual(&self) -> Vec<Pair> {
+        let matrices = self.by_matrix.len() as f32;
+        mutual(&self.sum(), self.rows, self.cols)
+            .into_iter()
+            .map(|(row, col, sum)| (row, col, sum / matrices))
+            .collect()
+    }
+
+    /// Explained variance, gate or up aside: for pairs matched by the first matrix alone, the mean squared cosine of the
+    /// others, which took no part in the matching.
+    fn explained(&self) -> (usize, f64) {
+        let pairs = mutual(&self.by_matrix[0], self.rows, self.cols);
+        let held_out = &self.by_matrix[1..];
+        let squares = pairs.iter().flat_map(|&(row, col, _)| {
+            held_out.iter().map(move |cosines| f64::from(cosines[row * self.cols + col]).powi(2))
+        });
+        let sum: f64 = squares.sum();
+        (pairs.len(), sum / (pairs.len() * held_out.len()).max(1) as f64)
+    }
+}
+
+/// Rows for which the matchings of two tables of cosines contain the same pair.
+pub(super) fn agreeing(tables: &[Vec<f32>], rows: usize, cols: usize) -> usize {
+    let mut pairs: Vec<(usize, usize)> = Vec::new();
+    for cosines in tables {
+        pairs.extend(mutual(cosines, rows, cols).into_iter().map(|(row, col, _)| (row, col)));
+    }
+    pairs.sort_unstable();
+    let mut agreeing: Vec<usize> = pairs.windows(2).filter(|two| two[0] == two[1]).map(|two| two[0].0).collect();
+    agreeing.dedup();
+    agreeing.len()
+}
+
+/// Rows and columns that are each other's nearest by a positive cosine; the first of equals.
+pub(super) fn mutual(cosines: &[f32], rows: usize, cols: usize) -> Vec<Pair> {
+    let mut nearest_row = vec![(0, f32::NEG_INFINITY); cols];
+    let mut nearest_col = Vec::with_capacity(rows);
+    for (row, line) in cosines.chunks_exact(cols.max(1)).take(rows).enumerate() {
+        let mut best = (0, f32::NEG_INFINITY);
+        for (col, (&cosine, nearest)) in line.iter().zip(&mut nearest_row).enumerate() {
+            if cosine > best.1 {
+                best = (col, cosine);
+            }
+            if cosine > nearest.1 {
+                *nearest = (row, cosine);
+            }
+        }
+        nearest_col.push(best);
+    }
+    let pairs = nearest_col.into_iter().enumerate();
+    let pairs = pairs.filter(|&(row, (col, cosine))| cosine > 0.0 && nearest_row[col].0 == row);
+    pairs.map(|(row, (col, cosine))| (row, col, cosine)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_must_be_mutual_and_positive() {
+        let table = [
+            0.9, 0.1, 0.2, //
+            0.8, 0.3, 0.1, //
+            -0.2, -0.4, -0.1,
+        ];
+        assert_eq!(mutual(&table, 3, 3), [(0, 0, 0.9)]);
+        assert_eq!(mutual(&[0.5, 0.5, 0.5, 0.5], 2, 2), [(0, 0, 0.5)], "of equals the first");
+        assert_eq!(mutual(&[], 0, 0), []);
+    }
+
+    #[test]
+    fn matchings_agree_where_two_tables_hold_the_same_pair() {
+        let one = vec![0.9, 0.1, 0.1, 0.8];
+        let other = vec![0.9, 0.1, 0.7, 0.2];
+        assert_eq!(agreeing(&[one.clone(), other.clone()], 2, 2), 1);
+        assert_eq!(agreeing(&[one.clone(), one], 2, 2), 2);
+        assert_eq!(agreeing(&[other], 2, 2), 0);
+    }
+}
