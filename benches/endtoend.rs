@@ -16,7 +16,7 @@ mod model;
 
 use std::path::{Path, PathBuf};
 
-use measure::{Cost, Stage};
+use measure::{Cost, Spent, Stage};
 use model::{LLAMA_7B, LLAMA_70B, Shape};
 
 /// Threads of every run, and processes of `sha256sum`.
@@ -31,9 +31,9 @@ struct Row {
     open: Cost,
     statistics: Cost,
     fingerprint: Cost,
-    cat: Option<f64>,
-    sha256sum: Option<f64>,
-    numpy: Option<f64>,
+    cat: Option<Spent>,
+    sha256sum: Option<Spent>,
+    numpy: Option<Spent>,
 }
 
 fn main() {

@@ -1,6 +1,6 @@
 //! The tables of `docs/performance.md`.
 
-use super::measure::Cost;
+use super::measure::{Cost, Spent};
 use super::{Row, THREADS, repository};
 
 /// Seconds and ratios of every row, as a Markdown table.
@@ -8,21 +8,23 @@ pub(crate) fn table(rows: &[Row]) -> String {
     let mut text = String::from("|  |");
     rows.iter().for_each(|row| text += &format!(" {:.1} GB |", row.bytes as f64 / 1e9));
     text += &format!("\n|---|{}\n", "---|".repeat(rows.len()));
-    let seconds = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.2} s"));
+    let shown = |spent: Option<Spent>| {
+        spent.map_or("–".to_owned(), |spent| format!("{:.1} s ({:.1})", spent.seconds, spent.processor))
+    };
     let mut line = |name: &str, cell: &dyn Fn(&Row) -> String| {
         text += &format!("| {name} |");
         rows.iter().for_each(|row| text += &format!(" {} |", cell(row)));
         text.push('\n');
     };
-    line("headers and architecture", &|row| seconds(Some(row.open.seconds)));
-    line("statistics and digests", &|row| seconds(Some(row.statistics.seconds)));
-    line("full fingerprint", &|row| seconds(Some(row.fingerprint.seconds)));
-    line("`cat` to nowhere, one process", &|row| seconds(row.cat));
-    line(&format!("`sha256sum`, {THREADS} processes"), &|row| seconds(row.sha256sum));
-    line("mean and standard deviation with NumPy", &|row| seconds(row.numpy));
-    line("statistics and digests / `sha256sum`", &|row| ratio(row.statistics.seconds, row.sha256sum));
-    line("full fingerprint / `sha256sum`", &|row| ratio(row.fingerprint.seconds, row.sha256sum));
-    line("full fingerprint / NumPy", &|row| ratio(row.fingerprint.seconds, row.numpy));
+    line("headers and architecture, s (processor s)", &|row| shown(Some(row.open.spent())));
+    line("statistics and digests", &|row| shown(Some(row.statistics.spent())));
+    line("full fingerprint", &|row| shown(Some(row.fingerprint.spent())));
+    line("`cat` to nowhere, one process", &|row| shown(row.cat));
+    line(&format!("`sha256sum`, {THREADS} processes"), &|row| shown(row.sha256sum));
+    line("mean and standard deviation with NumPy", &|row| shown(row.numpy));
+    line("statistics and digests / `sha256sum`", &|row| ratio(row.statistics.spent(), row.sha256sum));
+    line("full fingerprint / `sha256sum`", &|row| ratio(row.fingerprint.spent(), row.sha256sum));
+    line("full fingerprint / NumPy", &|row| ratio(row.fingerprint.spent(), row.numpy));
     line("full fingerprint, GB/s", &|row| format!("{:.2}", row.bytes as f64 / 1e9 / row.fingerprint.seconds));
     line("anonymous memory, statistics", &|row| gigabytes(row.statistics.anonymous));
     line("anonymous memory, full fingerprint", &|row| gigabytes(row.fingerprint.anonymous));
@@ -30,8 +32,11 @@ pub(crate) fn table(rows: &[Row]) -> String {
     text
 }
 
-fn ratio(ours: f64, theirs: Option<f64>) -> String {
-    theirs.map_or("–".to_owned(), |theirs| format!("{:.2}", ours / theirs))
+/// By the wall clock, and by processor time.
+fn ratio(ours: Spent, theirs: Option<Spent>) -> String {
+    theirs.map_or("–".to_owned(), |theirs| {
+        format!("{:.2} ({:.2})", ours.seconds / theirs.seconds, ours.processor / theirs.processor)
+    })
 }
 
 fn gigabytes(bytes: u64) -> String {

@@ -15,6 +15,8 @@ use weightprint::fingerprint::{Fingerprint, Settings};
 pub(crate) struct Cost {
     /// From start to end, without the start of the process.
     pub(crate) seconds: f64,
+    /// Processor time of all threads.
+    pub(crate) processor: f64,
     /// Largest anonymous memory seen, sampled every 10 milliseconds.
     pub(crate) anonymous: u64,
     /// Largest resident memory, mapped files included.
@@ -83,7 +85,12 @@ pub(crate) fn child(stage: &str, path: &Path) {
         done.store(true, Ordering::Relaxed);
         start.elapsed().as_secs_f64()
     });
-    let cost = Cost { seconds, anonymous: peak.into_inner(), resident: status("VmHWM:") };
+    let cost = Cost {
+        seconds,
+        processor: processor_time("/proc/self/stat", 13),
+        anonymous: peak.into_inner(),
+        resident: status("VmHWM:"),
+    };
     println!("{}", serde_json::to_string(&cost).unwrap());
 }
 
@@ -94,9 +101,33 @@ fn status(line: &str) -> u64 {
     found.and_then(|text| text.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-/// Seconds that a shell command takes; `None` where it fails.
-pub(crate) fn shell(script: &str, path: &Path) -> Option<f64> {
-    let start = Instant::now();
+/// User and system time in seconds from a `stat` file of a process, two numbers from `field` on (counted from 0, the
+/// name being one): 13 for its own, 15 for that of its children. 0 where the system has no such thing.
+fn processor_time(file: &str, field: usize) -> f64 {
+    // The kernel shows times in this unit whatever its own is.
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let fields = text.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().skip(field - 2);
+    fields.take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / TICKS_PER_SECOND
+}
+
+/// Wall-clock and processor seconds of a shell command; `None` where it fails.
+pub(crate) fn shell(script: &str, path: &Path) -> Option<Spent> {
+    let (start, before) = (Instant::now(), processor_time("/proc/self/stat", 15));
     let status = Command::new("sh").args(["-c", script, "sh"]).arg(path).stdout(Stdio::null()).status().ok()?;
-    status.success().then(|| start.elapsed().as_secs_f64())
+    let seconds = start.elapsed().as_secs_f64();
+    status.success().then(|| Spent { seconds, processor: processor_time("/proc/self/stat", 15) - before })
+}
+
+/// What a run of another program took.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spent {
+    pub(crate) seconds: f64,
+    pub(crate) processor: f64,
+}
+
+impl Cost {
+    pub(crate) fn spent(&self) -> Spent {
+        Spent { seconds: self.seconds, processor: self.processor }
+    }
 }

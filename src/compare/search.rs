@@ -36,7 +36,7 @@ impl Vectors {
     /// Descriptors by matrix along the kept directions, centred.
     pub(super) fn new(descriptors: &[impl Deref<Target = [i8]>; 3], kept: &[usize]) -> Self {
         let of = |matrix: Matrix| {
-            let numbers = &descriptors[matrix as usize];
+            let numbers: &[i8] = &descriptors[matrix as usize];
             let mut values = Vec::with_capacity(numbers.len() / DIRECTIONS * kept.len());
             for neuron in numbers.chunks_exact(DIRECTIONS) {
                 let mean = kept.iter().map(|&d| f32::from(neuron[d])).sum::<f32>() / kept.len() as f32;

@@ -30,23 +30,11 @@ impl WithSimd for LargestBits<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> u32 {
-        let mut largest = [0; 4 * LANES];
-        let (blocks, rest) = self.0.as_chunks::<{ 4 * LANES }>();
-        for block in blocks {
-            for lane in 0..4 * LANES {
-                let bits = block[lane].to_bits() & 0x7fff_ffff;
-                largest[lane] = if bits > largest[lane] { bits } else { largest[lane] };
-            }
+        let mut largest = 0;
+        for value in self.0 {
+            largest = largest.max(value.to_bits() & 0x7fff_ffff);
         }
-        let mut all = 0;
-        for bits in largest {
-            all = if bits > all { bits } else { all };
-        }
-        for value in rest {
-            let bits = value.to_bits() & 0x7fff_ffff;
-            all = if bits > all { bits } else { all };
-        }
-        all
+        largest
     }
 }
 
@@ -73,45 +61,29 @@ impl WithSimd for AllSums<'_> {
     }
 }
 
-/// Lanes of one run.
-struct Lanes {
-    powers: [[f64; LANES]; 3],
-    zeros: [u32; LANES],
-    min: [f32; LANES],
-    max: [f32; LANES],
+/// The wide form of a block. Loops of this size are unrolled into one or two vector instructions each.
+#[inline(always)]
+fn widened(block: &[f32; LANES]) -> [f64; LANES] {
+    let mut wide = [0.0; LANES];
+    for lane in 0..LANES {
+        wide[lane] = f64::from(block[lane]);
+    }
+    wide
 }
 
-impl Lanes {
-    #[inline(always)]
-    fn new() -> Self {
-        let (min, max) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
-        Self { powers: [[0.0; LANES]; 3], zeros: [0; LANES], min, max }
+#[inline(always)]
+fn product(a: &[f64; LANES], b: &[f64; LANES]) -> [f64; LANES] {
+    let mut product = [0.0; LANES];
+    for lane in 0..LANES {
+        product[lane] = a[lane] * b[lane];
     }
+    product
+}
 
-    /// Takes a value and returns its square.
-    #[inline(always)]
-    fn add(&mut self, lane: usize, value: f32) -> f64 {
-        let x = f64::from(value);
-        let square = x * x;
-        self.powers[0][lane] += x;
-        self.powers[1][lane] += square * x;
-        self.powers[2][lane] += square * square;
-        self.zeros[lane] += u32::from(value == 0.0);
-        self.min[lane] = if value < self.min[lane] { value } else { self.min[lane] };
-        self.max[lane] = if value > self.max[lane] { value } else { self.max[lane] };
-        square
-    }
-
-    #[inline(always)]
-    fn finish(&self, squares: f64) -> Sums {
-        let powers = [sum(&self.powers[0]), squares, sum(&self.powers[1]), sum(&self.powers[2])];
-        let (mut zeros, mut min, mut max) = (0, f32::INFINITY, f32::NEG_INFINITY);
-        for lane in 0..LANES {
-            zeros += u64::from(self.zeros[lane]);
-            min = if self.min[lane] < min { self.min[lane] } else { min };
-            max = if self.max[lane] > max { self.max[lane] } else { max };
-        }
-        Sums { powers, zeros, min, max }
+#[inline(always)]
+fn add(sums: &mut [f64; LANES], terms: &[f64; LANES]) {
+    for lane in 0..LANES {
+        sums[lane] += terms[lane];
     }
 }
 
@@ -124,45 +96,74 @@ fn sum(lanes: &[f64; LANES]) -> f64 {
     sum
 }
 
+/// A sum over the values, lane by lane, of what `term` makes of them.
 #[inline(always)]
-fn sums_of(values: &[f32]) -> Sums {
-    let (mut lanes, mut squares) = (Lanes::new(), [0.0; LANES]);
+fn lanes(values: &[f32], term: impl Fn(&[f64; LANES]) -> [f64; LANES]) -> f64 {
+    let mut sums = [0.0; LANES];
+    let (blocks, rest) = values.as_chunks::<LANES>();
+    for block in blocks {
+        add(&mut sums, &term(&widened(block)));
+    }
+    for (lane, &value) in rest.iter().enumerate() {
+        let mut alone = [0.0; LANES];
+        alone[0] = f64::from(value);
+        sums[lane] += term(&alone)[0];
+    }
+    sum(&sums)
+}
+
+/// Everything but the squares. One statistic after the other: a single loop for all of them is not made into vector
+/// instructions, and the values of a row stay in the first-level cache.
+#[inline(always)]
+fn others(values: &[f32], squares: f64) -> Sums {
+    let first = lanes(values, |x| *x);
+    let third = lanes(values, |x| product(&product(x, x), x));
+    let fourth = lanes(values, |x| {
+        let square = product(x, x);
+        product(&square, &square)
+    });
+    let mut zeros = 0u32;
+    for value in values {
+        zeros += u32::from(*value == 0.0);
+    }
+    let (mut min, mut max) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
     let (blocks, rest) = values.as_chunks::<LANES>();
     for block in blocks {
         for lane in 0..LANES {
-            squares[lane] += lanes.add(lane, block[lane]);
+            min[lane] = if block[lane] < min[lane] { block[lane] } else { min[lane] };
+        }
+        for lane in 0..LANES {
+            max[lane] = if block[lane] > max[lane] { block[lane] } else { max[lane] };
         }
     }
-    for &value in rest {
-        squares[0] += lanes.add(0, value);
+    let (mut least, mut most) = (f32::INFINITY, f32::NEG_INFINITY);
+    for &value in min.iter().chain(rest) {
+        least = if value < least { value } else { least };
     }
-    lanes.finish(sum(&squares))
+    for &value in max.iter().chain(rest) {
+        most = if value > most { value } else { most };
+    }
+    Sums { powers: [first, squares, third, fourth], zeros: u64::from(zeros), min: least, max: most }
+}
+
+#[inline(always)]
+fn sums_of(values: &[f32]) -> Sums {
+    others(values, lanes(values, |x| product(x, x)))
 }
 
 #[inline(always)]
 fn sums_along(values: &[f32], width: usize, rows: &mut [f64], cols: &mut [f64]) -> Sums {
-    let (mut lanes, mut squares) = (Lanes::new(), 0.0);
+    let mut squares = 0.0;
     for (row, energy) in values.chunks_exact(width.max(1)).zip(rows) {
-        let mut along = [0.0; LANES];
-        let (blocks, rest) = row.as_chunks::<LANES>();
-        let (col_blocks, col_rest) = cols.as_chunks_mut::<LANES>();
-        for (block, cols) in blocks.iter().zip(col_blocks) {
-            for lane in 0..LANES {
-                let square = lanes.add(lane, block[lane]);
-                along[lane] += square;
-                cols[lane] += square;
-            }
+        let along = lanes(row, |x| product(x, x));
+        for (col, &value) in cols.iter_mut().zip(row) {
+            let x = f64::from(value);
+            *col += x * x;
         }
-        for (&value, col) in rest.iter().zip(col_rest) {
-            let square = lanes.add(0, value);
-            along[0] += square;
-            *col += square;
-        }
-        let along = sum(&along);
         *energy += along;
         squares += along;
     }
-    lanes.finish(squares)
+    others(values, squares)
 }
 
 /// Σ x²·w over a row.
@@ -181,10 +182,8 @@ impl WithSimd for WeightedSquare<'_> {
         let (blocks, rest) = self.0.as_chunks::<LANES>();
         let (weight_blocks, weight_rest) = self.1.as_chunks::<LANES>();
         for (block, weights) in blocks.iter().zip(weight_blocks) {
-            for lane in 0..LANES {
-                let x = f64::from(block[lane]);
-                sums[lane] += x * x * weights[lane];
-            }
+            let wide = widened(block);
+            add(&mut sums, &product(&product(&wide, &wide), weights));
         }
         for (&value, weight) in rest.iter().zip(weight_rest) {
             let x = f64::from(value);

@@ -98,18 +98,6 @@ pub(super) fn run(
     Ok(Fingerprint { subject, architecture, tensors, channels, frames, anchor_rows, units, attentions, findings })
 }
 
-fn subject(checkpoint: &Checkpoint, files: Vec<FileRecord>) -> Subject {
-    Subject {
-        id: None,
-        name: subject_name(checkpoint),
-        format: checkpoint.format.as_str().to_owned(),
-        files,
-        parameters: checkpoint.parameters(),
-        tool_version: env!("CARGO_PKG_VERSION").to_owned(),
-        tokenizer_sha256: checkpoint.sidecar.tokenizer.as_ref().map(|tokenizer| tokenizer.sha256.clone()),
-    }
-}
-
 /// The repository; otherwise the one file, if its name says something; otherwise the folder.
 fn subject_name(checkpoint: &Checkpoint) -> String {
     let lossy = |name: &std::ffi::OsStr| name.to_string_lossy().into_owned();
@@ -124,6 +112,18 @@ fn subject_name(checkpoint: &Checkpoint) -> String {
 
 /// Stems of weight files that every model has.
 const GENERIC_NAMES: [&str; 5] = ["model", "pytorch_model", "consolidated", "consolidated.00", "adapter_model"];
+
+fn subject(checkpoint: &Checkpoint, files: Vec<FileRecord>) -> Subject {
+    Subject {
+        id: None,
+        name: subject_name(checkpoint),
+        format: checkpoint.format.as_str().to_owned(),
+        files,
+        parameters: checkpoint.parameters(),
+        tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+        tokenizer_sha256: checkpoint.sidecar.tokenizer.as_ref().map(|tokenizer| tokenizer.sha256.clone()),
+    }
+}
 
 /// Shards with sizes, and digests of those that a published digest could match.
 fn file_records(checkpoint: &Checkpoint) -> Result<Vec<FileRecord>> {

@@ -124,6 +124,7 @@ fn read(
             }
         }
     }
+    checkpoint.release(tensor);
     if let Some(gain) = frames.gain(layer, side) {
         for vector in vectors.chunks_exact_mut(hidden) {
             vector.iter_mut().zip(gain).for_each(|(value, gain)| *value *= gain);
