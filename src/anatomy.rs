@@ -8,6 +8,7 @@ pub mod blueprint;
 
 mod architecture;
 mod config;
+mod logical;
 mod names;
 mod record;
 mod role;
@@ -24,6 +25,7 @@ use crate::catalog::naming;
 use crate::tensor::TensorMeta;
 pub use architecture::{Architecture, Latent, QkNorm};
 pub use config::config_findings;
+pub use logical::{Logical, logical};
 use names::{Best, Group};
 pub use role::{Role, Touch};
 use shapes::Shapes;

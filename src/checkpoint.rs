@@ -22,6 +22,7 @@ mod values;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -169,7 +170,7 @@ pub struct Checkpoint {
     /// How the weights are stored.
     pub format: Format,
     /// The weight files; with an index by name, without one by number.
-    pub shards: Vec<Shard>,
+    pub shards: Arc<Vec<Shard>>,
     /// The tensors in file order: by shard, then offset, then name. No name occurs twice.
     pub tensors: Vec<TensorMeta>,
     /// What lies beside the weights.
@@ -201,7 +202,7 @@ impl Checkpoint {
             findings.push(finding);
             let sidecar = Sidecar::read(&place, &mut findings);
             let (format, tensors) = (Format::LfsPointers, Vec::new());
-            let Place { root, repository, revision, .. } = place;
+            let (Place { root, repository, revision, .. }, shards) = (place, Arc::new(shards));
             return Ok(Self { root, format, shards, tensors, sidecar, findings, repository, revision });
         }
         let content = check_contents(&place, &files, contents)?;
@@ -244,6 +245,7 @@ impl Checkpoint {
         }
         findings.extend(adapter::describe(&tensors, &mut sidecar));
         let Place { root, repository, revision, .. } = place;
+        let shards = Arc::new(shards);
         Ok(Self { root, format, shards, tensors, sidecar, findings, repository, revision })
     }
 
@@ -267,13 +269,28 @@ impl Checkpoint {
         shard.read(offset, len, buf)
     }
 
+    /// The same files seen as other tensors: fused ones taken apart, say. Reads nothing.
+    #[must_use]
+    pub fn with_tensors(&self, tensors: Vec<TensorMeta>) -> Self {
+        Self {
+            root: self.root.clone(),
+            format: self.format,
+            shards: Arc::clone(&self.shards),
+            tensors,
+            sidecar: self.sidecar.clone(),
+            findings: self.findings.clone(),
+            repository: self.repository.clone(),
+            revision: self.revision.clone(),
+        }
+    }
+
     /// Checks that every file still has the length and modification time with which it was opened, so that a result
     /// is about one state of the checkpoint.
     ///
     /// # Errors
     /// [`Error::Changed`] naming the first file that is different or gone; [`Error::Io`] if one cannot be examined.
     pub fn check_unchanged(&self) -> Result<()> {
-        for Shard { path, source, .. } in &self.shards {
+        for Shard { path, source, .. } in self.shards.iter() {
             if !source.is_unchanged(path)? {
                 return Err(Error::Changed { path: path.clone() });
             }

@@ -52,7 +52,7 @@ pub struct Subject {
     pub path: String,
     /// The name used in sentences.
     pub name: String,
-    /// Container format: `safetensors`, `sharded-safetensors` or `fingerprint`.
+    /// Container format: `safetensors`, `gguf`, either with `sharded-` in front, or `fingerprint`.
     pub format: String,
     /// Weight files.
     pub files: Vec<FileRecord>,

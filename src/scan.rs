@@ -59,7 +59,12 @@ impl Input {
         }
         let config = checkpoint.sidecar.config.as_ref();
         let anatomy = anatomy::dissect(&checkpoint.tensors, config);
-        let print = Fingerprint::take(checkpoint, &anatomy, lists, progress)?;
+        let (print, anatomy) = match anatomy::logical(&checkpoint.tensors, &anatomy) {
+            None => (Fingerprint::take(checkpoint, &anatomy, lists, progress)?, anatomy),
+            Some(anatomy::Logical { tensors, anatomy }) => {
+                (Fingerprint::take(&checkpoint.with_tensors(tensors), &anatomy, lists, progress)?, anatomy)
+            }
+        };
         let mut findings = checkpoint.findings.clone();
         findings.extend(config.into_iter().flat_map(|config| {
             anatomy::config_findings(config, &anatomy.architecture, checkpoint.sidecar.config_source())

@@ -267,7 +267,8 @@ fn within_grid(ours: Sampled<'_>, theirs: Sampled<'_>) -> bool {
 /// Share of a value by which the rounding of its block's scale to `f16` may move it.
 const SCALE_ROUNDING: f32 = 1.0 / 2048.0;
 
-/// Share of values that a quantiser may have cut off at the end of the levels.
+/// Share of values that a quantiser may have cut off at the end of the levels. Among the zoo's matrices in ten block
+/// types, rounding alone left 0.9 % at most beyond half a step; a light fine-tune before it, 13.8 % at least.
 const MOST_CUT_OFF: f64 = 0.03;
 
 /// Counterparts among tall matrices of one width and unequal height: a vocabulary that was extended or cut. The samples

@@ -48,8 +48,12 @@ impl Vocabulary {
         };
         let mut ids = BTreeMap::new();
         for (token, id) in tokens.iter().zip(0..) {
-            // Of tokens with one text, the first is the one that a tokenizer makes.
-            ids.entry(decoded(token)).or_insert(id);
+            // Of two spellings of one text, the tokenizer makes the one that marks its space.
+            if token.contains(' ') {
+                ids.entry(decoded(token)).or_insert(id);
+            } else {
+                ids.insert(decoded(token), id);
+            }
         }
         (!ids.is_empty()).then_some(Self { ids })
     }

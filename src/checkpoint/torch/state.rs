@@ -163,18 +163,12 @@ impl<'p> Search<'_, 'p, '_> {
             let name = self.name(prefix, &key)?;
             match self.pickle.node(*value) {
                 Some(Node::Tensor(tensor)) => found.push(name, tensor),
-                Some(Node::Dict(inner)) if is_training(&name) => {
-                    if !inner.is_empty() {
-                        found.left_out.push(name);
-                    }
-                }
+                Some(Node::Dict(inner)) if is_training(&name) && !inner.is_empty() => found.left_out.push(name),
                 Some(Node::Dict(inner)) if depth < MAX_STATE_DEPTH && self.is_new(*value) => {
                     self.collect(inner, &format!("{name}."), depth + 1, found)?;
                 }
-                Some(Node::List(_) | Node::Tuple(_) | Node::Dict(_)) => {
-                    if self.holds_tensors(*value, 0)? {
-                        found.left_out.push(name);
-                    }
+                Some(Node::List(_) | Node::Tuple(_) | Node::Dict(_)) if self.holds_tensors(*value, 0)? => {
+                    found.left_out.push(name);
                 }
                 _ if matches!(value, Value::Refused(_)) => found.refused.push(name),
                 _ => {}
