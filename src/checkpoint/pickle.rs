@@ -128,6 +128,8 @@ pub(super) struct Pickle<'a> {
     /// Bytes from the first to the stop opcode.
     pub(super) len: usize,
     pub(super) refused: Vec<Refusal>,
+    /// Bytes that the pickle holds as bytes objects, such as those of NumPy arrays.
+    pub(super) raw: u64,
     nodes: Vec<Node>,
     texts: Vec<Cow<'a, str>>,
 }

@@ -26,14 +26,15 @@ pub(in crate::checkpoint) fn load(bytes: &[u8]) -> Result<Pickle<'_>, Fault> {
         texts: Vec::new(),
         refusals: Refusals::default(),
         built: 0,
+        raw: 0,
     };
     let root = loop {
         if let Some(root) = machine.step()? {
             break root;
         }
     };
-    let Machine { cursor, nodes, texts, refusals, .. } = machine;
-    Ok(Pickle { root, len: cursor.at, refused: refusals.told, nodes, texts })
+    let Machine { cursor, nodes, texts, refusals, raw, .. } = machine;
+    Ok(Pickle { root, len: cursor.at, refused: refusals.told, raw, nodes, texts })
 }
 
 pub(super) struct Machine<'a> {
@@ -49,6 +50,8 @@ pub(super) struct Machine<'a> {
     pub(super) refusals: Refusals,
     /// Values and entries built so far, dropped ones too.
     built: u64,
+    /// Bytes of bytes objects.
+    raw: u64,
 }
 
 impl<'a> Machine<'a> {
@@ -341,6 +344,7 @@ impl<'a> Machine<'a> {
 
     fn raw(&mut self, len: u64) -> Result<(), Fault> {
         self.cursor.take(len)?;
+        self.raw += len;
         self.push(Value::Opaque)
     }
 
