@@ -7,6 +7,7 @@
 
 mod cursor;
 mod global;
+mod literals;
 mod machine;
 mod rebuild;
 #[cfg(test)]
