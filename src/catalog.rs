@@ -10,9 +10,6 @@ pub mod norms;
 
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
-use crate::checkpoint::hex;
 use crate::error::{Error, Result};
 use crate::fingerprint::{Anchor, Fingerprint};
 
@@ -21,6 +18,15 @@ use crate::fingerprint::{Anchor, Fingerprint};
 pub struct Catalog {
     folder: PathBuf,
     files: Vec<PathBuf>,
+}
+
+/// A reference as it was read.
+#[derive(Debug, Clone)]
+pub struct Reference {
+    /// Its fingerprint.
+    pub print: Fingerprint,
+    /// SHA-256 over its record, which states the digest of its arrays: two references with equal digests are equal.
+    pub digest: [u8; 32],
 }
 
 const EXTENSION: &str = "safetensors";
@@ -63,17 +69,22 @@ impl Catalog {
     ///
     /// # Errors
     /// If it is not a fingerprint, or carries no identifier, or another one than its file name says.
-    pub fn load(&self, file: &Path) -> Result<Fingerprint> {
+    pub fn load(&self, file: &Path) -> Result<Reference> {
         let bad = |what: String| Error::malformed(file, "catalog entry", what);
         if !Fingerprint::is_fingerprint(file) {
             return Err(bad("not a fingerprint; a catalog holds what `catalog add` wrote".to_owned()));
         }
-        let print = Fingerprint::read(file)?;
+        let (print, digest) = Fingerprint::read_with_digest(file)?;
         let id = print.subject.id.as_deref().ok_or_else(|| bad("the fingerprint has no identifier".to_owned()))?;
         if file.file_name() != Some(file_name(id).as_ref()) {
             return Err(bad(format!("holds `{id}`, which belongs into {}", file_name(id))));
         }
-        Ok(print)
+        Ok(Reference { print, digest })
+    }
+
+    /// Whether there is a file for this identifier, readable or not.
+    pub fn contains(&self, id: &str) -> bool {
+        self.files.contains(&self.folder.join(file_name(id)))
     }
 
     /// The reference with this identifier.
@@ -82,10 +93,10 @@ impl Catalog {
     /// If there is none, or it cannot be read.
     pub fn find(&self, id: &str) -> Result<Fingerprint> {
         let file = self.folder.join(file_name(id));
-        if !self.files.contains(&file) {
+        if !self.contains(id) {
             return Err(Error::Usage(format!("no reference `{id}` in {}", self.folder.display())));
         }
-        self.load(&file)
+        Ok(self.load(&file)?.print)
     }
 
     /// Adds a reference to the folder, which is made if need be, and returns the file.
@@ -123,26 +134,11 @@ impl Catalog {
     pub fn anchors(&self) -> Result<Vec<Vec<Anchor>>> {
         let mut lists = Vec::new();
         for file in &self.files {
-            lists.extend(self.load(file)?.anchors().cloned());
+            lists.extend(Fingerprint::read_anchors(file)?);
         }
         lists.sort_unstable();
         lists.dedup();
         Ok(lists)
-    }
-
-    /// SHA-256 over the names and the digests of the files: two scans with equal digests had the same references.
-    ///
-    /// # Errors
-    /// If a file cannot be read.
-    pub fn digest(&self) -> Result<String> {
-        let mut all = Sha256::new();
-        for file in &self.files {
-            let bytes = std::fs::read(file).map_err(|source| Error::io(file, "read", source))?;
-            all.update(file.file_name().map(|name| name.as_encoded_bytes()).unwrap_or_default());
-            all.update([0]);
-            all.update(Sha256::digest(&bytes));
-        }
-        Ok(hex(&all.finalize()))
     }
 }
 

@@ -7,6 +7,7 @@ pub mod adapter;
 pub mod gguf;
 mod index;
 mod meta;
+mod packed;
 mod pickle;
 mod place;
 mod pointers;
@@ -17,6 +18,7 @@ mod sniff;
 pub mod source;
 mod text;
 mod torch;
+mod unpack;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -244,6 +246,7 @@ impl Checkpoint {
             sidecar = sidecar.with_metadata(metadata);
         }
         findings.extend(adapter::describe(&tensors, &mut sidecar));
+        let tensors = packed::join(tensors, sidecar.config.as_ref());
         let Place { root, repository, revision, .. } = place;
         let shards = Arc::new(shards);
         Ok(Self { root, format, shards, tensors, sidecar, findings, repository, revision })
@@ -281,6 +284,14 @@ impl Checkpoint {
             findings: self.findings.clone(),
             repository: self.repository.clone(),
             revision: self.revision.clone(),
+        }
+    }
+
+    /// Says that a tensor's bytes are not needed any more for now, so that a scan of a large checkpoint does not push
+    /// everything else out of memory. A hint: they can be read again.
+    pub fn release(&self, tensor: &TensorMeta) {
+        if let Some(shard) = self.shards.get(tensor.shard).filter(|_| tensor.layout.is_plain()) {
+            shard.source.release(tensor.offset, tensor.len);
         }
     }
 

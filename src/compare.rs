@@ -9,6 +9,7 @@ pub mod heads;
 pub mod matching;
 pub mod neurons;
 pub mod norms;
+pub mod screen;
 mod search;
 pub mod shape;
 
@@ -202,23 +203,46 @@ pub struct Comparison {
     pub coverage: f64,
 }
 
-/// Compares two fingerprints.
+/// How far a comparison goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Only what compares equal labels: digests, channels, sampled values, architecture. Milliseconds.
+    Labels,
+    /// Neurons and heads as well, wherever they are.
+    Full,
+}
+
+/// Why a test that looks for neurons or heads says nothing at [`Depth::Labels`].
+const NOT_SEARCHED: &str = "not looked for: other references match or come nearer";
+
+/// Compares two fingerprints in full.
 pub fn compare(suspect: &Fingerprint, reference: &Fingerprint) -> Comparison {
+    compare_to(suspect, reference, Depth::Full)
+}
+
+/// Compares two fingerprints as far as asked.
+pub fn compare_to(suspect: &Fingerprint, reference: &Fingerprint, depth: Depth) -> Comparison {
     let matches = matching::matches(suspect, reference);
     let bits = bits::totals(suspect, reference, &matches);
     let agreement = architectures::compare(&suspect.architecture, &reference.architecture);
-    let neurons = neurons::look(suspect, reference);
     let mut tests = vec![bits.test(suspect), channels::test(suspect, reference)];
+    let neurons = match depth {
+        Depth::Full => neurons::look(suspect, reference),
+        Depth::Labels => neurons::Neurons::unknown(NOT_SEARCHED),
+    };
     tests.extend(neurons.tests());
-    tests.push(shape::test(suspect, reference));
-    tests.push(heads::test(suspect, reference));
+    match depth {
+        Depth::Full => tests.extend([shape::test(suspect, reference), heads::test(suspect, reference)]),
+        Depth::Labels => {
+            let codes = [TestCode::NeuronShape, TestCode::HeadLabels];
+            tests.extend(codes.map(|code| Test::not_applicable(code, NOT_SEARCHED)));
+        }
+    }
     tests.push(architecture(&agreement));
     Comparison {
         tests,
         parts: parts(suspect, reference, &matches),
-        layers: Some(layers(suspect, reference, &matches))
-            .filter(|layers| !layers.is_empty())
-            .unwrap_or_else(|| neurons.layers().to_vec()),
+        layers: clearer(layers(suspect, reference, &matches), neurons.layers()),
         changes: changes::changes(suspect, reference, &neurons),
         same_blocks: agreement.differs.iter().all(|field| BESIDE_BLOCKS.contains(field)),
         same_family: suspect.architecture.family == reference.architecture.family,
@@ -226,6 +250,12 @@ pub fn compare(suspect: &Fingerprint, reference: &Fingerprint) -> Comparison {
         matches,
         bits,
     }
+}
+
+/// The map of layers that finds more of them: by tensors with a counterpart, or by neurons.
+fn clearer(by_tensors: Vec<LayerShare>, by_neurons: &[LayerShare]) -> Vec<LayerShare> {
+    let found = |layers: &[LayerShare]| layers.iter().map(|layer| layer.share).sum::<f64>();
+    if found(&by_tensors) >= found(by_neurons) && !by_tensors.is_empty() { by_tensors } else { by_neurons.to_vec() }
 }
 
 /// Fields in which models of the same blocks may differ.

@@ -5,14 +5,24 @@
 
 mod accumulate;
 pub mod anchors;
+mod channels;
+mod describe;
 mod file;
 mod frame;
 mod heads;
 mod join;
+mod kernel;
 pub mod labels;
 mod neurons;
 mod pass;
+mod plan;
+mod projection;
+mod remarks;
+mod schedule;
+mod segment;
 mod shape;
+mod spool;
+mod steps;
 
 use std::path::Path;
 
@@ -21,12 +31,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use accumulate::{RowKey, Summary, TensorDigests};
+pub use channels::Channels;
 pub use file::write_whole;
 pub use frame::{Anchor, DIRECTIONS, FrameKind, FrameRecord, SAMPLED_NEURONS};
 pub use heads::{Attention, FORM_NUMBERS, form_places};
 pub use neurons::{Matrix, Unit};
-pub use pass::{Channels, Progress};
+pub use pass::Progress;
 pub use shape::{LANDMARKS, SHAPE_NUMBERS};
+pub use spool::Numbers;
 
 use crate::anatomy::{Anatomy, Architecture, Assignment};
 use crate::checkpoint::Checkpoint;
@@ -223,6 +235,29 @@ pub(crate) fn sample_labels(rows: u64, cols: u64) -> (Vec<u32>, Vec<u32>) {
     (wanted_rows, labels::chosen(cols, cols_each))
 }
 
+/// Memory for sums unless something else is asked for, in bytes.
+pub const DEFAULT_MEMORY: u64 = 512 << 20;
+
+/// How a fingerprint is taken. Only `descriptors` and `lists` change what comes out.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings<'a> {
+    /// Anchors of references with which it will be compared: neurons are described along them too.
+    pub lists: &'a [Vec<Anchor>],
+    /// Whether neurons and heads are described. Without descriptions nothing that was disguised can be found again.
+    pub descriptors: bool,
+    /// Bytes that the sums of the tensors being read at a time may hold; a tensor that needs more is read alone. Beside
+    /// them a pass needs about 10 MB for each thread and what it keeps.
+    pub memory: u64,
+    /// Folder of a temporary file for the descriptors of large models; by default the system's.
+    pub scratch: Option<&'a Path>,
+}
+
+impl Default for Settings<'_> {
+    fn default() -> Self {
+        Self { lists: &[], descriptors: true, memory: DEFAULT_MEMORY, scratch: None }
+    }
+}
+
 impl Fingerprint {
     /// Reads every byte of the checkpoint once and takes its fingerprint, in parallel on the current rayon pool.
     ///
@@ -237,7 +272,33 @@ impl Fingerprint {
         lists: &[Vec<Anchor>],
         progress: Progress<'_>,
     ) -> Result<Self> {
-        pass::run(checkpoint, anatomy, lists, progress)
+        Self::take_with(checkpoint, anatomy, &Settings { lists, ..Settings::default() }, progress)
+    }
+
+    /// As [`Fingerprint::take`], with settings.
+    ///
+    /// # Errors
+    /// As for [`Fingerprint::take`].
+    pub fn take_with(
+        checkpoint: &Checkpoint,
+        anatomy: &Anatomy,
+        settings: &Settings<'_>,
+        progress: Progress<'_>,
+    ) -> Result<Self> {
+        pass::run(checkpoint, anatomy, settings, progress)
+    }
+
+    /// All descriptors that it holds, in one order: of all neurons right after a pass.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = &Numbers> {
+        self.units.iter().flat_map(|unit| unit.frames.iter().flatten())
+    }
+
+    /// The fingerprint with all neurons' descriptors, as [`Fingerprint::descriptors`] gave them. `None` where there are
+    /// too few or too many.
+    pub(crate) fn with_descriptors(self, numbers: &Numbers) -> Option<Self> {
+        let mut at = 0;
+        let units = self.units.into_iter().map(|unit| unit.whole(numbers, &mut at)).collect::<Option<_>>()?;
+        (at == numbers.len()).then_some(Self { units, ..self })
     }
 
     /// Whether it is of a model that others can be compared with: not of pointers without weights, nor of an adapter

@@ -20,6 +20,7 @@
 //! tests, [`verdict`] judges, [`report`] renders. [`scan`] is that way from end to end.
 
 pub mod anatomy;
+pub mod cache;
 pub mod catalog;
 pub mod checkpoint;
 pub mod compare;

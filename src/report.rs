@@ -186,6 +186,9 @@ pub struct Counterpart {
 pub struct Tested {
     /// References with a weight fingerprint.
     pub weights: usize,
+    /// How many of them were compared in full; the others by digests, channels and sampled values, and by a few of their
+    /// neurons where none of those matched.
+    pub in_full: usize,
     /// Models with published embedding norms; 0 where the subject has no embedding to hold against them.
     pub published_norms: usize,
     /// Published digests of weight files that were looked up; 0 where no file has the size of one.

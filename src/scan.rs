@@ -1,19 +1,22 @@
 //! The whole way from a path to a report: open, dissect, fingerprint, compare, judge.
 
 mod published;
+mod stages;
 
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use self::stages::Stages;
 use crate::anatomy::{self, Anatomy};
+use crate::cache::{Cache, Lookup};
 use crate::catalog::{Catalog, architectures, digests, norms};
 use crate::checkpoint::sidecar::Sidecar;
 use crate::checkpoint::{Checkpoint, Format, OpenOptions, hex};
-use crate::compare::{self, Comparison};
+use crate::compare::{self, Comparison, Depth};
 use crate::error::{Error, Result};
 use crate::finding::{Code, Finding, Level};
-use crate::fingerprint::{Anchor, Fingerprint, Progress, SAMPLE_GRID};
+use crate::fingerprint::{Anchor, Fingerprint, Progress, SAMPLE_GRID, Settings};
 use crate::report::{
     ArchitectureReport, Candidate, Counterpart, ReferenceShare, Renamed, RenamedBy, Report, SCHEMA, Subject, Tested,
     Tool, Verdict,
@@ -52,6 +55,24 @@ impl Input {
     /// # Errors
     /// If a read fails, or a file changed meanwhile.
     pub fn take(checkpoint: &Checkpoint, shown: String, lists: &[Vec<Anchor>], progress: Progress<'_>) -> Result<Self> {
+        let settings = Settings { lists, ..Settings::default() };
+        Ok(Self::take_with(checkpoint, shown, &settings, None, progress)?.0)
+    }
+
+    /// As [`Input::take`], with settings, and with a cache if one is given: a fingerprint that is there is not taken
+    /// again, and one that is not is put there. What is wrong with the cache never fails a scan; it is told.
+    ///
+    /// # Errors
+    /// As for [`Input::take`].
+    pub fn take_with(
+        checkpoint: &Checkpoint,
+        shown: String,
+        settings: &Settings<'_>,
+        cache: Option<&Cache>,
+        progress: Progress<'_>,
+    ) -> Result<(Self, Cached)> {
+        // Pointers have no values that a cache could spare.
+        let cache = cache.filter(|_| checkpoint.format != Format::LfsPointers);
         let is_empty = checkpoint.tensors.iter().all(|tensor| tensor.elements() == 0);
         if is_empty && checkpoint.format != Format::LfsPointers {
             let why = format!("{} tensors and not one value", checkpoint.tensors.len());
@@ -59,18 +80,20 @@ impl Input {
         }
         let config = checkpoint.sidecar.config.as_ref();
         let anatomy = anatomy::dissect(&checkpoint.tensors, config);
-        let (print, anatomy) = match anatomy::logical(&checkpoint.tensors, &anatomy) {
-            None => (Fingerprint::take(checkpoint, &anatomy, lists, progress)?, anatomy),
-            Some(anatomy::Logical { tensors, anatomy }) => {
-                (Fingerprint::take(&checkpoint.with_tensors(tensors), &anatomy, lists, progress)?, anatomy)
-            }
+        let logical = anatomy::logical(&checkpoint.tensors, &anatomy);
+        let (seen, anatomy) = match logical {
+            Some(anatomy::Logical { tensors, anatomy }) => (Some(checkpoint.with_tensors(tensors)), anatomy),
+            None => (None, anatomy),
         };
+        let (print, cached) =
+            cached_or_taken(seen.as_ref().unwrap_or(checkpoint), &anatomy, settings, cache, progress)?;
         let mut findings = checkpoint.findings.clone();
         findings.extend(config.into_iter().flat_map(|config| {
             anatomy::config_findings(config, &anatomy.architecture, checkpoint.sidecar.config_source())
         }));
         findings.extend(print.findings.iter().cloned());
-        Ok(Self { path: shown, print, anatomy: Some(anatomy), sidecar: checkpoint.sidecar.clone(), findings })
+        let sidecar = checkpoint.sidecar.clone();
+        Ok((Self { path: shown, print, anatomy: Some(anatomy), sidecar, findings }, cached))
     }
 
     /// The fingerprint.
@@ -82,6 +105,42 @@ impl Input {
     pub fn into_fingerprint(self) -> Fingerprint {
         self.print
     }
+}
+
+/// What a cache had to do with an input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cached {
+    /// The fingerprint comes from it: the weights were not read.
+    Hit,
+    /// The weights were read.
+    Miss,
+    /// The weights were read, and something is wrong with the cache.
+    Trouble(String),
+}
+
+fn cached_or_taken(
+    checkpoint: &Checkpoint,
+    anatomy: &Anatomy,
+    settings: &Settings<'_>,
+    cache: Option<&Cache>,
+    progress: Progress<'_>,
+) -> Result<(Fingerprint, Cached)> {
+    let take = || Fingerprint::take_with(checkpoint, anatomy, settings, progress);
+    let Some(cache) = cache else { return Ok((take()?, Cached::Miss)) };
+    let key = Cache::key(checkpoint, anatomy, settings)?;
+    let mut cached = match cache.get(&key) {
+        Lookup::Hit(print) => {
+            checkpoint.check_unchanged()?;
+            return Ok((*print, Cached::Hit));
+        }
+        Lookup::Miss => Cached::Miss,
+        Lookup::Ignored(why) => Cached::Trouble(why),
+    };
+    let print = take()?;
+    if let Err(error) = cache.put(&key, &print) {
+        cached = Cached::Trouble(error.to_string());
+    }
+    Ok((print, cached))
 }
 
 /// A reference with the comparison against it.
@@ -98,23 +157,14 @@ struct Compared {
 /// # Errors
 /// If a reference cannot be read: a scan that skipped one would say less than it seems to.
 pub fn scan(subject: &Input, catalogs: &[Catalog]) -> Result<Report> {
-    let tries = catalogs.iter().map(|catalog| catalog.files().len() as u64).sum();
-    let mut compared = Vec::new();
-    let mut digest = embedded_digest();
-    for catalog in catalogs {
-        digest.update(catalog.digest()?);
-        for file in catalog.files() {
-            let reference = catalog.load(file)?;
-            compared.push(compare_one(subject, &reference, tries));
-        }
-    }
-    Ok(report(subject, compared, true, hex(&digest.finalize())))
+    let Stages { compared, in_full, digest } = stages::run(subject, catalogs, embedded_digest())?;
+    Ok(report(subject, compared, in_full, true, hex(&digest.finalize())))
 }
 
 /// Compares a subject with one reference, and nothing else.
 pub fn compare(subject: &Input, reference: &Input) -> Report {
-    let compared = vec![compare_one(subject, &reference.print, 1)];
-    report(subject, compared, false, hex(&embedded_digest().finalize()))
+    let compared = vec![compare_one(subject, &reference.print, 1, Depth::Full)];
+    report(subject, compared, 1, false, hex(&embedded_digest().finalize()))
 }
 
 /// The data compiled into the program; its own version stands for it.
@@ -126,8 +176,8 @@ fn embedded_digest() -> Sha256 {
     digest
 }
 
-fn compare_one(subject: &Input, reference: &Fingerprint, tries: u64) -> Compared {
-    let comparison = compare::compare(&subject.print, reference);
+fn compare_one(subject: &Input, reference: &Fingerprint, tries: u64, depth: Depth) -> Compared {
+    let comparison = compare::compare_to(&subject.print, reference, depth);
     let judgement = verdict::judge(&comparison, tries);
     let id = reference.subject.id.clone().unwrap_or_else(|| reference.subject.name.clone());
     let (mut counterparts, mut renamed) = (Vec::new(), Vec::new());
@@ -186,12 +236,18 @@ fn pattern(name: &str, tensor: &crate::fingerprint::TensorPrint) -> String {
     segments.collect::<Vec<_>>().join(".")
 }
 
-fn report(subject: &Input, mut compared: Vec<Compared>, embedded: bool, catalog_digest: String) -> Report {
+fn report(
+    subject: &Input,
+    mut compared: Vec<Compared>,
+    in_full: usize,
+    embedded: bool,
+    catalog_digest: String,
+) -> Report {
     let strength = |c: &Compared| (c.judgement.class, std::cmp::Reverse(OrderedP(c.judgement.log10_p)));
     compared.sort_by(|a, b| strength(b).cmp(&strength(a)).then_with(|| a.id.cmp(&b.id)));
     let norms = if embedded { published::norms(&subject.print) } else { published::Norms::default() };
     let digest_matches = if embedded { published::digests(&subject.print) } else { Vec::new() };
-    let mut tested = Tested { weights: compared.len(), published_norms: norms.tested, published_digests: 0 };
+    let mut tested = Tested { weights: compared.len(), in_full, published_norms: norms.tested, published_digests: 0 };
     if subject.print.subject.files.iter().any(|file| file.sha256.is_some()) {
         tested.published_digests = digests::all().len();
     }

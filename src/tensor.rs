@@ -5,6 +5,7 @@
 pub mod block;
 pub mod decode;
 pub mod layout;
+pub mod packed;
 
 use std::fmt;
 use std::sync::Arc;
@@ -51,6 +52,8 @@ pub enum DType {
     U64,
     /// Values in blocks that share scales.
     Block(Block),
+    /// Codes whose scales lie in other tensors.
+    Packed(packed::Kind),
     /// Anything else, as the file spells it.
     Other(String),
 }
@@ -63,7 +66,7 @@ impl DType {
             Self::I16 | Self::U16 | Self::F16 | Self::BF16 => 2,
             Self::I32 | Self::U32 | Self::F32 => 4,
             Self::F64 | Self::I64 | Self::U64 => 8,
-            Self::Block(_) | Self::Other(_) => return None,
+            Self::Block(_) | Self::Packed(_) | Self::Other(_) => return None,
         })
     }
 
@@ -71,23 +74,35 @@ impl DType {
     /// not one of whole blocks.
     pub fn size_of(&self, elements: u64) -> Option<u64> {
         match self {
-            Self::Block(block) if elements % block.values() != 0 => None,
+            Self::Block(block) if !elements.is_multiple_of(block.values()) => None,
             Self::Block(block) => (elements / block.values()).checked_mul(block.bytes()),
             _ => self.bytes()?.checked_mul(elements),
         }
     }
 
-    /// Whether [`decode`](decode::decode) knows the type.
+    /// Whether the values can be read: [`decode`](decode::decode) knows the type, or the checkpoint puts codes and scales
+    /// together.
     pub fn is_decoded(&self) -> bool {
         match self {
             Self::Block(block) => block.grid() != Grid::Unread,
+            Self::Packed(_) => true,
             _ => self.bytes().is_some(),
         }
     }
 
     /// Whether the values are weights (floating point, or blocks that stand for it) rather than indices, masks or packed codes.
     pub fn is_float(&self) -> bool {
-        matches!(self, Self::F8E5M2 | Self::F8E4M3 | Self::F16 | Self::BF16 | Self::F32 | Self::F64 | Self::Block(_))
+        matches!(
+            self,
+            Self::F8E5M2
+                | Self::F8E4M3
+                | Self::F16
+                | Self::BF16
+                | Self::F32
+                | Self::F64
+                | Self::Block(_)
+                | Self::Packed(_)
+        )
     }
 
     /// The name that safetensors headers use; of a type in blocks, ggml's.
@@ -109,6 +124,7 @@ impl DType {
             Self::I64 => "I64",
             Self::U64 => "U64",
             Self::Block(block) => block.as_str(),
+            Self::Packed(kind) => kind.as_str(),
             Self::Other(name) => name,
         }
     }
@@ -134,7 +150,9 @@ impl From<String> for DType {
             DType::U64,
         ];
         let plain = KNOWN.into_iter().find(|dtype| dtype.as_str() == name);
-        plain.or_else(|| Block::named(&name).map(Self::Block)).unwrap_or(Self::Other(name))
+        let block = || Block::named(&name).map(Self::Block);
+        let packed = || packed::Kind::named(&name).map(Self::Packed);
+        plain.or_else(block).or_else(packed).unwrap_or(Self::Other(name))
     }
 }
 
@@ -181,6 +199,8 @@ impl TensorMeta {
         let layout = match &self.layout {
             Layout::Plain => Layout::Plain,
             Layout::View(view) => Layout::View(Arc::new(view.shifted(by))),
+            // Parts are joined once all shards are known.
+            Layout::Packed(packed) => Layout::Packed(Arc::clone(packed)),
         };
         Self { shard: self.shard + by, layout, ..self }
     }

@@ -409,14 +409,14 @@ fn heads_come_from_a_configuration_that_fits_and_from_no_other() {
     let fits = config(json!({"num_attention_heads": 32, "num_key_value_heads": 8}));
     let anatomy = dissect(&llama, Some(&fits));
     assert_eq!(anatomy.architecture, Architecture { router_bias: None, ..record("Llama-3-8B").architecture() });
-    assert!(config_findings(&fits, &anatomy.architecture).is_empty());
+    assert!(config_findings(&fits, &anatomy.architecture, "config.json").is_empty());
     let wrong = config(json!({
         "hidden_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 37, "vocab_size": 128_000,
         "intermediate_size": 14336, "tie_word_embeddings": true,
     }));
     let anatomy = dissect(&llama, Some(&wrong));
     assert_eq!(anatomy.architecture.heads, None);
-    let findings = config_findings(&wrong, &anatomy.architecture);
+    let findings = config_findings(&wrong, &anatomy.architecture, "config.json");
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(findings[0].code, Code::ConfigMismatch);
     assert!(findings[0].message.contains("hidden_size 5120"));
@@ -465,7 +465,7 @@ fn the_fixtures_are_read_the_same_by_names_and_by_shapes() {
         assert_eq!(family == "mixtral", name.contains("moe"), "{name}");
         assert_eq!(named.renamed, [], "{name}");
         assert!(named.architecture.heads.is_some(), "{name}");
-        assert!(config_findings(&config, &named.architecture).is_empty(), "{name}");
+        assert!(config_findings(&config, &named.architecture, "config.json").is_empty(), "{name}");
         let shapes = dissect_by_shape(&disguised(&tensors));
         assert_eq!(contradictions(&shapes.architecture, &named.architecture), Vec::<String>::new(), "{name}");
     }

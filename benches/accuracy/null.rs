@@ -14,12 +14,13 @@ const MISSING: &str = "Not run: fixtures/null holds no fingerprints. Make the mo
                        the fingerprints with `cargo bench --bench accuracy -- --take`.";
 
 /// Tests with a p-value.
-const WITH_P: [TestCode; 5] = [
+const WITH_P: [TestCode; 6] = [
     TestCode::ChannelLabels,
     TestCode::NeuronLabels,
     TestCode::NeuronOrder,
     TestCode::NeuronAgreement,
     TestCode::NeuronShape,
+    TestCode::HeadLabels,
 ];
 
 /// Takes the fingerprints of the models under `target/null`.
@@ -119,6 +120,7 @@ fn effects(outcomes: &[Outcome]) -> String {
         line("neuron-order: r of the labels", of(TestCode::NeuronOrder, &statistic)),
         line("neuron-agreement: share", of(TestCode::NeuronAgreement, &effect)),
         line("neuron-shape: share", of(TestCode::NeuronShape, &effect)),
+        line("head-labels: share at equal labels times cosine", of(TestCode::HeadLabels, &effect)),
         line("aligned-weights: R² times share", of(TestCode::AlignedWeights, &effect)),
         line("parameters with a counterpart", outcomes.iter().map(|outcome| outcome.matched).collect()),
     ];

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 use weightprint::anatomy::Residual;
-use weightprint::compare::{self, TestCode, channels};
-use weightprint::fingerprint::{Fingerprint, SAMPLE_GRID, TensorPrint, Unit, labels};
+use weightprint::compare::{self, TestCode, channels, heads};
+use weightprint::fingerprint::{FORM_NUMBERS, Fingerprint, SAMPLE_GRID, TensorPrint, Unit, labels};
 
 use super::levels::Levels;
 use super::support::pairs::open;
@@ -77,6 +77,27 @@ impl Subject {
         print
     }
 
+    /// The model with the key-value groups of each attention in another order, and the heads within each group.
+    fn with_heads(&self, random: &mut Random) -> Fingerprint {
+        let mut print = self.by_neuron.clone();
+        for attention in &mut print.attentions {
+            let per_group = (attention.heads / attention.groups) as usize;
+            let mut groups: Vec<usize> = (0..attention.groups as usize).collect();
+            random.shuffle(&mut groups);
+            let mut order = Vec::new();
+            for group in groups {
+                let mut heads: Vec<usize> = (group * per_group..(group + 1) * per_group).collect();
+                random.shuffle(&mut heads);
+                order.extend(heads);
+            }
+            for forms in &mut attention.forms {
+                let head = |&head: &usize| forms[head * 2 * FORM_NUMBERS..][..2 * FORM_NUMBERS].to_vec();
+                *forms = order.iter().flat_map(head).collect();
+            }
+        }
+        print
+    }
+
     /// The model with the neurons of each unit in another order; units of equal key share theirs.
     fn with_neurons(&self, random: &mut Random, key: Key) -> Fingerprint {
         let mut print = self.by_neuron.clone();
@@ -117,6 +138,11 @@ fn neurons_of(suspect: &Subject, reference: &Subject, key: Key, random: &mut Ran
     comparison.tests.iter().filter(labels).filter_map(|test| Some((test.code, test.log10_p?))).collect()
 }
 
+fn heads_of(suspect: &Subject, reference: &Subject, random: &mut Random) -> Outcome {
+    let test = heads::test(&suspect.with_heads(random), &reference.by_neuron);
+    test.log10_p.map(|p| (test.code, p)).into_iter().collect()
+}
+
 /// A line of the table for each test.
 struct Study<'a> {
     what: &'a str,
@@ -137,7 +163,8 @@ impl Study<'_> {
             (levels.pairs > 0)
                 .then(|| [self.what.to_owned(), code.as_str().to_owned(), pairs, a, b, c, d, smallest, holds])
         };
-        [TestCode::ChannelLabels, TestCode::NeuronLabels, TestCode::NeuronOrder].into_iter().filter_map(line).collect()
+        let codes = [TestCode::ChannelLabels, TestCode::NeuronLabels, TestCode::NeuronOrder, TestCode::HeadLabels];
+        codes.into_iter().filter_map(line).collect()
     }
 }
 
@@ -177,6 +204,7 @@ fn same_recipe(twins: &[Subject]) -> Vec<Study<'_>> {
     let both = |a: &Subject, b: &Subject, random: &mut Random| {
         let mut outcome = channels_of(a, b, random);
         outcome.extend(neurons_of(a, b, EACH_ITS_OWN, random));
+        outcome.extend(heads_of(a, b, random));
         outcome
     };
     let two = move |random: &mut Random| {
@@ -200,6 +228,11 @@ fn of_the_zoo<'a>(zoo: &'a BTreeMap<&str, Subject>) -> Vec<Study<'a>> {
         let one = move |random: &mut Random| channels_of(suspect, reference, random);
         Study { what, pairs, one: Box::new(one) }
     };
+    let heads = |what: &'a str, suspect: &str, reference: &str, pairs: usize| {
+        let (suspect, reference) = (&zoo[suspect], &zoo[reference]);
+        let one = move |random: &mut Random| heads_of(suspect, reference, random);
+        Study { what, pairs, one: Box::new(one) }
+    };
     let neurons = |what: &'a str, suspect: &str, reference: &str, key: Key, pairs: usize| {
         let (suspect, reference) = (&zoo[suspect], &zoo[reference]);
         let one = move |random: &mut Random| neurons_of(suspect, reference, key, random);
@@ -208,6 +241,8 @@ fn of_the_zoo<'a>(zoo: &'a BTreeMap<&str, Subject>) -> Vec<Study<'a>> {
     vec![
         channels("a-sft and base-a", "a-sft", "base-a", 4000),
         channels("a-cpt and base-a", "a-cpt", "base-a", 4000),
+        heads("a-sft and base-a", "a-sft", "base-a", 10_000),
+        heads("base-b and base-a", "base-b", "base-a", 10_000),
         neurons("a-sft and base-a", "a-sft", "base-a", EACH_ITS_OWN, 1000),
         neurons("a-cpt and base-a", "a-cpt", "base-a", EACH_ITS_OWN, 1000),
         neurons(

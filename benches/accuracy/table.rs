@@ -12,8 +12,13 @@ use super::support::zoo;
 use super::{Block, log10_p, markdown, rate};
 
 /// Tests whose effects the table shows.
-const SHOWN: [TestCode; 4] =
-    [TestCode::ChannelLabels, TestCode::NeuronLabels, TestCode::NeuronAgreement, TestCode::NeuronShape];
+const SHOWN: [TestCode; 5] = [
+    TestCode::ChannelLabels,
+    TestCode::NeuronLabels,
+    TestCode::NeuronAgreement,
+    TestCode::NeuronShape,
+    TestCode::HeadLabels,
+];
 
 struct Row {
     pair: Pair,
@@ -38,12 +43,12 @@ impl Row {
             .min_by(|a, b| a.log10_p.unwrap_or(0.0).total_cmp(&b.log10_p.unwrap_or(0.0)))
     }
 
-    fn cells(&self) -> [String; 9] {
+    fn cells(&self) -> [String; 11] {
         let strongest = self.strongest();
         let p = strongest.and_then(|test| test.log10_p);
         let named = strongest.filter(|_| p < Some(-0.05)).map_or("–", |test| test.code.as_str());
         let effect = |code| self.test(code).map_or("–".to_owned(), |test| format!("{:.3}", test.effect));
-        let [channels, labels, agreement, shape] = SHOWN.map(effect);
+        let [channels, labels, agreement, shape, heads] = SHOWN.map(effect);
         [
             self.pair.model.to_owned(),
             self.pair.disguise_name(),
@@ -53,7 +58,9 @@ impl Row {
             named.to_owned(),
             channels,
             labels,
-            format!("{agreement} | {shape}"),
+            agreement,
+            shape,
+            heads,
         ]
     }
 }
@@ -86,10 +93,11 @@ pub(crate) fn study(step: usize) -> Vec<Block> {
         "of test",
         "channel-labels",
         "neuron-labels",
-        "neuron-agreement | neuron-shape",
+        "neuron-agreement",
+        "neuron-shape",
+        "head-labels",
     ];
-    // The last head and cell hold two columns; the rule below the head needs one more dash group.
-    let table = markdown(head, rows.iter().map(Row::cells)).replacen("---|\n", "---|---|\n", 1);
+    let table = markdown(head, rows.iter().map(Row::cells));
     vec![("errors", errors(&rows)), ("missed", missed(&rows)), ("pairs", table)]
 }
 

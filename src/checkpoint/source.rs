@@ -118,6 +118,33 @@ impl Source {
         }
     }
 
+    /// All bytes of the file, where it is mapped.
+    pub(crate) fn all(&self) -> Option<&[u8]> {
+        match &self.store {
+            Store::Mapped(map) => Some(map),
+            Store::Read(_) => None,
+        }
+    }
+
+    /// Says that the bytes `[offset, offset + len)` are not needed any more for now: of a mapping, the pages leave this
+    /// process. They stay in the page cache, where pages of a mapping that is read in sequence are the first that the
+    /// system takes back when it needs memory. What is read again comes back from there or from the file.
+    pub fn release(&self, offset: u64, len: u64) {
+        #[cfg(unix)]
+        if let Store::Mapped(map) = &self.store {
+            let (Ok(start), Ok(len)) = (usize::try_from(offset), usize::try_from(len)) else { return };
+            // The pages at both ends may hold a neighbour's bytes; a whole page more or less does not matter.
+            let start = start.next_multiple_of(PAGE);
+            let len = len.saturating_sub(PAGE) / PAGE * PAGE;
+            if len == 0 || start.checked_add(len).is_none_or(|end| end > map.len()) {
+                return;
+            }
+            release(map, start, len);
+        }
+        #[cfg(not(unix))]
+        let _ = (offset, len);
+    }
+
     /// Whether the file at `path` still has the length and modification time with which it was opened.
     ///
     /// # Errors
@@ -144,6 +171,18 @@ fn map(file: &File) -> io::Result<Mmap> {
         let _ = map.advise(memmap2::Advice::Sequential);
     }
     Ok(map)
+}
+
+/// A multiple of the page size of every system that this runs on.
+#[cfg(unix)]
+const PAGE: usize = 1 << 16;
+
+#[cfg(unix)]
+#[allow(unsafe_code)]
+fn release(map: &Mmap, start: usize, len: usize) {
+    // SAFETY: the advice drops pages of a mapping that is shared with the file, read-only and never written through:
+    // the next access finds the same bytes in the file. That nobody else changes the file is the condition of `map`.
+    let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, len) };
 }
 
 #[cfg(unix)]

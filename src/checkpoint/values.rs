@@ -40,7 +40,7 @@ impl Checkpoint {
         out: &mut [f32],
         buf: &'a mut Vec<u8>,
     ) -> Result<Option<Values<'a>>> {
-        self.read_with(decode, tensor, first, out, buf)
+        self.read_with(false, tensor, first, out, buf)
     }
 
     /// Like [`Checkpoint::values`], but instead of each value the distance of the levels around it, to which its block
@@ -49,13 +49,16 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::values`].
     pub(crate) fn steps(&self, tensor: &TensorMeta, first: u64, out: &mut [f32], buf: &mut Vec<u8>) -> Result<bool> {
-        let known = matches!(&tensor.dtype, DType::Block(block) if matches!(block.grid(), Grid::Even | Grid::Levels));
-        Ok(known && self.read_with(steps, tensor, first, out, buf)?.is_some())
+        let known = match &tensor.dtype {
+            DType::Block(block) => matches!(block.grid(), Grid::Even | Grid::Levels),
+            dtype => matches!(dtype, DType::Packed(_)),
+        };
+        Ok(known && self.read_with(true, tensor, first, out, buf)?.is_some())
     }
 
     fn read_with<'a>(
         &'a self,
-        decode: Decoder,
+        wants_steps: bool,
         tensor: &TensorMeta,
         first: u64,
         out: &mut [f32],
@@ -73,12 +76,13 @@ impl Checkpoint {
         if first.checked_add(count).is_none_or(|end| end > tensor.elements()) {
             return Err(refuse());
         }
-        let Layout::View(view) = &tensor.layout else {
+        let decode: Decoder = if wants_steps { steps } else { decode };
+        if tensor.layout.is_plain() {
             let start = tensor.dtype.size_of(first).ok_or_else(refuse)?;
             let len = tensor.dtype.size_of(count).ok_or_else(refuse)?;
             let bytes = self.bytes(tensor, start, len as usize, buf)?;
             return Ok(decode(&tensor.dtype, bytes, out).map(|exact| Values { exact, stored: Some(bytes) }));
-        };
+        }
         let cols = tensor.matrix().1.max(1);
         let (row, col) = (first / cols, first % cols);
         let (rows, width) = if count <= cols - col { (1, count) } else { (count / cols, cols) };
@@ -86,6 +90,14 @@ impl Checkpoint {
             return Err(refuse());
         }
         let window = Window { row, col, rows, cols: width };
+        let view = match &tensor.layout {
+            Layout::View(view) => view,
+            Layout::Packed(packed) => {
+                self.unpack(tensor, packed, window, wants_steps, out)?.ok_or_else(refuse)?;
+                return Ok(Some(Values { exact: true, stored: None }));
+            }
+            Layout::Plain => return Ok(None),
+        };
         let mut exact = true;
         let begin = view.pieces().partition_point(|piece| piece.row + piece.rows <= row);
         for piece in view.pieces()[begin..].iter().take_while(|piece| piece.row < row + rows) {
@@ -101,9 +113,14 @@ impl Checkpoint {
     /// As [`Checkpoint::bytes`].
     pub fn stored(&self, tensor: &TensorMeta, buf: &mut Vec<u8>, mut take: impl FnMut(&[u8])) -> Result<()> {
         let own = [Extent { shard: tensor.shard, offset: tensor.offset, len: tensor.len }];
+        let parts: Vec<Extent>;
         let extents = match &tensor.layout {
             Layout::Plain => &own[..],
             Layout::View(view) => view.extents(),
+            Layout::Packed(packed) => {
+                parts = packed.stored().map(|stored| stored.extent).collect();
+                &parts[..]
+            }
         };
         for extent in extents {
             let mut at = 0;
@@ -205,7 +222,7 @@ impl Checkpoint {
         Ok(Some(exact))
     }
 
-    fn range<'a>(&'a self, tensor: &TensorMeta, extent: Extent, buf: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+    pub(super) fn range<'a>(&'a self, tensor: &TensorMeta, extent: Extent, buf: &'a mut Vec<u8>) -> Result<&'a [u8]> {
         let Some(shard) = self.shards.get(extent.shard) else {
             let what = format!("it lies in shard {} of {}", extent.shard, self.shards.len());
             return Err(Error::malformed(&self.root, FORMAT, what).in_tensor(&tensor.name));
@@ -220,11 +237,11 @@ impl Checkpoint {
 
 /// A rectangle of a matrix.
 #[derive(Debug, Clone, Copy)]
-struct Window {
-    row: u64,
-    col: u64,
-    rows: u64,
-    cols: u64,
+pub(super) struct Window {
+    pub(super) row: u64,
+    pub(super) col: u64,
+    pub(super) rows: u64,
+    pub(super) cols: u64,
 }
 
 impl Window {

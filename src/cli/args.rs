@@ -33,9 +33,31 @@ pub(crate) struct Global {
     /// Read files with positioned reads instead of mapping them into memory
     #[arg(long, global = true)]
     pub(crate) no_mmap: bool,
-    /// No progress bar
+    /// Memory for the sums over tensors that are read at a time, like 512M or 2G: more lets more threads work on large
+    /// tensors. Results do not depend on it
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size, default_value = "512M")]
+    pub(crate) memory: u64,
+    /// Neither use nor keep fingerprints of checkpoints that were read before
+    #[arg(long, global = true, env = "WEIGHTPRINT_NO_CACHE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) no_cache: bool,
+    /// Folder of fingerprints of checkpoints that were read before [default: weightprint in the user's cache folder]
+    #[arg(long, global = true, value_name = "DIR", env = "WEIGHTPRINT_CACHE")]
+    pub(crate) cache: Option<PathBuf>,
+    /// No progress bar, and no word of the cache
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
+}
+
+/// A number of bytes with an optional K, M or G, in powers of 1024.
+fn size(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.char_indices().last() {
+        Some((at, 'K' | 'k')) => (&text[..at], 1 << 10),
+        Some((at, 'M' | 'm')) => (&text[..at], 1 << 20),
+        Some((at, 'G' | 'g')) => (&text[..at], 1 << 30),
+        _ => (text, 1),
+    };
+    let number: u64 = digits.parse().map_err(|_| "not a number of bytes, like 512M or 2G".to_owned())?;
+    number.checked_mul(unit).ok_or_else(|| "too large".to_owned())
 }
 
 #[derive(Subcommand)]

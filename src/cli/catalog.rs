@@ -54,7 +54,7 @@ fn list(folder: CatalogFolder) -> Result<u8> {
     let catalog = open(folder)?;
     let mut out = String::new();
     for file in catalog.files() {
-        let reference = catalog.load(file)?;
+        let reference = catalog.load(file)?.print;
         let (subject, architecture) = (&reference.subject, &reference.architecture);
         let id = subject.id.as_deref().unwrap_or_default();
         let _ = writeln!(out, "{id:<48} {:<12} {} parameters", architecture.family, subject.parameters);
@@ -64,8 +64,14 @@ fn list(folder: CatalogFolder) -> Result<u8> {
 }
 
 fn show(id: &str, folder: CatalogFolder) -> Result<u8> {
-    let catalog = open(folder).ok().filter(|catalog| catalog.find(id).is_ok());
-    if let Some(catalog) = catalog {
+    let named = folder.catalog.is_some();
+    let catalog = match open(folder) {
+        Ok(catalog) => Some(catalog),
+        // Without a catalog of one's own there is what is compiled in.
+        Err(_) if !named => None,
+        Err(error) => return Err(error),
+    };
+    if let Some(catalog) = catalog.filter(|catalog| catalog.contains(id)) {
         print(&describe(&catalog.find(id)?)?, None, false)?;
         return Ok(exit::CLEAN);
     }
@@ -104,7 +110,7 @@ fn verify(folder: CatalogFolder) -> Result<u8> {
     for file in catalog.files() {
         match catalog.load(file) {
             Ok(reference) => {
-                let _ = writeln!(out, "ok   {}", reference.subject.id.as_deref().unwrap_or_default());
+                let _ = writeln!(out, "ok   {}", reference.print.subject.id.as_deref().unwrap_or_default());
             }
             Err(error) => {
                 bad += 1;

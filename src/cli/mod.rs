@@ -12,11 +12,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use weightprint::cache::Cache;
 use weightprint::catalog::Catalog;
 use weightprint::checkpoint::OpenOptions;
-use weightprint::fingerprint::Anchor;
+use weightprint::fingerprint::{Anchor, Settings};
 use weightprint::report::Report;
-use weightprint::scan::{self, Input};
+use weightprint::scan::{self, Cached, Input};
 use weightprint::verdict::Class;
 
 use args::{Cli, Command, FailOn, Format, Global, Output};
@@ -92,10 +93,32 @@ fn read(path: &Path, lists: &[Vec<Anchor>], global: &Global) -> Result<Input> {
 
 fn read_checkpoint(path: &Path, lists: &[Vec<Anchor>], global: &Global) -> Result<Input> {
     let checkpoint = weightprint::checkpoint::Checkpoint::open(path, options(global))?;
+    let cache = cache(global);
+    let scratch = cache.as_ref().and_then(Cache::folder);
+    let settings = Settings { lists, memory: global.memory, scratch, ..Settings::default() };
     let bar = progress::bar(checkpoint.total_bytes(), global.quiet);
-    let input = Input::take(&checkpoint, path.display().to_string(), lists, &|bytes| bar.inc(bytes))?;
+    let shown = path.display().to_string();
+    let (input, cached) = Input::take_with(&checkpoint, shown, &settings, cache.as_ref(), &|bytes| bar.inc(bytes))?;
     bar.finish_and_clear();
+    match cached {
+        Cached::Hit if !global.quiet => {
+            anstream::eprintln!("note: {}: unchanged, fingerprint taken from the cache", path.display());
+        }
+        Cached::Trouble(why) => warn(&format!("the cache is not used: {why}")),
+        Cached::Hit | Cached::Miss => {}
+    }
     Ok(input)
+}
+
+/// The cache, unless there is to be none or the system has no place for one.
+fn cache(global: &Global) -> Option<Cache> {
+    let folder = global.cache.clone().or_else(Cache::default_folder).filter(|_| !global.no_cache)?;
+    Some(Cache::new(&folder, weightprint::cache::DEFAULT_LIMIT))
+}
+
+fn warn(what: &str) {
+    let style = anstyle::Style::new().bold().fg_color(Some(anstyle::AnsiColor::Yellow.into()));
+    anstream::eprintln!("{style}warning:{style:#} {what}");
 }
 
 fn scan_paths(paths: &[PathBuf], folders: &[PathBuf], output: &Output, global: &Global) -> Result<u8> {

@@ -38,7 +38,7 @@ const MIN_PLACES: usize = 48;
 const TIE: f32 = 1e-6;
 
 /// The test for one pair.
-pub(super) fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Test {
+pub fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Test {
     for (whose, print) in [("suspect", suspect), ("reference", reference)] {
         if print.attentions.is_empty() {
             let why = format!("no attention with four separate matrices was made out in the {whose}");

@@ -215,7 +215,7 @@ impl<'a> Sampled<'a> {
     /// The distance of representable values near the larger of a pair; `None` where it is unknown.
     fn step(&self, at: usize, larger: f32) -> Option<f32> {
         match self.dtype {
-            DType::Block(_) => self.steps.get(at).map(|step| step.to_f32()),
+            DType::Block(_) | DType::Packed(_) => self.steps.get(at).map(|step| step.to_f32()),
             dtype => grid_step(dtype, larger),
         }
     }
@@ -243,7 +243,7 @@ fn within_grid(ours: Sampled<'_>, theirs: Sampled<'_>) -> bool {
     if ours.dtype == theirs.dtype || ours.values.is_empty() || ours.values.len() != theirs.values.len() {
         return false;
     }
-    let in_blocks = |side: Sampled<'_>| matches!(side.dtype, DType::Block(_));
+    let in_blocks = |side: Sampled<'_>| matches!(side.dtype, DType::Block(_) | DType::Packed(_));
     let blocks = in_blocks(ours) || in_blocks(theirs);
     let (mut within_half, n) = (0, ours.values.len());
     for (at, (&x, &y)) in ours.values.iter().zip(theirs.values).enumerate() {

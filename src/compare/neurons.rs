@@ -103,7 +103,7 @@ pub(super) fn look(suspect: &Fingerprint, reference: &Fingerprint) -> Neurons {
     let references: Vec<Unit> = reference.units.iter().map(Unit::sampled).collect();
     if suspect.units.is_empty() || references.is_empty() {
         let whose = if suspect.units.is_empty() { "suspect" } else { "reference" };
-        return Neurons { frames: Vec::new(), why_not: Some(format!("no MLP was made out in the {whose}")) };
+        return Neurons::unknown(&format!("no MLP was made out in the {whose}"));
     }
     let mut frames = Vec::new();
     for (theirs, record) in reference.frames.iter().enumerate() {
@@ -146,7 +146,7 @@ fn in_frame(
         layers: Vec::new(),
     };
     let found: Vec<Option<Beside>> =
-        suspect.par_iter().map(|unit| references.beside(&Vectors::new(unit, ours, kept))).collect();
+        suspect.par_iter().map(|unit| references.beside(&Vectors::new(&unit.frames[ours], kept))).collect();
     let mut best_fits: Vec<Option<Fit<'_>>> = (0..reference.len()).map(|_| None).collect();
     for (unit, beside) in suspect.iter().zip(found) {
         let Some(beside) = beside else { continue };
@@ -200,13 +200,17 @@ impl FrameEvidence {
 }
 
 impl Neurons {
+    /// Nothing, and why.
+    pub(super) fn unknown(why_not: &str) -> Self {
+        Self { frames: Vec::new(), why_not: Some(why_not.to_owned()) }
+    }
+
     /// The tests.
     pub(super) fn tests(&self) -> Vec<Test> {
         if self.frames.is_empty() {
-            let why = self.why_not.clone().unwrap_or_default();
             let codes =
                 [TestCode::NeuronLabels, TestCode::NeuronOrder, TestCode::NeuronAgreement, TestCode::AlignedWeights];
-            return codes.map(|code| Test::not_applicable(code, why.clone())).to_vec();
+            return codes.map(|code| self.none(code)).to_vec();
         }
         vec![self.labels(), self.order(), self.agreement(), self.aligned()]
     }
@@ -253,7 +257,9 @@ impl Neurons {
     }
 
     fn labels(&self) -> Test {
-        let Some((frame, log10_p)) = self.strongest(FrameEvidence::log10_p) else { return self.none() };
+        let Some((frame, log10_p)) = self.strongest(FrameEvidence::log10_p) else {
+            return self.none(TestCode::NeuronLabels);
+        };
         let effect = frame.share(frame.equal);
         let says = format!(
             "{} frame: {} of {} sampled neurons find their nearest neighbour, {} at the same label",
@@ -270,7 +276,7 @@ impl Neurons {
 
     fn order(&self) -> Test {
         let p = |frame: &FrameEvidence| tail::log10_correlation_sf(frame.order(), frame.labels.len() as u64);
-        let Some((frame, log10_p)) = self.strongest(p) else { return self.none() };
+        let Some((frame, log10_p)) = self.strongest(p) else { return self.none(TestCode::NeuronOrder) };
         let r = frame.order();
         let share = frame.share(frame.matched);
         let effect = if r > 0.0 { r * r * share } else { 0.0 };
@@ -297,7 +303,7 @@ impl Neurons {
     /// Explained variance over layers, with the jackknife's standard error, in the frame that explains most.
     fn aligned(&self) -> Test {
         let best = self.frames.iter().max_by(|a, b| a.explained_share().total_cmp(&b.explained_share()));
-        let Some(frame) = best else { return self.none() };
+        let Some(frame) = best else { return self.none(TestCode::AlignedWeights) };
         let pairs: usize = frame.explained.iter().map(|layer| layer.0).sum();
         let (r2, error) = jackknife(&frame.explained);
         let says = format!(
@@ -308,8 +314,8 @@ impl Neurons {
         test(TestCode::AlignedWeights, r2, pairs as u64, frame.explained_share(), says)
     }
 
-    fn none(&self) -> Test {
-        Test::not_applicable(TestCode::NeuronLabels, self.why_not.clone().unwrap_or_default())
+    fn none(&self, code: TestCode) -> Test {
+        Test::not_applicable(code, self.why_not.clone().unwrap_or_default())
     }
 }
 

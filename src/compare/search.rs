@@ -7,6 +7,8 @@
 //! Cost for one suspect MLP of h neurons, a reference of L of them, and K directions: `2·K·h·m` operations for each
 //! matrix, with m = [`SCREENED`]·L neurons to screen and 128 for each MLP that is compared in full.
 
+use std::ops::Deref;
+
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
@@ -31,10 +33,10 @@ pub(super) struct Vectors {
 }
 
 impl Vectors {
-    /// The neurons of a unit along the kept directions of a frame, centred.
-    pub(super) fn new(unit: &Unit, frame: usize, kept: &[usize]) -> Self {
+    /// Descriptors by matrix along the kept directions, centred.
+    pub(super) fn new(descriptors: &[impl Deref<Target = [i8]>; 3], kept: &[usize]) -> Self {
         let of = |matrix: Matrix| {
-            let numbers = &unit.frames[frame][matrix as usize];
+            let numbers = &descriptors[matrix as usize];
             let mut values = Vec::with_capacity(numbers.len() / DIRECTIONS * kept.len());
             for neuron in numbers.chunks_exact(DIRECTIONS) {
                 let mean = kept.iter().map(|&d| f32::from(neuron[d])).sum::<f32>() / kept.len() as f32;
@@ -46,6 +48,36 @@ impl Vectors {
         };
         let by_matrix = Matrix::ALL.map(of);
         Self { rows: by_matrix[Matrix::Up as usize].len() / kept.len().max(1), by_matrix }
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(super) fn has_gate(&self) -> bool {
+        !self.by_matrix[Matrix::Gate as usize].is_empty()
+    }
+
+    /// The same with all directions, zero where they were not kept.
+    pub(super) fn widened(self, kept: &[usize], directions: usize) -> Self {
+        let widen = |rows: Vec<f32>| {
+            let mut wide = vec![0.0; rows.len() / kept.len().max(1) * directions];
+            for (wide, row) in wide.chunks_exact_mut(directions).zip(rows.chunks_exact(kept.len().max(1))) {
+                kept.iter().zip(row).for_each(|(&place, &value)| wide[place] = value);
+            }
+            wide
+        };
+        if kept.len() == directions { self } else { Self { rows: self.rows, by_matrix: self.by_matrix.map(widen) } }
+    }
+
+    /// The rows of several below each other.
+    pub(super) fn joined<'a>(parts: impl Iterator<Item = &'a Self>) -> Self {
+        let mut all = Self { rows: 0, by_matrix: Default::default() };
+        for part in parts {
+            all.rows += part.rows;
+            all.by_matrix.iter_mut().zip(&part.by_matrix).for_each(|(all, own)| all.extend_from_slice(own));
+        }
+        all
     }
 }
 
@@ -60,7 +92,7 @@ pub(super) struct References {
 
 impl References {
     pub(super) fn new(units: &[Unit], frame: usize, kept: &[usize]) -> Self {
-        let units: Vec<Vectors> = units.iter().map(|unit| Vectors::new(unit, frame, kept)).collect();
+        let units: Vec<Vectors> = units.iter().map(|unit| Vectors::new(&unit.frames[frame], kept)).collect();
         let mut screened = Vectors { rows: 0, by_matrix: Default::default() };
         let mut counts = Vec::with_capacity(units.len());
         let gated = units.iter().all(|unit| !unit.by_matrix[Matrix::Gate as usize].is_empty());
@@ -104,12 +136,9 @@ impl References {
             return all();
         }
         let Some(cosines) = Cosines::of(&self.screened, suspect, self.directions) else { return all() };
-        let (sum, matrices) = (cosines.sum(), cosines.by_matrix.len() as f32);
-        let mut rows = sum.chunks_exact(cosines.cols.max(1));
-        let fit = |(index, &count): (usize, &usize)| {
-            let nearest = rows.by_ref().take(count).map(|row| row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-            (nearest.sum::<f32>() / (count.max(1) as f32 * matrices), index)
-        };
+        let mut nearest = cosines.nearest().into_iter();
+        let fit =
+            |(index, &count): (usize, &usize)| (nearest.by_ref().take(count).sum::<f32>() / count.max(1) as f32, index);
         let mut fits: Vec<(f32, usize)> = self.counts.iter().enumerate().map(fit).collect();
         fits.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         let clear = fits[0].0 - fits[1].0 >= CLEAR;
@@ -139,14 +168,14 @@ pub(super) struct Beside {
 }
 
 /// Cosines of the sampled reference neurons (rows) with all suspect neurons (columns) for each matrix that both have.
-struct Cosines {
+pub(super) struct Cosines {
     rows: usize,
     cols: usize,
     by_matrix: Vec<Vec<f32>>,
 }
 
 impl Cosines {
-    fn of(reference: &Vectors, suspect: &Vectors, directions: usize) -> Option<Self> {
+    pub(super) fn of(reference: &Vectors, suspect: &Vectors, directions: usize) -> Option<Self> {
         let (rows, cols) = (reference.rows, suspect.rows);
         let mut by_matrix = Vec::new();
         for (matrix, (theirs, ours)) in reference.by_matrix.iter().zip(&suspect.by_matrix).enumerate() {
@@ -173,6 +202,13 @@ impl Cosines {
             sum.iter_mut().zip(cosines).for_each(|(sum, cosine)| *sum += cosine);
         }
         sum
+    }
+
+    /// Mean cosine of each row with the column that is nearest to it.
+    pub(super) fn nearest(&self) -> Vec<f32> {
+        let (sum, matrices) = (self.sum(), self.by_matrix.len() as f32);
+        let rows = sum.chunks_exact(self.cols.max(1));
+        rows.map(|row| row.iter().copied().fold(f32::NEG_INFINITY, f32::max) / matrices).collect()
     }
 
     /// Mutual nearest neighbours by the sum of cosines: reference row, suspect column, mean cosine.

@@ -4,6 +4,7 @@
 //! the shapes, or are stated in the record.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::io::Write;
 use std::path::Path;
 
@@ -13,8 +14,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Attention, Channels, DIRECTIONS, FORM_NUMBERS, Fingerprint, FrameKind, FrameRecord, RowKey, SAMPLED_NEURONS,
-    SCHEMA, SHAPE_NUMBERS, Subject, Summary, TensorPrint, Unit, ValuePrint, energy_counts, labels, sample_labels,
+    Anchor, Attention, Channels, DIRECTIONS, FORM_NUMBERS, Fingerprint, FrameKind, FrameRecord, Numbers, RowKey,
+    SAMPLED_NEURONS, SCHEMA, SHAPE_NUMBERS, Subject, Summary, TensorPrint, Unit, ValuePrint, energy_counts, labels,
+    sample_labels,
 };
 use crate::anatomy::{Architecture, Assignment};
 use crate::error::{Error, Result};
@@ -59,6 +61,8 @@ struct TensorRecord {
     steps: bool,
     sketch: usize,
     row_norms: bool,
+    /// Whether its sample is kept in halves.
+    sample_bf16: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -87,6 +91,19 @@ const STEPS: &str = "tensors.steps";
 /// Number of `f64` in a summary's row.
 const SUMMARY: usize = 11;
 
+/// The part of a header that holds the record.
+#[derive(Deserialize)]
+struct HeaderOnly {
+    #[serde(rename = "__metadata__")]
+    metadata: HashMap<String, String>,
+}
+
+/// The part of a record that says how neurons were described.
+#[derive(Deserialize)]
+struct FramesOnly {
+    frames: Vec<FrameRecord>,
+}
+
 /// The arrays, concatenated.
 #[derive(Default)]
 struct Arrays {
@@ -96,6 +113,8 @@ struct Arrays {
     summary: Vec<f64>,
     sample: Vec<f32>,
     steps: Vec<bf16>,
+    /// Samples whose values are all bf16: the upper halves of their bits.
+    sample_bf16: Vec<u16>,
     energy: Vec<f16>,
     sketch: Vec<u64>,
     row_norms: Vec<f32>,
@@ -126,6 +145,7 @@ impl Fingerprint {
             ("tensors.rounded_xxh3", Dtype::U64, le(&arrays.rounded, u64::to_le_bytes)),
             ("tensors.row_norms", Dtype::F32, le(&arrays.row_norms, f32::to_le_bytes)),
             ("tensors.sample", Dtype::F32, le(&arrays.sample, f32::to_le_bytes)),
+            ("tensors.sample_bf16", Dtype::BF16, le(&arrays.sample_bf16, u16::to_le_bytes)),
             ("tensors.sketch", Dtype::U64, le(&arrays.sketch, u64::to_le_bytes)),
             ("tensors.stored_sha256", Dtype::U8, arrays.stored_sha256),
             ("tensors.summary", Dtype::F64, le(&arrays.summary, f64::to_le_bytes)),
@@ -181,9 +201,46 @@ impl Fingerprint {
         Self::from_bytes(&bytes, path)
     }
 
+    /// The same with SHA-256 over the file's header, which states the digest of its arrays: fingerprints with equal
+    /// digests are equal.
+    ///
+    /// # Errors
+    /// As for [`Fingerprint::read`].
+    pub(crate) fn read_with_digest(path: &Path) -> Result<(Self, [u8; 32])> {
+        let bytes = read_bounded(path)?;
+        let print = Self::from_bytes(&bytes, path)?;
+        let header = header_length(&bytes).and_then(|len| bytes.get(8..8 + len)).unwrap_or_default();
+        Ok((print, Sha256::digest(header).into()))
+    }
+
+    /// The anchor lists of the token frames, from the file's header alone; whether the arrays are whole is not looked at.
+    ///
+    /// # Errors
+    /// As for [`Fingerprint::read`], as far as the header goes.
+    pub(crate) fn read_anchors(path: &Path) -> Result<Vec<Vec<Anchor>>> {
+        let bad = |what: &str| Error::malformed(path, FORMAT, what);
+        let failed = |source| Error::io(path, "read", source);
+        let mut file = std::fs::File::open(path).map_err(failed)?;
+        let most = file.metadata().map_err(failed)?.len();
+        let mut head = Vec::new();
+        Read::by_ref(&mut file).take(8).read_to_end(&mut head).map_err(failed)?;
+        let len =
+            header_length(&head).filter(|&len| (len as u64) < most).ok_or_else(|| bad("its header is cut off"))?;
+        let mut header = Vec::new();
+        file.take(len as u64).read_to_end(&mut header).map_err(failed)?;
+        let header: HeaderOnly = serde_json::from_slice(&header).map_err(|error| bad(&error.to_string()))?;
+        let json = header.metadata.get(METADATA_KEY).ok_or_else(|| bad("no fingerprint record in its metadata"))?;
+        check_version(json, path)?;
+        let record: FramesOnly = serde_json::from_str(json).map_err(|error| bad(&error.to_string()))?;
+        let anchors = record.frames.into_iter().filter_map(|frame| match frame.kind {
+            FrameKind::Token(anchors) => Some(anchors),
+            FrameKind::Raw => None,
+        });
+        Ok(anchors.collect())
+    }
+
     /// Whether the file at `path` says in its header that it is a fingerprint. Reads only the first bytes.
     pub fn is_fingerprint(path: &Path) -> bool {
-        use std::io::Read;
         let mut head = [0; 64];
         path.metadata().is_ok_and(|meta| meta.is_file())
             && std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut head)).is_ok()
@@ -199,10 +256,7 @@ impl Fingerprint {
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| bad(&error.to_string()))?;
         let json = header.metadata().as_ref().and_then(|metadata| metadata.get(METADATA_KEY));
         let json = json.ok_or_else(|| bad("no fingerprint record in its metadata"))?;
-        let version: SchemaOnly = serde_json::from_str(json).map_err(|error| bad(&error.to_string()))?;
-        if version.schema != SCHEMA {
-            return Err(bad(&format!("schema `{}` is not {SCHEMA}: take the fingerprint again", version.schema)));
-        }
+        check_version(json, path)?;
         let record: Record = serde_json::from_str(json).map_err(|error| bad(&error.to_string()))?;
         let file = SafeTensors::deserialize(bytes).map_err(|error| bad(&error.to_string()))?;
         let array = |name: &str| {
@@ -222,6 +276,7 @@ impl Fingerprint {
             summary: array("tensors.summary")?,
             sample: array("tensors.sample")?,
             steps: array(STEPS).unwrap_or_default(),
+            sample_bf16: array("tensors.sample_bf16")?,
             energy: array("tensors.energy")?,
             sketch: array("tensors.sketch")?,
             row_norms: array("tensors.row_norms")?,
@@ -277,6 +332,15 @@ struct SchemaOnly {
     schema: String,
 }
 
+fn check_version(json: &str, path: &Path) -> Result<()> {
+    let bad = |what: &str| Error::malformed(path, FORMAT, what);
+    let SchemaOnly { schema } = serde_json::from_str(json).map_err(|error| bad(&error.to_string()))?;
+    if schema != SCHEMA {
+        return Err(bad(&format!("schema `{schema}` is not {SCHEMA}: take the fingerprint again")));
+    }
+    Ok(())
+}
+
 impl Arrays {
     fn push(&mut self, tensor: &TensorPrint) -> TensorRecord {
         self.stored_sha256.extend(tensor.stored_sha256);
@@ -292,6 +356,7 @@ impl Arrays {
             steps: values.is_some_and(|values| !values.steps.is_empty()),
             sketch: values.map_or(0, |values| values.sketch.len()),
             row_norms: values.is_some_and(|values| values.row_norms.is_some()),
+            sample_bf16: values.is_some_and(|values| values.sample.iter().all(|value| value.to_bits() & 0xffff == 0)),
         };
         if let Some(values) = values {
             let s = &values.summary;
@@ -299,7 +364,11 @@ impl Arrays {
             self.rounded.extend(values.rounded.iter().flat_map(|&key| [(key >> 64) as u64, key as u64]));
             self.summary.extend([s.finite, s.zeros, s.nan, s.infinite].map(|count| count as f64));
             self.summary.extend([s.mean, s.std, s.skewness, s.excess_kurtosis, s.rms, s.min, s.max]);
-            self.sample.extend(&values.sample);
+            if record.sample_bf16 {
+                self.sample_bf16.extend(values.sample.iter().map(|value| (value.to_bits() >> 16) as u16));
+            } else {
+                self.sample.extend(&values.sample);
+            }
             self.steps.extend(&values.steps);
             self.energy.extend(values.row_rms.iter().chain(&values.col_rms));
             self.sketch.extend(values.sketch.iter().flat_map(|key| [key.order, key.id]));
@@ -311,7 +380,7 @@ impl Arrays {
 
 impl Arrays {
     fn push_unit(&mut self, unit: &Unit) -> UnitRecord {
-        let numbers = unit.frames.iter().flatten().flatten();
+        let numbers = unit.frames.iter().flatten().flat_map(|numbers| numbers.iter());
         self.descriptors.extend(numbers.map(|&number| number as u8));
         let gated = unit.frames.first().is_some_and(|[gate, ..]| !gate.is_empty());
         self.shapes.extend(unit.shapes.iter().flatten());
@@ -336,6 +405,7 @@ struct Pieces<'a> {
     summary: &'a [u8],
     sample: &'a [u8],
     steps: &'a [u8],
+    sample_bf16: &'a [u8],
     energy: &'a [u8],
     sketch: &'a [u8],
     row_norms: &'a [u8],
@@ -347,9 +417,10 @@ struct Pieces<'a> {
 impl Pieces<'_> {
     fn take_unit(&mut self, record: &UnitRecord, frames: usize) -> Option<Unit> {
         let labels = labels::chosen(record.neurons, SAMPLED_NEURONS);
-        let mut piece = |present: bool| -> Option<Vec<i8>> {
+        let mut piece = |present: bool| -> Option<Numbers> {
             let len = if present { labels.len() * DIRECTIONS } else { 0 };
-            Some(take(&mut self.descriptors, len)?.iter().map(|&byte| byte as i8).collect())
+            let numbers: Vec<i8> = take(&mut self.descriptors, len)?.iter().map(|&byte| byte as i8).collect();
+            Some(numbers.into())
         };
         let frames = (0..frames).map(|_| Some([piece(record.gated)?, piece(true)?, piece(true)?]));
         let frames = frames.collect::<Option<Vec<_>>>()?;
@@ -393,7 +464,13 @@ impl Pieces<'_> {
         let joined = |high: u64, low: u64| u128::from(high) << 64 | u128::from(low);
         let s = numbers(take(&mut self.summary, 8 * SUMMARY)?, f64::from_le_bytes);
         let (row_energies, col_energies) = energy_counts(rows, cols);
-        let sample = numbers(take(&mut self.sample, 4 * sample_rows.len() * sample_cols.len())?, f32::from_le_bytes);
+        let sampled = sample_rows.len() * sample_cols.len();
+        let sample = if record.sample_bf16 {
+            let upper = |bytes| f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16);
+            numbers(take(&mut self.sample_bf16, 2 * sampled)?, upper)
+        } else {
+            numbers(take(&mut self.sample, 4 * sampled)?, f32::from_le_bytes)
+        };
         let steps = if record.steps { take(&mut self.steps, 2 * sample.len())? } else { &[] };
         let row_rms = numbers(take(&mut self.energy, 2 * row_energies)?, f16::from_le_bytes);
         let col_rms = numbers(take(&mut self.energy, 2 * col_energies)?, f16::from_le_bytes);
@@ -427,6 +504,11 @@ impl Pieces<'_> {
             row_norms,
         })
     }
+}
+
+/// Length of the header after the first eight bytes.
+fn header_length(bytes: &[u8]) -> Option<usize> {
+    usize::try_from(u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?)).ok()
 }
 
 fn take<'a>(bytes: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {

@@ -222,6 +222,10 @@ pub(super) struct Frames {
     write_gains: Vec<Option<Vec<f32>>>,
     /// The same for attention: what it reads through, and what it writes through.
     attention_gains: [Vec<Option<Vec<f32>>>; 2],
+    /// For reading and for writing, the directions of all frames side by side: a row of numbers for each channel.
+    neuron_directions: [Vec<f32>; 2],
+    /// The same of the token frames' first directions.
+    head_directions: [Vec<f32>; 2],
 }
 
 impl Frames {
@@ -260,7 +264,19 @@ impl Frames {
             by_layer.read_last_of_the_layer_before(&mut attention_reads, &read(&|norms| norms.post_mlp)?);
         }
         let attention_gains = [attention_reads, read(&Norms::after_attention)?];
-        Ok(Self { hidden, frames, read_gains, write_gains, attention_gains })
+        let neuron_directions =
+            [Side::Read, Side::Write].map(|side| side_by_side(frames.iter(), DIRECTIONS, hidden, side));
+        let tokens = || frames.iter().filter(|frame| matches!(frame.record.kind, FrameKind::Token(_)));
+        let head_directions =
+            [Side::Read, Side::Write].map(|side| side_by_side(tokens(), HEAD_DIRECTIONS, hidden, side));
+        Ok(Self { hidden, frames, read_gains, write_gains, attention_gains, neuron_directions, head_directions })
+    }
+
+    /// No frames: nothing is described.
+    pub(super) fn none() -> Self {
+        let (frames, read_gains, write_gains, attention_gains) = Default::default();
+        let (neuron_directions, head_directions) = Default::default();
+        Self { hidden: 0, frames, read_gains, write_gains, attention_gains, neuron_directions, head_directions }
     }
 
     /// Width of the residual stream.
@@ -288,38 +304,50 @@ impl Frames {
         self.frames.iter().map(|frame| frame.record.clone()).collect()
     }
 
-    /// The directions of all frames side by side, gains folded in: hidden size × (frames × `DIRECTIONS`).
-    pub(super) fn weights(&self, assignment: &Assignment, side: Side) -> Vec<f32> {
-        let frames: Vec<&Frame> = self.frames.iter().collect();
-        self.side_by_side(&frames, DIRECTIONS, self.gain(assignment.layer, side), side)
+    /// The directions of all frames side by side, the gain around the MLP of a layer folded in: hidden size × (frames ×
+    /// `DIRECTIONS`).
+    pub(super) fn weights(&self, layer: Option<u32>, side: Side) -> Vec<f32> {
+        folded(&self.neuron_directions[side as usize], self.hidden, self.gain(layer, side))
     }
 
-    /// The first directions of the token frames side by side, the gains around attention folded in: hidden size ×
-    /// (token frames × `HEAD_DIRECTIONS`). `None` without a token frame.
-    pub(super) fn attention_weights(&self, assignment: &Assignment, side: Side) -> Option<Vec<f32>> {
-        let token = |frame: &&Frame| matches!(frame.record.kind, FrameKind::Token(_));
-        let frames: Vec<&Frame> = self.frames.iter().filter(token).collect();
-        if frames.is_empty() {
-            return None;
+    /// Numbers for each coordinate of a head: none without a token frame.
+    pub(super) fn head_width(&self) -> usize {
+        self.head_directions[0].len() / self.hidden.max(1)
+    }
+
+    /// The first directions of the token frames side by side, the gains around the attention of a layer folded in:
+    /// hidden size × (token frames × `HEAD_DIRECTIONS`).
+    pub(super) fn head_weights(&self, layer: Option<u32>, side: Side) -> Vec<f32> {
+        let gain = layer.and_then(|layer| self.attention_gains[side as usize].get(layer as usize)?.as_ref());
+        folded(&self.head_directions[side as usize], self.hidden, gain)
+    }
+}
+
+/// Directions with each channel's numbers times its gain.
+fn folded(directions: &[f32], hidden: usize, gain: Option<&Vec<f32>>) -> Vec<f32> {
+    let mut weights = directions.to_vec();
+    if let Some(gain) = gain {
+        let width = directions.len() / hidden.max(1);
+        for (numbers, gain) in weights.chunks_exact_mut(width.max(1)).zip(gain) {
+            numbers.iter_mut().for_each(|number| *number *= gain);
         }
-        let gains = &self.attention_gains[usize::from(side == Side::Write)];
-        let gain = assignment.layer.and_then(|layer| gains.get(layer as usize)?.as_ref());
-        Some(self.side_by_side(&frames, HEAD_DIRECTIONS, gain, side))
     }
+    weights
+}
 
-    fn side_by_side(&self, frames: &[&Frame], directions: usize, gain: Option<&Vec<f32>>, side: Side) -> Vec<f32> {
-        let width = frames.len() * directions;
-        let mut weights = vec![0.0f32; self.hidden * width];
-        for (index, frame) in frames.iter().enumerate() {
-            for (direction, row) in frame.directions(side).chunks_exact(self.hidden).take(directions).enumerate() {
-                for (channel, value) in row.iter().enumerate() {
-                    let gain = gain.map_or(1.0, |gain| gain[channel]);
-                    weights[channel * width + index * directions + direction] = value * gain;
-                }
+/// The first directions of frames side by side: hidden size × (frames × `directions`).
+fn side_by_side<'a>(frames: impl Iterator<Item = &'a Frame>, directions: usize, hidden: usize, side: Side) -> Vec<f32> {
+    let frames: Vec<&Frame> = frames.collect();
+    let width = frames.len() * directions;
+    let mut beside = vec![0.0f32; hidden * width];
+    for (index, frame) in frames.iter().enumerate() {
+        for (direction, row) in frame.directions(side).chunks_exact(hidden.max(1)).take(directions).enumerate() {
+            for (channel, value) in row.iter().enumerate() {
+                beside[channel * width + index * directions + direction] = *value;
             }
         }
-        weights
     }
+    beside
 }
 
 /// A row scaled so that its largest value is 127.

@@ -7,10 +7,10 @@
 //! the two forms, the same in every model, describes the head.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use half::f16;
-use rayon::prelude::*;
+use half::slice::HalfFloatSliceExt;
 
 use super::labels;
 use crate::anatomy::{Architecture, Assignment, Role};
@@ -78,23 +78,34 @@ pub(super) fn part(assignment: &Assignment) -> Option<(Part, u32)> {
 /// a scale of its own.
 pub(super) struct Projected {
     part: Part,
-    layer: u32,
     width: usize,
     scales: Vec<f32>,
     values: Vec<f16>,
 }
 
 impl Projected {
-    pub(super) fn new(part: Part, layer: u32, width: usize, projected: &[f32]) -> Self {
-        let mut scales = Vec::with_capacity(projected.len() / width.max(1));
-        let mut values = Vec::with_capacity(projected.len());
-        for row in projected.chunks_exact(width.max(1)) {
+    /// A matrix of which no row was taken yet.
+    pub(super) fn new(part: Part, width: usize) -> Self {
+        Self { part, width, scales: Vec::new(), values: Vec::new() }
+    }
+
+    /// Takes rows of projections.
+    pub(super) fn push(&mut self, projected: &[f32]) {
+        for row in projected.chunks_exact(self.width.max(1)) {
             let largest = row.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
             let inverse = if largest > 0.0 && largest.is_finite() { largest.recip() } else { 0.0 };
-            scales.push(if inverse > 0.0 && inverse.is_finite() { largest } else { 0.0 });
-            values.extend(row.iter().map(|value| f16::from_f32(value * inverse)));
+            self.scales.push(if inverse > 0.0 && inverse.is_finite() { largest } else { 0.0 });
+            let scaled: Vec<f32> = row.iter().map(|value| value * inverse).collect();
+            let start = self.values.len();
+            self.values.resize(start + row.len(), f16::ZERO);
+            self.values[start..].convert_from_f32_slice(&scaled);
         }
-        Self { part, layer, width, scales, values }
+    }
+
+    /// Takes the rows of the same matrix that follow.
+    pub(super) fn append(&mut self, next: Self) {
+        self.scales.extend(next.scales);
+        self.values.extend(next.values);
     }
 
     fn rows(&self) -> u64 {
@@ -103,41 +114,81 @@ impl Projected {
 
     /// The rows of a head along one frame.
     fn head(&self, head: usize, size: usize, frame: usize) -> Vec<f32> {
-        let mut rows = Vec::with_capacity(size * HEAD_DIRECTIONS);
-        for row in head * size..(head + 1) * size {
-            let values = &self.values[row * self.width + frame * HEAD_DIRECTIONS..][..HEAD_DIRECTIONS];
-            rows.extend(values.iter().map(|value| value.to_f32() * self.scales[row]));
+        let mut rows = vec![0.0; size * HEAD_DIRECTIONS];
+        for (row, out) in (head * size..).zip(rows.chunks_exact_mut(HEAD_DIRECTIONS)) {
+            self.values[row * self.width + frame * HEAD_DIRECTIONS..][..HEAD_DIRECTIONS].convert_to_f32_slice(out);
+            out.iter_mut().for_each(|value| *value *= self.scales[row]);
         }
         rows
     }
 }
 
-/// Puts matrices together into attentions, and describes their heads.
-pub(super) fn attentions(projected: Vec<Projected>, architecture: &Architecture) -> Vec<Attention> {
+/// Puts matrices together into attentions and describes their heads, each layer as soon as its last matrix was read.
+pub(super) struct Gathering {
+    architecture: Architecture,
+    layers: Mutex<BTreeMap<u32, Layer>>,
+}
+
+/// One layer's matrices, or what was made of them.
+#[derive(Default)]
+struct Layer {
+    missing: usize,
+    matrices: Vec<Projected>,
+    attentions: Vec<Attention>,
+}
+
+impl Gathering {
+    /// Awaits as many matrices as each layer occurs in `expected`.
+    pub(super) fn new(architecture: &Architecture, expected: impl Iterator<Item = u32>) -> Self {
+        let mut layers: BTreeMap<u32, Layer> = BTreeMap::new();
+        for layer in expected {
+            layers.entry(layer).or_default().missing += 1;
+        }
+        Self { architecture: architecture.clone(), layers: Mutex::new(layers) }
+    }
+
+    /// Takes a matrix that was awaited, or word that it cannot be used.
+    pub(super) fn arrived(&self, layer: u32, matrix: Option<Projected>) {
+        let lock = || self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        let matrices = {
+            let mut layers = lock();
+            let gathered = layers.entry(layer).or_default();
+            gathered.matrices.extend(matrix);
+            gathered.missing = gathered.missing.saturating_sub(1);
+            if gathered.missing > 0 {
+                return;
+            }
+            std::mem::take(&mut gathered.matrices)
+        };
+        let attentions = attentions(layer, &matrices, &self.architecture);
+        lock().entry(layer).or_default().attentions = attentions;
+    }
+
+    /// The attentions of all layers, in order.
+    pub(super) fn finish(self) -> Vec<Attention> {
+        let layers = self.layers.into_inner().unwrap_or_else(PoisonError::into_inner);
+        layers.into_values().flat_map(|layer| layer.attentions).collect()
+    }
+}
+
+/// The attentions that the matrices of a layer make.
+fn attentions(layer: u32, matrices: &[Projected], architecture: &Architecture) -> Vec<Attention> {
     // Without rotary or learned positions these have a slope for each head (ALiBi): labels of heads mean something.
     if architecture.family == "bert" && architecture.position_embeddings.is_none() {
         return Vec::new();
     }
-    let mut layers: BTreeMap<u32, Vec<Projected>> = BTreeMap::new();
-    for matrix in projected {
-        layers.entry(matrix.layer).or_default().push(matrix);
-    }
-    let layers: Vec<(u32, Vec<Projected>)> = layers.into_iter().collect();
-    let attentions = layers.par_iter().map(|(layer, matrices)| {
-        // Two of a kind belong to something else that counts layers too.
-        let of = [Part::Query, Part::Key, Part::Value, Part::Output].map(|part| {
-            let mut found = matrices.iter().filter(|matrix| matrix.part == part);
-            found.next().filter(|_| found.next().is_none())
-        });
-        match of {
-            [Some(query), Some(key), Some(value), Some(output)] => {
-                let four = Four { query, key, value, output };
-                four.sizes(architecture).into_iter().filter_map(|size| four.attention(*layer, size)).collect()
-            }
-            _ => Vec::new(),
-        }
+    // Two of a kind belong to something else that counts layers too.
+    let of = [Part::Query, Part::Key, Part::Value, Part::Output].map(|part| {
+        let mut found = matrices.iter().filter(|matrix| matrix.part == part);
+        found.next().filter(|_| found.next().is_none())
     });
-    attentions.collect::<Vec<Vec<Attention>>>().concat()
+    match of {
+        [Some(query), Some(key), Some(value), Some(output)] => {
+            let four = Four { query, key, value, output };
+            four.sizes(architecture).into_iter().filter_map(|size| four.attention(layer, size)).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// The matrices of one attention.
@@ -272,11 +323,17 @@ mod tests {
         rows.map(|rows| random.matrix(rows, HIDDEN))
     }
 
+    fn whole(part: Part, rows: &Matrix) -> Projected {
+        let mut projected = Projected::new(part, HEAD_DIRECTIONS);
+        projected.push(&rows.values);
+        projected
+    }
+
     fn projected(model: &[Matrix; 6]) -> Vec<Projected> {
         let parts = [Part::Query, Part::Key, Part::Value, Part::Output];
         let project = |(matrix, part): (&Matrix, Part)| {
             let directions = &model[if part == Part::Output { 5 } else { 4 }];
-            Projected::new(part, 3, HEAD_DIRECTIONS, &matrix.times_t(directions).values)
+            whole(part, &matrix.times_t(directions))
         };
         model.iter().zip(parts).map(project).collect()
     }
@@ -358,7 +415,7 @@ mod tests {
 
     fn described(model: &[Matrix; 6]) -> Attention {
         let architecture = Architecture { head_dim: Some(SIZE as u64), ..Architecture::default() };
-        let mut all = attentions(projected(model), &architecture);
+        let mut all = attentions(3, &projected(model), &architecture);
         assert_eq!(all.len(), 1);
         all.remove(0)
     }
@@ -388,12 +445,12 @@ mod tests {
 
     #[test]
     fn without_a_known_size_the_usual_ones_that_fit_are_tried() {
-        let all = attentions(projected(&model()), &Architecture::default());
+        let all = attentions(0, &projected(&model()), &Architecture::default());
         assert_eq!(all.iter().map(|attention| attention.head_dim).collect::<Vec<_>>(), [] as [u32; 0]);
         let random = &mut Random(3);
         let wide = [Part::Query, Part::Key, Part::Value, Part::Output]
-            .map(|part| Projected::new(part, 0, HEAD_DIRECTIONS, &random.matrix(192, HEAD_DIRECTIONS).values));
-        let all = attentions(wide.into_iter().collect(), &Architecture::default());
+            .map(|part| whole(part, &random.matrix(192, HEAD_DIRECTIONS)));
+        let all = attentions(0, &wide, &Architecture::default());
         assert_eq!(all.iter().map(|attention| attention.head_dim).collect::<Vec<_>>(), [32, 64, 96]);
     }
 
@@ -401,7 +458,9 @@ mod tests {
     fn two_queries_in_one_layer_are_left_alone() {
         let mut all = projected(&model());
         all.extend(projected(&model()));
-        assert!(attentions(all, &Architecture { head_dim: Some(SIZE as u64), ..Architecture::default() }).is_empty());
+        assert!(
+            attentions(3, &all, &Architecture { head_dim: Some(SIZE as u64), ..Architecture::default() }).is_empty()
+        );
     }
 
     #[test]

@@ -119,7 +119,7 @@ impl Sample {
         let neurons = matrix.energies.len();
         let step = neurons.div_ceil(most).max(1);
         let mut vectors = Vec::new();
-        let frame = matrix.frames.first().map_or(&[][..], Vec::as_slice);
+        let frame = matrix.frames.first().map_or(&[][..], |numbers| numbers);
         for numbers in frame.chunks_exact(DIRECTIONS).step_by(step) {
             let length = numbers.iter().map(|&v| f32::from(v).powi(2)).sum::<f32>().sqrt();
             let scale = if length > 0.0 { 1.0 / length } else { 0.0 };

@@ -1,11 +1,10 @@
 //! Descriptors of MLP neurons: taken along while the matrices are read, then put together layer by layer.
 
-use super::frame::{DIRECTIONS, Frames, SAMPLED_NEURONS, Side, project_cols, project_rows, quantise};
-use super::heads::{self, Projected};
+use super::frame::{DIRECTIONS, SAMPLED_NEURONS};
 use super::join::{self, Joined};
 use super::labels;
+use super::spool::Numbers;
 use crate::anatomy::{Assignment, Residual, Role};
-use crate::tensor::TensorMeta;
 
 /// The matrices that make a neuron.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,7 +34,7 @@ pub struct Unit {
     /// Labels of the neurons that are kept: all of them right after a pass, a sample in a file.
     pub labels: Vec<u32>,
     /// For each frame and matrix, `DIRECTIONS` numbers for each kept neuron; empty where there is no such matrix.
-    pub frames: Vec<[Vec<i8>; 3]>,
+    pub frames: Vec<[Numbers; 3]>,
     /// Shapes of its landmarks by gate, up and down, [`SHAPE_NUMBERS`](super::SHAPE_NUMBERS) for each; empty for plain
     /// MLPs.
     pub shapes: [Vec<u8>; 3],
@@ -61,10 +60,24 @@ impl Unit {
         expert: Option<u32>,
         neurons: u64,
         labels: Vec<u32>,
-        frames: Vec<[Vec<i8>; 3]>,
+        frames: Vec<[Numbers; 3]>,
         shapes: [Vec<u8>; 3],
     ) -> Self {
         Self { layer, expert, neurons, labels, frames, shapes, sources: Default::default(), strengths: Vec::new() }
+    }
+
+    /// The unit with the descriptors of all its neurons, taken off the front of `numbers` from `at` on. `None` where
+    /// these are too few.
+    pub(super) fn whole(mut self, numbers: &Numbers, at: &mut usize) -> Option<Self> {
+        let neurons = usize::try_from(self.neurons).ok()?;
+        let len = neurons.checked_mul(DIRECTIONS)?;
+        for slot in self.frames.iter_mut().flatten().filter(|slot| !slot.is_empty()) {
+            let end = at.checked_add(len).filter(|&end| end <= numbers.len())?;
+            *slot = numbers.part(*at..end);
+            *at = end;
+        }
+        self.labels = (0..u32::try_from(neurons).ok()?).collect();
+        Some(self)
     }
 
     /// The sample that a reference keeps.
@@ -72,11 +85,12 @@ impl Unit {
     pub fn sampled(&self) -> Self {
         let labels = labels::chosen(self.neurons, SAMPLED_NEURONS);
         let places: Vec<usize> = labels.iter().filter_map(|label| self.labels.binary_search(label).ok()).collect();
-        let pick = |all: &Vec<i8>| -> Vec<i8> {
+        let pick = |all: &Numbers| -> Numbers {
             if all.is_empty() {
-                return Vec::new();
+                return Numbers::default();
             }
-            places.iter().flat_map(|&place| &all[place * DIRECTIONS..][..DIRECTIONS]).copied().collect()
+            let picked = places.iter().flat_map(|&place| &all[place * DIRECTIONS..][..DIRECTIONS]);
+            picked.copied().collect::<Vec<i8>>().into()
         };
         let frames = self.frames.iter().map(|[gate, up, down]| [pick(gate), pick(up), pick(down)]).collect();
         let labels = places.iter().map(|&place| self.labels[place]).collect();
@@ -85,146 +99,12 @@ impl Unit {
     }
 }
 
-/// Rows or columns of values gathered before they are multiplied.
-const BLOCK_VALUES: usize = 1 << 19;
-
-/// Projects a matrix on the frames while its rows come by.
-pub(super) struct Projector<'a> {
-    weights: Vec<f32>,
-    frames: &'a Frames,
-    /// Numbers for each row or column.
-    width: usize,
-    cols: usize,
-    /// Whether neurons lie along the rows; otherwise along the columns.
-    by_rows: bool,
-    block: Vec<f32>,
-    first_row: usize,
-    projected: Vec<f32>,
-    energies: Option<GainedEnergies>,
-}
-
-/// Energies of the neurons of a matrix with the norm gains folded in that it reads or writes through.
-struct GainedEnergies {
-    /// Squares of the gains.
-    squares: Vec<f64>,
-    /// One for each neuron so far.
-    sums: Vec<f64>,
-}
-
-impl GainedEnergies {
-    fn new(gain: &[f32], neurons: Option<usize>) -> Self {
-        let squares = gain.iter().map(|&gain| f64::from(gain).powi(2)).collect();
-        Self { squares, sums: vec![0.0; neurons.unwrap_or(0)] }
-    }
-
-    /// Adds whole rows: a neuron each, or one channel each of all neurons.
-    fn add(&mut self, rows: &[f32], cols: usize, by_rows: bool, first_row: usize) {
-        for (row, values) in rows.chunks_exact(cols).enumerate() {
-            let squared = values.iter().map(|&value| f64::from(value) * f64::from(value));
-            if by_rows {
-                self.sums.push(squared.zip(&self.squares).map(|(value, gain)| value * gain).sum());
-            } else {
-                let gain = self.squares[first_row + row];
-                self.sums.iter_mut().zip(squared).for_each(|(sum, value)| *sum += value * gain);
-            }
-        }
-    }
-}
-
-impl<'a> Projector<'a> {
-    /// A projector for a matrix of an MLP or for one of the four of an attention; `None` for any other tensor.
-    pub(super) fn new(tensor: &TensorMeta, assignment: &Assignment, frames: &'a Frames) -> Option<Self> {
-        let (side, axis) = match assignment.residual {
-            Residual::Reads(axis) => (Side::Read, axis),
-            Residual::Writes(axis) => (Side::Write, axis),
-            _ => return None,
-        };
-        let fits = tensor.shape.len() == 2 && tensor.shape.get(axis) == Some(&(frames.hidden() as u64));
-        if frames.frames.is_empty() || !fits || !tensor.dtype.is_float() {
-            return None;
-        }
-        let mlp = is_mlp(assignment);
-        let weights = if mlp {
-            frames.weights(assignment, side)
-        } else {
-            heads::part(assignment)?;
-            frames.attention_weights(assignment, side)?
-        };
-        let (by_rows, cols) = (axis == 1, tensor.shape[1] as usize);
-        let gain = frames.gain(assignment.layer, side).filter(|_| mlp);
-        let energies = gain.map(|gain| GainedEnergies::new(gain, (!by_rows).then_some(cols)));
-        let width = weights.len() / frames.hidden();
-        let projected = if by_rows { Vec::new() } else { vec![0.0; cols * width] };
-        Some(Self { weights, frames, width, cols, by_rows, block: Vec::new(), first_row: 0, projected, energies })
-    }
-
-    /// Takes whole rows.
-    pub(super) fn add(&mut self, rows: &[f32]) {
-        self.block.extend_from_slice(rows);
-        if self.block.len() >= BLOCK_VALUES {
-            self.flush();
-        }
-    }
-
-    fn flush(&mut self) {
-        if self.block.is_empty() {
-            return;
-        }
-        let rows = self.block.len() / self.cols;
-        if let Some(energies) = &mut self.energies {
-            energies.add(&self.block, self.cols, self.by_rows, self.first_row);
-        }
-        if self.by_rows {
-            project_rows(&self.block, self.cols, &self.weights, &mut self.projected);
-        } else {
-            let weights = &self.weights[self.first_row * self.width..][..rows * self.width];
-            project_cols(&self.block, self.cols, weights, &mut self.projected);
-        }
-        self.first_row += rows;
-        self.block.clear();
-    }
-
-    /// The descriptors of all neurons, frame by frame, or the rows of an attention's heads.
-    pub(super) fn finish(mut self, assignment: &Assignment) -> Along {
-        self.flush();
-        if let Some((part, layer)) = heads::part(assignment) {
-            return Along::Heads(Projected::new(part, layer, self.width, &self.projected));
-        }
-        let count = self.frames.frames.len();
-        let hidden = self.frames.hidden() as f64;
-        let energies = self.energies.map(|energies| {
-            let sums = energies.sums.into_iter();
-            sums.map(|sum| (sum / hidden).sqrt() as f32).map(|rms| if rms.is_finite() { rms } else { 0.0 }).collect()
-        });
-        Along::Neurons((0..count).map(|frame| quantise(&self.projected, frame, count)).collect(), energies)
-    }
-}
-
-/// A matrix along the frames.
-pub(super) enum Along {
-    /// For each frame, `DIRECTIONS` numbers for each neuron; and the RMS of each neuron's vector with norm gains folded
-    /// in, where there are gains.
-    Neurons(Vec<Vec<i8>>, Option<Vec<f32>>),
-    /// A matrix of an attention.
-    Heads(Projected),
-}
-
-/// Whether a tensor is one of the three matrices of an MLP or expert, or may be.
-fn is_mlp(assignment: &Assignment) -> bool {
-    use Role::{ExpertDown, ExpertGate, ExpertUp, FfnDown, FfnGate, FfnGateUp, FfnUp};
-    let roles = &assignment.roles;
-    !roles.is_empty()
-        && roles
-            .iter()
-            .all(|role| matches!(role, FfnGate | FfnUp | FfnDown | FfnGateUp | ExpertGate | ExpertUp | ExpertDown))
-}
-
 /// A matrix with its descriptors and the energies of its neurons.
 pub(super) struct Described {
     pub(super) tensor: usize,
     pub(super) assignment: Assignment,
     /// For each frame, `DIRECTIONS` numbers for each neuron.
-    pub(super) frames: Vec<Vec<i8>>,
+    pub(super) frames: Vec<Numbers>,
     /// RMS of each neuron's vector, norm gains folded in where they are known.
     pub(super) energies: Vec<f32>,
 }
@@ -243,7 +123,7 @@ impl Described {
 
 /// A matrix in its place in a unit.
 struct Slot {
-    frames: Vec<Vec<i8>>,
+    frames: Vec<Numbers>,
     energies: Vec<f32>,
     source: Source,
 }
@@ -253,7 +133,7 @@ impl Slot {
     fn halves(&self) -> [Self; 2] {
         let half = self.energies.len() / 2;
         [0, half].map(|first| Self {
-            frames: self.frames.iter().map(|f| f[first * DIRECTIONS..][..half * DIRECTIONS].to_vec()).collect(),
+            frames: self.frames.iter().map(|f| f.part(first * DIRECTIONS..(first + half) * DIRECTIONS)).collect(),
             energies: self.energies[first..][..half].to_vec(),
             source: Source { first: first as u64, ..self.source.clone() },
         })

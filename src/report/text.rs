@@ -166,6 +166,9 @@ fn tested(report: &Report) -> String {
     let tested = &report.tested;
     let plural = |n: usize, one: &str| if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") };
     let mut parts = vec![format!("against the weights of {}", plural(tested.weights, "reference"))];
+    if tested.in_full < tested.weights {
+        parts.push(format!("{} of them in full", tested.in_full));
+    }
     if tested.published_norms > 0 {
         parts.push(format!("the published norms of {}", plural(tested.published_norms, "model")));
     }

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::packed::Packed;
 use super::{DType, matrix};
 
 /// Most pieces of one tensor: a query projection of 128 heads in 8 shards has 2,048.
@@ -20,6 +21,8 @@ pub enum Layout {
     Plain,
     /// The values are put together from pieces.
     View(Arc<View>),
+    /// The values are put together from codes and scales.
+    Packed(Arc<Packed>),
 }
 
 impl Layout {

@@ -174,6 +174,7 @@ pub fn weightprint<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>)
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_weightprint"))
         .args(args)
         .env("XDG_DATA_HOME", "/nonexistent")
+        .env("WEIGHTPRINT_NO_CACHE", "1")
         .env_remove("WEIGHTPRINT_CATALOG")
         .output()
         .unwrap();

@@ -147,7 +147,8 @@ mod tests {
                     let (step, gap) = (found[pair], (values[pair] - values[pair + 1]).abs());
                     // Parts of 16 or more share a scale.
                     let usable = pair / 16 == (pair + 1) / 16 && (1e-30..1e30).contains(&step);
-                    if !usable || !(values[pair].abs() + gap <= 1e4 * step) {
+                    let exact = values[pair].abs() + gap <= 1e4 * step;
+                    if !usable || !exact {
                         continue;
                     }
                     checked += 1;

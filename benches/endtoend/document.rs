@@ -1,0 +1,81 @@
+//! The tables of `docs/performance.md`.
+
+use super::measure::Cost;
+use super::{Row, THREADS, repository};
+
+/// Seconds and ratios of every row, as a Markdown table.
+pub(crate) fn table(rows: &[Row]) -> String {
+    let mut text = String::from("|  |");
+    rows.iter().for_each(|row| text += &format!(" {:.1} GB |", row.bytes as f64 / 1e9));
+    text += &format!("\n|---|{}\n", "---|".repeat(rows.len()));
+    let seconds = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.2} s"));
+    let mut line = |name: &str, cell: &dyn Fn(&Row) -> String| {
+        text += &format!("| {name} |");
+        rows.iter().for_each(|row| text += &format!(" {} |", cell(row)));
+        text.push('\n');
+    };
+    line("headers and architecture", &|row| seconds(Some(row.open.seconds)));
+    line("statistics and digests", &|row| seconds(Some(row.statistics.seconds)));
+    line("full fingerprint", &|row| seconds(Some(row.fingerprint.seconds)));
+    line("`cat` to nowhere, one process", &|row| seconds(row.cat));
+    line(&format!("`sha256sum`, {THREADS} processes"), &|row| seconds(row.sha256sum));
+    line("mean and standard deviation with NumPy", &|row| seconds(row.numpy));
+    line("statistics and digests / `sha256sum`", &|row| ratio(row.statistics.seconds, row.sha256sum));
+    line("full fingerprint / `sha256sum`", &|row| ratio(row.fingerprint.seconds, row.sha256sum));
+    line("full fingerprint / NumPy", &|row| ratio(row.fingerprint.seconds, row.numpy));
+    line("full fingerprint, GB/s", &|row| format!("{:.2}", row.bytes as f64 / 1e9 / row.fingerprint.seconds));
+    line("anonymous memory, statistics", &|row| gigabytes(row.statistics.anonymous));
+    line("anonymous memory, full fingerprint", &|row| gigabytes(row.fingerprint.anonymous));
+    line("resident memory, full fingerprint", &|row| gigabytes(row.fingerprint.resident));
+    text
+}
+
+fn ratio(ours: f64, theirs: Option<f64>) -> String {
+    theirs.map_or("–".to_owned(), |theirs| format!("{:.2}", ours / theirs))
+}
+
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.2} GB", bytes as f64 / 1e9)
+}
+
+/// Puts the tables between the markers of the document.
+pub(crate) fn write(rows: &[Row], (bytes, sparse): (u64, Cost)) {
+    let holes = format!(
+        "|  | 70B-shaped, {:.0} GB of holes |\n|---|---|\n| full fingerprint | {:.0} s |\n| anonymous memory | {} |\n\
+         | resident memory | {} |\n",
+        bytes as f64 / 1e9,
+        sparse.seconds,
+        gigabytes(sparse.anonymous),
+        gigabytes(sparse.resident)
+    );
+    let path = repository().join("docs/performance.md");
+    let mut document = std::fs::read_to_string(&path).unwrap();
+    for (name, text) in [("machine", machine()), ("table", table(rows)), ("holes", holes)] {
+        let begin = format!("<!-- computed: {name} -->\n");
+        let from = document.find(&begin).unwrap_or_else(|| panic!("no marker for `{name}`")) + begin.len();
+        let to = from + document[from..].find("<!-- end -->").unwrap_or_else(|| panic!("`{name}` has no end"));
+        document.replace_range(from..to, &format!("\n{}\n\n", text.trim_end()));
+    }
+    std::fs::write(&path, document).unwrap();
+    eprintln!("wrote docs/performance.md");
+}
+
+/// Processor, cores and memory, in a sentence.
+fn machine() -> String {
+    let line = |file: &str, name: &str| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let value = text.lines().find(|line| line.starts_with(name)).and_then(|line| line.split_once(':'));
+        value.map_or("unknown".to_owned(), |(_, value)| value.trim().to_owned())
+    };
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let memory = line("/proc/meminfo", "MemTotal").trim_end_matches(" kB").parse().unwrap_or(0.0) / 1e6;
+    let flags = line("/proc/cpuinfo", "flags");
+    let has = |flag: &str| flags.split(' ').any(|found| found == flag);
+    let instructions: Vec<&str> = ["avx2", "avx512f", "sha_ni"].into_iter().filter(|flag| has(flag)).collect();
+    format!(
+        "{} ({}), {cores} cores, {memory:.0} GB of memory, {}; {THREADS} threads.",
+        line("/proc/cpuinfo", "model name"),
+        if instructions.is_empty() { "no vector instructions known".to_owned() } else { instructions.join(", ") },
+        std::env::consts::OS
+    )
+}

@@ -1,0 +1,86 @@
+//! A subject against many references: all at equal labels, then those in full that could match.
+//!
+//! Up to [`IN_FULL`] references are compared in full. Of more, every one is compared by digests, channels and sampled
+//! values first. If one matches there, only those that do are compared in full; otherwise all are screened by a few of
+//! their neurons, and those that come nearest are. Probabilities are corrected for all references in either case.
+
+use std::path::Path;
+
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::{Compared, Input, compare_one};
+use crate::catalog::Catalog;
+use crate::compare::screen::{Probe, nearness};
+use crate::compare::{Depth, TestCode};
+use crate::error::Result;
+use crate::verdict::Class;
+
+/// Up to so many references, or so many of those that come nearest, are compared in full.
+pub(super) const IN_FULL: usize = 8;
+
+/// All comparisons, how many of them are in full, and a digest of the references.
+pub(super) struct Stages {
+    pub(super) compared: Vec<Compared>,
+    pub(super) in_full: usize,
+    pub(super) digest: Sha256,
+}
+
+/// What the first look at a reference gives.
+struct First {
+    compared: Compared,
+    digest: [u8; 32],
+    probe: Option<Probe>,
+}
+
+pub(super) fn run(subject: &Input, catalogs: &[Catalog], mut digest: Sha256) -> Result<Stages> {
+    let files: Vec<(&Catalog, &Path)> =
+        catalogs.iter().flat_map(|catalog| catalog.files().iter().map(move |file| (catalog, file.as_path()))).collect();
+    let tries = files.len() as u64;
+    let few = files.len() <= IN_FULL;
+    let look = |&(catalog, file): &(&Catalog, &Path)| -> Result<First> {
+        let reference = catalog.load(file)?;
+        let depth = if few { Depth::Full } else { Depth::Labels };
+        let compared = compare_one(subject, &reference.print, tries, depth);
+        let probe = (!few).then(|| Probe::new(&reference.print));
+        Ok(First { compared, digest: reference.digest, probe })
+    };
+    let first: Vec<First> = files.par_iter().map(look).collect::<Result<_>>()?;
+    let mut compared = Vec::with_capacity(first.len());
+    let mut probes = Vec::new();
+    for (First { compared: one, digest: own, probe }, (_, file)) in first.into_iter().zip(&files) {
+        digest.update(file.file_name().map(|name| name.as_encoded_bytes()).unwrap_or_default());
+        digest.update([0]);
+        digest.update(own);
+        compared.push(one);
+        probes.extend(probe);
+    }
+    if few {
+        return Ok(Stages { in_full: compared.len(), compared, digest });
+    }
+    let mut chosen: Vec<usize> = (0..files.len()).filter(|&index| matches_at_labels(&compared[index])).collect();
+    if chosen.is_empty() {
+        let scores = nearness(&subject.print, &probes);
+        chosen = (0..files.len()).collect();
+        chosen.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+        chosen.truncate(IN_FULL);
+        // Parts that are shared at equal labels deserve the whole comparison too.
+        chosen.extend((0..files.len()).filter(|&index| compared[index].judgement.class.shares_weights()));
+        chosen.sort_unstable();
+        chosen.dedup();
+    }
+    let again = |&index: &usize| -> Result<(usize, Compared)> {
+        let (catalog, file) = files[index];
+        Ok((index, compare_one(subject, &catalog.load(file)?.print, tries, Depth::Full)))
+    };
+    for (index, one) in chosen.par_iter().map(again).collect::<Result<Vec<_>>>()? {
+        compared[index] = one;
+    }
+    Ok(Stages { compared, in_full: chosen.len(), digest })
+}
+
+/// Whether a reference explains the whole subject without any search.
+fn matches_at_labels(compared: &Compared) -> bool {
+    let looked = compared.comparison.tests.iter().any(|test| test.applicable && test.code != TestCode::Architecture);
+    looked && compared.judgement.class >= Class::Derived
+}
