@@ -204,17 +204,8 @@ impl Checkpoint {
             findings.push(finding);
             let sidecar = Sidecar::read(&place, &mut findings);
             let (format, tensors) = (Format::LfsPointers, Vec::new());
-            let Place { root, repository, revision, .. } = place;
-            return Ok(Self {
-                root,
-                format,
-                shards: Arc::new(shards),
-                tensors,
-                sidecar,
-                findings,
-                repository,
-                revision,
-            });
+            let (Place { root, repository, revision, .. }, shards) = (place, Arc::new(shards));
+            return Ok(Self { root, format, shards, tensors, sidecar, findings, repository, revision });
         }
         let content = check_contents(&place, &files, contents)?;
         let format = Format::of(&content, index.is_some() || files.len() > 1);

@@ -71,6 +71,8 @@ impl Input {
         cache: Option<&Cache>,
         progress: Progress<'_>,
     ) -> Result<(Self, Cached)> {
+        // Pointers have no values that a cache could spare.
+        let cache = cache.filter(|_| checkpoint.format != Format::LfsPointers);
         let is_empty = checkpoint.tensors.iter().all(|tensor| tensor.elements() == 0);
         if is_empty && checkpoint.format != Format::LfsPointers {
             let why = format!("{} tensors and not one value", checkpoint.tensors.len());

@@ -142,6 +142,46 @@ fn a_tensor_whose_storage_was_refused_is_not_read_and_told() {
 }
 
 #[test]
+fn weights_behind_a_refused_call_lower_the_coverage() {
+    // Every matrix goes through a function of the attacker's; only the norms are plain tensors.
+    let base = load("base-b");
+    let mut pickler = Pickler::begin();
+    pickler.op(b"}(");
+    for (key, tensor) in base.iter().enumerate() {
+        pickler.text(&tensor.name);
+        let hidden = tensor.shape.len() > 1;
+        if hidden {
+            pickler.op(b"cevil\nwrap\n");
+        }
+        pickler.tensor(&key.to_string(), tensor.dtype, &tensor.shape);
+        if hidden {
+            pickler.op(b"\x85R");
+        }
+    }
+    pickler.op(b"u.");
+    let keys: Vec<String> = (0..base.len()).map(|key| key.to_string()).collect();
+    let storages: Vec<(&str, &[u8])> = keys.iter().map(String::as_str).zip(base.iter().map(|t| &t.bytes[..])).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pytorch_model.bin");
+    for raw in [false, true] {
+        let mut pickle = pickler.bytes.clone();
+        if raw {
+            // The same as bytes objects.
+            let norms: Vec<Raw> = base.iter().filter(|tensor| tensor.shape.len() == 1).cloned().collect();
+            pickle = state_pickle(&norms);
+            pickle.truncate(pickle.len() - 2);
+            pickle.extend(b"X\x01\x00\x00\x00wB\x00\x00\x20\x00");
+            pickle.extend(vec![7; 1 << 21]);
+            pickle.extend(b"u.");
+        }
+        fs::write(&path, zipped(&pickle, &storages)).unwrap();
+        let run = weightprint([Path::new("compare"), &path, &zoo("base-a"), Path::new("--format"), Path::new("json")]);
+        assert_eq!(run.code, 5, "{}{}", run.stdout, run.stderr);
+        assert!(run.json()["subject"]["coverage"].as_f64().unwrap() < 0.1);
+    }
+}
+
+#[test]
 fn files_cut_off_anywhere_are_refused() {
     for whole in [zip(&small()), legacy(&small())] {
         let full = open(&whole).unwrap();

@@ -88,7 +88,8 @@ impl Params {
         let is_shared = name.ends_with("attention.wk.weight") || name.ends_with("attention.wv.weight");
         let own = self.heads(true)?.checked_mul(self.head_size()?).filter(|_| is_shared)?;
         let copies = rows.checked_mul(parts)?.checked_div(own)?;
-        (copies > 1 && own.checked_mul(copies) == rows.checked_mul(parts) && parts % copies == 0).then_some(copies)
+        (copies > 1 && own.checked_mul(copies) == rows.checked_mul(parts) && parts.is_multiple_of(copies))
+            .then_some(copies)
     }
 }
 
@@ -283,7 +284,7 @@ fn of_rotary(name: &str) -> Option<bool> {
 fn unpaired(tensor: &TensorMeta, heads: u64, size: u64) -> Option<View> {
     let [rows, cols] = tensor.shape[..] else { return None };
     let step = tensor.dtype.bytes()?;
-    if heads.checked_mul(size) != Some(rows) || size == 0 || size % 2 != 0 || heads > MAX_PIECES as u64 / 2 {
+    if heads.checked_mul(size) != Some(rows) || size == 0 || !size.is_multiple_of(2) || heads > MAX_PIECES as u64 / 2 {
         return None;
     }
     let half = size / 2;

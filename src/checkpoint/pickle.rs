@@ -7,6 +7,7 @@
 
 mod cursor;
 mod global;
+mod literals;
 mod machine;
 mod rebuild;
 #[cfg(test)]
@@ -128,6 +129,8 @@ pub(super) struct Pickle<'a> {
     /// Bytes from the first to the stop opcode.
     pub(super) len: usize,
     pub(super) refused: Vec<Refusal>,
+    /// Bytes that the pickle holds as bytes objects, such as those of NumPy arrays.
+    pub(super) raw: u64,
     nodes: Vec<Node>,
     texts: Vec<Cow<'a, str>>,
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::cursor::{Cursor, quoted, unescape, utf8};
+use super::cursor::{Cursor, unescape, utf8};
 use super::{Fault, Global, Node, NodeId, Pickle, Refusals, Storage, Text, Value, Why};
 use crate::limits::{MAX_NAME_BYTES, MAX_PICKLE_MARKS, MAX_PICKLE_STACK, MAX_PICKLE_VALUES};
 
@@ -21,34 +21,41 @@ pub(in crate::checkpoint) fn load(bytes: &[u8]) -> Result<Pickle<'_>, Fault> {
         op: 0,
         stack: Vec::new(),
         marks: Vec::new(),
-        memo: HashMap::new(),
+        memo: Vec::new(),
+        far_memo: HashMap::new(),
         nodes: Vec::new(),
         texts: Vec::new(),
         refusals: Refusals::default(),
         built: 0,
+        raw: 0,
     };
     let root = loop {
         if let Some(root) = machine.step()? {
             break root;
         }
     };
-    let Machine { cursor, nodes, texts, refusals, .. } = machine;
-    Ok(Pickle { root, len: cursor.at, refused: refusals.told, nodes, texts })
+    let Machine { cursor, nodes, texts, refusals, raw, .. } = machine;
+    Ok(Pickle { root, len: cursor.at, refused: refusals.told, raw, nodes, texts })
 }
 
 pub(super) struct Machine<'a> {
-    cursor: Cursor<'a>,
+    pub(super) cursor: Cursor<'a>,
     /// Byte of the opcode that is being carried out.
     op: usize,
     stack: Vec<Value>,
     /// Heights of the stack at which a container was begun.
     marks: Vec<usize>,
-    memo: HashMap<u64, Value>,
+    /// Kept values by their place, from 0 on without a gap.
+    memo: Vec<Value>,
+    /// Those at places beyond a gap.
+    far_memo: HashMap<u64, Value>,
     pub(super) nodes: Vec<Node>,
     texts: Vec<Cow<'a, str>>,
     pub(super) refusals: Refusals,
     /// Values and entries built so far, dropped ones too.
     built: u64,
+    /// Bytes of bytes objects.
+    pub(super) raw: u64,
 }
 
 impl<'a> Machine<'a> {
@@ -114,7 +121,7 @@ impl<'a> Machine<'a> {
             b'p' => self.text_index().and_then(|index| self.put(index)),
             b'q' => self.cursor.byte().and_then(|index| self.put(index.into())),
             b'r' => self.cursor.fixed().and_then(|bytes| self.put(u32::from_le_bytes(bytes).into())),
-            0x94 => self.put(self.memo.len() as u64),
+            0x94 => self.put((self.memo.len() + self.far_memo.len()) as u64),
             b'c' => {
                 let global = self.two_lines()?;
                 self.push(global)
@@ -224,12 +231,12 @@ impl<'a> Machine<'a> {
         Ok(Value::Node(id))
     }
 
-    fn push_node(&mut self, node: Node, parts: usize) -> Result<(), Fault> {
+    pub(super) fn push_node(&mut self, node: Node, parts: usize) -> Result<(), Fault> {
         let value = self.node(node, parts)?;
         self.push(value)
     }
 
-    fn push_text(&mut self, text: Cow<'a, str>) -> Result<(), Fault> {
+    pub(super) fn push_text(&mut self, text: Cow<'a, str>) -> Result<(), Fault> {
         self.spend(1)?;
         let id = Text(self.texts.len() as u32);
         self.texts.push(text);
@@ -328,64 +335,9 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn string(&mut self, len: u64) -> Result<(), Fault> {
-        let text = utf8(self.cursor.take(len)?);
-        self.push_text(text)
-    }
-
-    fn old_string(&mut self) -> Result<(), Fault> {
-        let line = self.cursor.line()?;
-        let text = quoted(line).ok_or_else(|| self.broken("a string without quotes"))?;
-        self.push_text(Cow::Owned(text))
-    }
-
-    fn raw(&mut self, len: u64) -> Result<(), Fault> {
-        self.cursor.take(len)?;
-        self.push(Value::Opaque)
-    }
-
-    /// A whole number of `len` bytes, little-endian with its sign.
-    fn number(&mut self, len: u64) -> Result<(), Fault> {
-        let bytes = self.cursor.take(len)?;
-        let negative = bytes.last().is_some_and(|byte| byte & 0x80 != 0);
-        let mut wide = [if negative { 0xff } else { 0 }; 16];
-        let Some(low) = wide.get_mut(..bytes.len()) else { return self.push(Value::Opaque) };
-        low.copy_from_slice(bytes);
-        self.push_number(i128::from_le_bytes(wide))
-    }
-
-    fn push_number(&mut self, number: i128) -> Result<(), Fault> {
-        match i64::try_from(number) {
-            Ok(number) => self.push(Value::Int(number)),
-            Err(_) => self.push_node(Node::Wide(number.to_le_bytes()), 0),
-        }
-    }
-
-    fn text_number(&mut self) -> Result<(), Fault> {
-        let line = self.cursor.line()?.trim_ascii();
-        match line {
-            b"00" => self.push(Value::Bool(false)),
-            b"01" => self.push(Value::Bool(true)),
-            _ => {
-                let digits = std::str::from_utf8(line).map(|text| text.trim_end_matches('L')).unwrap_or_default();
-                let is_number = digits.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit());
-                match digits.parse() {
-                    Ok(number) => self.push_number(number),
-                    Err(_) if is_number && digits.len() > 30 => self.push(Value::Opaque),
-                    Err(_) => Err(self.broken("a number that is none")),
-                }
-            }
-        }
-    }
-
-    fn text_index(&mut self) -> Result<u64, Fault> {
-        let line = self.cursor.line()?.trim_ascii();
-        let index = std::str::from_utf8(line).ok().and_then(|digits| digits.parse().ok());
-        index.ok_or_else(|| self.broken("a place in the memo that is no number"))
-    }
-
     fn get(&mut self, index: u64) -> Result<(), Fault> {
-        match self.memo.get(&index) {
+        let near = usize::try_from(index).ok().and_then(|index| self.memo.get(index));
+        match near.or_else(|| self.far_memo.get(&index)) {
             Some(value) => self.push(*value),
             None => Err(self.broken(format!("nothing is kept at place {index} of the memo"))),
         }
@@ -394,7 +346,15 @@ impl<'a> Machine<'a> {
     fn put(&mut self, index: u64) -> Result<(), Fault> {
         self.spend(1)?;
         let top = self.top()?;
-        self.memo.insert(index, top);
+        let next = self.memo.len() as u64;
+        if index == next {
+            self.far_memo.remove(&index);
+            self.memo.push(top);
+        } else if index < next {
+            self.memo[index as usize] = top;
+        } else {
+            self.far_memo.insert(index, top);
+        }
         Ok(())
     }
 

@@ -116,6 +116,17 @@ fn doubling_through_the_memo_costs_nothing() {
 }
 
 #[test]
+fn the_memo_has_places_near_and_far() {
+    // Kept at 9, 0, 1, …, 9 again; then what is at 9, 1 and 10.
+    let fill: Vec<u8> = (0..10).flat_map(|at| [b'K', 100 + at, b'q', at, b'0']).collect();
+    let bytes = [&b"K\x07q\x090"[..], &fill, b"K\x08q\x010K\x63\x940h\x09h\x01h\x0a\x87."].concat();
+    let pickle = load(&bytes).unwrap();
+    let numbers = [Value::Int(109), Value::Int(8), Value::Int(99)];
+    assert_eq!(pickle.items(pickle.root), Some(&numbers[..]));
+    assert!(broken(b"K\x07q\x09h\x00.").contains("nothing is kept"));
+}
+
+#[test]
 fn a_list_may_hold_itself() {
     let pickle = load(b"]q\x00h\x00a.").unwrap();
     assert_eq!(pickle.items(pickle.root), Some(&[pickle.root][..]));

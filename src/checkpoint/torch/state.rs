@@ -23,6 +23,8 @@ pub(super) struct State<'p> {
     pub(super) tensors: Vec<(String, &'p Tensor)>,
     /// Keys beside the model that hold tensors or objects and were left out.
     pub(super) left_out: Vec<String>,
+    /// What was left out, for its storages.
+    pub(super) unwanted: Vec<Value>,
     /// Names of tensors whose bytes no listed function would give.
     pub(super) refused: Vec<String>,
 }
@@ -31,7 +33,7 @@ pub(super) struct State<'p> {
 pub(super) fn find<'p>(file: Named<'_>, pickle: &'p Pickle<'_>) -> Result<Option<State<'p>>> {
     let mut search = Search { file, pickle, visits: 0, named: 0, walked: HashSet::new(), holding: HashMap::new() };
     let mut root = pickle.root;
-    let mut left_out = Vec::new();
+    let (mut left_out, mut unwanted) = (Vec::new(), Vec::new());
     for _ in 0..MAX_STATE_DEPTH {
         let Some(entries) = pickle.dict(root) else { break };
         let Some(model) = search.model_of(entries)? else { break };
@@ -39,15 +41,16 @@ pub(super) fn find<'p>(file: Named<'_>, pickle: &'p Pickle<'_>) -> Result<Option
             if *value != model && search.holds_tensors(*value, 0)? {
                 let key = pickle.key(*key).unwrap_or_default();
                 left_out.push(search.name("", &key)?);
+                unwanted.push(*value);
             }
         }
         root = model;
     }
     let Some(entries) = pickle.dict(root) else { return Ok(None) };
-    let mut found = Found { names: HashMap::new(), tensors: Vec::new(), refused: Vec::new(), left_out };
+    let mut found = Found { names: HashMap::new(), tensors: Vec::new(), refused: Vec::new(), left_out, unwanted };
     search.collect(entries, "", 0, &mut found)?;
-    let Found { tensors, refused, left_out, .. } = found;
-    Ok(Some(State { tensors, left_out, refused }))
+    let Found { tensors, refused, left_out, unwanted, .. } = found;
+    Ok(Some(State { tensors, left_out, unwanted, refused }))
 }
 
 struct Search<'f, 'p, 'b> {
@@ -68,6 +71,7 @@ struct Found<'p> {
     tensors: Vec<(String, &'p Tensor)>,
     refused: Vec<String>,
     left_out: Vec<String>,
+    unwanted: Vec<Value>,
 }
 
 impl<'p> Search<'_, 'p, '_> {
@@ -163,18 +167,16 @@ impl<'p> Search<'_, 'p, '_> {
             let name = self.name(prefix, &key)?;
             match self.pickle.node(*value) {
                 Some(Node::Tensor(tensor)) => found.push(name, tensor),
-                Some(Node::Dict(inner)) if is_training(&name) => {
-                    if !inner.is_empty() {
-                        found.left_out.push(name);
-                    }
+                Some(Node::Dict(inner)) if is_training(&name) && !inner.is_empty() => {
+                    found.left_out.push(name);
+                    found.unwanted.push(*value);
                 }
                 Some(Node::Dict(inner)) if depth < MAX_STATE_DEPTH && self.is_new(*value) => {
                     self.collect(inner, &format!("{name}."), depth + 1, found)?;
                 }
-                Some(Node::List(_) | Node::Tuple(_) | Node::Dict(_)) => {
-                    if self.holds_tensors(*value, 0)? {
-                        found.left_out.push(name);
-                    }
+                Some(Node::List(_) | Node::Tuple(_) | Node::Dict(_)) if self.holds_tensors(*value, 0)? => {
+                    found.left_out.push(name);
+                    found.unwanted.push(*value);
                 }
                 _ if matches!(value, Value::Refused(_)) => found.refused.push(name),
                 _ => {}
@@ -195,6 +197,34 @@ impl<'p> Found<'p> {
             }
         }
     }
+}
+
+/// Bytes of storages that belong neither to the tensors nor to what was left out on purpose: what functions that were
+/// refused would have made weights of. Bytes objects count too, beyond what settings and random state need.
+pub(super) fn unread(pickle: &Pickle<'_>, state: &State<'_>) -> u64 {
+    const SETTINGS: u64 = 1 << 20;
+    let mut known: HashSet<&str> = state.tensors.iter().map(|(_, tensor)| pickle.text(tensor.storage.key)).collect();
+    let mut met = HashSet::new();
+    let mut open = state.unwanted.clone();
+    while let Some(value) = open.pop() {
+        let Value::Node(id) = value else { continue };
+        if !met.insert(id) {
+            continue;
+        }
+        match pickle.node(value) {
+            Some(Node::Tensor(tensor)) => {
+                known.insert(pickle.text(tensor.storage.key));
+            }
+            Some(Node::Dict(entries)) => open.extend(entries.iter().map(|(_, value)| *value)),
+            Some(Node::List(items)) => open.extend(items),
+            Some(Node::Tuple(items)) => open.extend(items.iter()),
+            _ => {}
+        }
+    }
+    let others = pickle.storages().filter(|storage| known.insert(pickle.text(storage.key)));
+    let bytes =
+        others.fold(0u64, |sum, storage| sum.saturating_add(storage.count.saturating_mul(storage.element.bytes)));
+    bytes.saturating_add(if pickle.raw > SETTINGS { pickle.raw } else { 0 })
 }
 
 fn is_training(name: &str) -> bool {

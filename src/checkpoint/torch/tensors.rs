@@ -25,6 +25,9 @@ pub(super) fn read(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges) -> Res
     }
     let mut findings = file.refusals(&pickle.refused);
     findings.extend(remarks(file, &state));
+    // Stands for what could not be made out, so that the coverage is lower for it.
+    let hidden = state::unread(pickle, &state);
+    let name_of_hidden = state.refused.first().cloned().unwrap_or_else(|| "(not read)".to_owned());
     let mut known: HashSet<(u64, &str, &[u64], &[u64])> = HashSet::new();
     let (mut tensors, mut shared) = (Vec::new(), Vec::new());
     let mut unread = Vec::new();
@@ -47,6 +50,13 @@ pub(super) fn read(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges) -> Res
             unread.push(meta.name.clone());
         }
         tensors.push(meta);
+    }
+    if hidden > 0 {
+        let message = format!("{hidden} bytes of the pickle belong to nothing that was read or left out on purpose");
+        findings.push(Finding::new(Code::ValuesNotRead, Level::Warning, message, file.name.to_owned()));
+        let (dtype, shape) = (DType::Other("bytes that were not read".to_owned()), vec![hidden]);
+        let (shard, offset, len) = (0, file.source.len(), 0);
+        tensors.push(TensorMeta { name: name_of_hidden, dtype, shape, shard, offset, len, layout: Layout::Plain });
     }
     let mut tell = |code, level, what: &str, names: &[String]| {
         if let Some(first) = names.first() {
