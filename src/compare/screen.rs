@@ -4,9 +4,8 @@
 //! both have. The score is how near the nearest ones come on average. It does not look at labels, so that what is chosen
 //! by it is still tested fairly; the correction for the number of references stays that of all.
 //!
-//! Cost for a suspect of N neurons along K directions: `2·K·N` operations for each matrix of each of
-//! [`UNITS`]·[`NEURONS`] neurons of a reference, which is about a thirtieth of the full comparison of a model of 32
-//! layers.
+//! Cost for a suspect of N neurons along K directions: `2·K·N` operations for each matrix of each of the 32 neurons of a
+//! reference that are looked for.
 
 use rayon::prelude::*;
 

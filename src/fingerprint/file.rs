@@ -186,6 +186,9 @@ impl Fingerprint {
     /// # Errors
     /// If the file exists and `force` is not given, or it cannot be written.
     pub fn write(&self, path: &Path, force: bool) -> Result<()> {
+        if self.tensors.is_empty() {
+            self.require_model(path)?;
+        }
         write_whole(path, &self.to_bytes()?, force)
     }
 

@@ -128,6 +128,10 @@ fn subject(checkpoint: &Checkpoint, files: Vec<FileRecord>) -> Subject {
 /// Shards with sizes, and digests of those that a published digest could match.
 fn file_records(checkpoint: &Checkpoint) -> Result<Vec<FileRecord>> {
     let record = |shard: &crate::checkpoint::Shard| {
+        if let Some(stated) = &shard.stated {
+            let (bytes, sha256) = (stated.bytes, Some(stated.sha256.clone()));
+            return Ok(FileRecord { path: shard.name.clone(), bytes, sha256 });
+        }
         let sha256 = digests::could_match_size(shard.bytes).then(|| shard.sha256()).transpose()?;
         Ok(FileRecord { path: shard.name.clone(), bytes: shard.bytes, sha256 })
     };

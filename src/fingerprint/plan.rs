@@ -86,7 +86,10 @@ mod tests {
                     let (first, count) = plan.chunk(index);
                     assert_eq!(first, at);
                     assert!(count > 0 && count <= CHUNK);
-                    assert!(first % cols + count as u64 <= cols || (first % cols == 0 && count as u64 % cols == 0));
+                    assert!(
+                        first % cols + count as u64 <= cols
+                            || (first.is_multiple_of(cols) && (count as u64).is_multiple_of(cols))
+                    );
                     at += count as u64;
                 }
             }
