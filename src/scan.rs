@@ -42,12 +42,16 @@ impl Input {
     pub fn read(path: &Path, options: OpenOptions, lists: &[Vec<Anchor>], progress: Progress<'_>) -> Result<Self> {
         let shown = path.display().to_string();
         if Fingerprint::is_fingerprint(path) {
-            let print = Fingerprint::read(path)?;
-            let findings = print.findings.clone();
-            return Ok(Self { path: shown, print, anatomy: None, sidecar: Sidecar::default(), findings });
+            return Ok(Self::of(Fingerprint::read(path)?, shown));
         }
         let checkpoint = Checkpoint::open(path, options)?;
         Self::take(&checkpoint, shown, lists, progress)
+    }
+
+    /// A fingerprint that is at hand; `shown` is the path that the report names.
+    pub fn of(print: Fingerprint, shown: String) -> Self {
+        let findings = print.findings.clone();
+        Self { path: shown, print, anatomy: None, sidecar: Sidecar::default(), findings }
     }
 
     /// Takes the fingerprint of an open checkpoint; `shown` is the path that the report names.
