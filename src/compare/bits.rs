@@ -4,7 +4,7 @@
 //! but it has a null all the same: under independence the labels of channels are arbitrary, so even two models with the
 //! same *set* of distinct columns agree in their order with probability 1/n!.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use super::matching::{How, Match};
 use super::{Test, TestCode};
@@ -76,24 +76,35 @@ fn is_twin(reference: &Fingerprint, index: usize, covered: &HashSet<usize>) -> b
 /// Both sketches keep the rows with the smallest keys, so below the larger key of the shorter one the suspect's kept
 /// rows are a random sample of its rows, and the share of them that the reference keeps estimates the containment.
 fn rows_shared(suspect: &Fingerprint, reference: &Fingerprint, whole: &HashSet<usize>) -> f64 {
-    let mut by_width: BTreeMap<u64, Vec<&TensorPrint>> = BTreeMap::new();
-    for tensor in reference.tensors.iter().filter(|tensor| tensor.informative().is_some()) {
-        by_width.entry(tensor.matrix().1).or_default().push(tensor);
+    // Rows of the reference by width and identity, with the tensors that keep them.
+    let mut by_width: BTreeMap<u64, Vec<(u64, usize)>> = BTreeMap::new();
+    for (index, tensor) in reference.tensors.iter().enumerate() {
+        if let Some(values) = tensor.informative() {
+            let rows = by_width.entry(tensor.matrix().1).or_default();
+            rows.extend(values.sketch.iter().map(|key| (key.id, index)));
+        }
     }
+    by_width.values_mut().for_each(|rows| rows.sort_unstable());
     let mut shared = 0.0;
     for (index, tensor) in suspect.tensors.iter().enumerate() {
         let Some(values) = tensor.informative().filter(|values| !whole.contains(&index) && !values.sketch.is_empty())
         else {
             continue;
         };
-        let candidates = by_width.get(&tensor.matrix().1).map(Vec::as_slice).unwrap_or_default();
-        let ids: HashMap<u64, u64> = values.sketch.iter().map(|key| (key.id, key.order)).collect();
-        let best = candidates.iter().filter_map(|candidate| {
-            let theirs = &candidate.informative()?.sketch;
-            let common = theirs.iter().filter(|key| ids.contains_key(&key.id)).count();
+        let rows = by_width.get(&tensor.matrix().1).map(Vec::as_slice).unwrap_or_default();
+        let mut ids: Vec<u64> = values.sketch.iter().map(|key| key.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let mut common: BTreeMap<usize, usize> = BTreeMap::new();
+        for id in ids {
+            let equal = rows[rows.partition_point(|row| row.0 < id)..].iter().take_while(|row| row.0 == id);
+            equal.for_each(|row| *common.entry(row.1).or_default() += 1);
+        }
+        let best = common.into_iter().filter(|&(_, common)| common >= MIN_ROWS).filter_map(|(candidate, common)| {
+            let theirs = &reference.tensors[candidate].informative()?.sketch;
             let ceiling = if theirs.len() < crate::fingerprint::SKETCH_ROWS { u64::MAX } else { theirs.last()?.order };
             let comparable = values.sketch.iter().filter(|key| key.order <= ceiling).count();
-            (common >= MIN_ROWS).then_some(common as f64 / comparable.max(1) as f64)
+            Some(common as f64 / comparable.max(1) as f64)
         });
         shared += best.fold(0.0, f64::max) * tensor.elements() as f64;
     }

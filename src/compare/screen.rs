@@ -4,7 +4,7 @@
 //! both have. The score is how near the nearest ones come on average. It does not look at labels, so that what is chosen
 //! by it is still tested fairly; the correction for the number of references stays that of all.
 //!
-//! Cost for a suspect of N neurons along K directions: `2·K·N` operations for each matrix of each of the 32 neurons of a
+//! Cost for a suspect of N neurons along K directions: `2·K·N` operations for each matrix of each of the 16 neurons of a
 //! reference that are looked for.
 
 use rayon::prelude::*;
@@ -16,7 +16,7 @@ use crate::fingerprint::{DIRECTIONS, Fingerprint, FrameKind, FrameRecord, Unit};
 const UNITS: usize = 2;
 
 /// Neurons of each.
-const NEURONS: usize = 16;
+const NEURONS: usize = 8;
 
 /// Rows compared at a time, which bounds the memory of a table.
 const ROWS: usize = 512;

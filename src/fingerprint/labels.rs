@@ -3,15 +3,35 @@
 //! A label is chosen when its hash is among the smallest, so the choice for a shorter axis is nearly contained in that
 //! for a longer one, and what is kept of two models whose vocabularies differ can still be compared.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
 /// Labels at or above this are never chosen, which bounds the work for an axis of a hostile length.
 const MAX_LABEL: u64 = 1 << 22;
 
+/// Choices that are remembered: a model has a handful of sizes, and every tensor of every fingerprint asks for them.
+const REMEMBERED: usize = 256;
+
 /// The `count` labels below `len` with the smallest hashes, in increasing order of the label.
 pub fn chosen(len: u64, count: usize) -> Vec<u32> {
+    static CHOICES: Mutex<BTreeMap<(u32, usize), Vec<u32>>> = Mutex::new(BTreeMap::new());
     let len = len.min(MAX_LABEL) as u32;
     if len as usize <= count {
         return (0..len).collect();
     }
+    let choices = || CHOICES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(labels) = choices().get(&(len, count)) {
+        return labels.clone();
+    }
+    let labels = choose(len, count);
+    let mut choices = choices();
+    if choices.len() < REMEMBERED {
+        choices.insert((len, count), labels.clone());
+    }
+    labels
+}
+
+fn choose(len: u32, count: usize) -> Vec<u32> {
     let mut hashed: Vec<(u64, u32)> = (0..len).map(|label| (hash(label), label)).collect();
     hashed.select_nth_unstable(count);
     let mut labels: Vec<u32> = hashed[..count].iter().map(|&(_, label)| label).collect();

@@ -16,8 +16,11 @@ use crate::compare::{Depth, TestCode};
 use crate::error::Result;
 use crate::verdict::Class;
 
-/// Up to so many references, or so many of those that come nearest, are compared in full.
-pub(super) const IN_FULL: usize = 8;
+/// Up to so many references are all compared in full.
+const IN_FULL: usize = 8;
+
+/// Of more, so many of those that come nearest.
+const NEAREST: usize = 4;
 
 /// All comparisons, how many of them are in full, and a digest of the references.
 pub(super) struct Stages {
@@ -63,7 +66,7 @@ pub(super) fn run(subject: &Input, catalogs: &[Catalog], mut digest: Sha256) -> 
         let scores = nearness(&subject.print, &probes);
         chosen = (0..files.len()).collect();
         chosen.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
-        chosen.truncate(IN_FULL);
+        chosen.truncate(NEAREST);
         // Parts that are shared at equal labels deserve the whole comparison too.
         chosen.extend((0..files.len()).filter(|&index| compared[index].judgement.class.shares_weights()));
         chosen.sort_unstable();
