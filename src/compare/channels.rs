@@ -108,7 +108,14 @@ impl FixedPoints {
 
     /// Matches vectors by cosine; those without length match nothing.
     fn of(left: &[Vec<f32>], right: &[Vec<f32>]) -> Self {
-        let cosines: Vec<Vec<f64>> = left.iter().map(|a| right.iter().map(|b| cosine(a, b)).collect()).collect();
+        let lengths = |vectors: &[Vec<f32>]| vectors.iter().map(|v| dot(v, v).sqrt()).collect::<Vec<f64>>();
+        let (our_lengths, their_lengths) = (lengths(left), lengths(right));
+        let cosine =
+            |(a, b): (&Vec<f32>, &Vec<f32>), lengths: f64| if lengths > 0.0 { dot(a, b) / lengths } else { 0.0 };
+        let row = |(a, length): (&Vec<f32>, &f64)| -> Vec<f64> {
+            right.iter().zip(&their_lengths).map(|(b, other)| cosine((a, b), length * other)).collect()
+        };
+        let cosines: Vec<Vec<f64>> = left.iter().zip(&our_lengths).map(row).collect();
         let alive = |vector: &&Vec<f32>| vector.iter().any(|&value| value != 0.0);
         let best = |values: &mut dyn Iterator<Item = f64>| {
             values
@@ -166,10 +173,18 @@ fn spread(tensor: &TensorPrint, channels: &mut [Vec<f32>]) {
     }
 }
 
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(p, q)| f64::from(*p) * f64::from(*q)).sum::<f64>();
-    let lengths = (dot(a, a) * dot(b, b)).sqrt();
-    if lengths > 0.0 { dot(a, b) / lengths } else { 0.0 }
+/// Inner product in eight independent sums, which vector instructions can take at a time.
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    const LANES: usize = 8;
+    let mut sums = [0.0f64; LANES];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..LANES {
+            sums[lane] += f64::from(a[lane]) * f64::from(b[lane]);
+        }
+    }
+    let rest: f64 = a_rest.iter().zip(b_rest).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+    sums.iter().sum::<f64>() + rest
 }
 
 /// Whether a channel profile rises or falls with the label: then labels are not exchangeable.
