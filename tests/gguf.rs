@@ -7,32 +7,13 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::GgmlDType;
 use serde_json::Value;
 use support::gguf::{Gguf, Kind, Meta, from_llama};
+use support::reports::{class, report, say, test};
 use support::{load, weightprint, zoo};
 use weightprint::anatomy;
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
 
 /// Heads of the zoo's models.
 const HEADS: (usize, usize) = (4, 2);
-
-fn report(suspect: &Path, reference: &Path) -> Value {
-    let run = weightprint([Path::new("compare"), suspect, reference, Path::new("--format"), Path::new("json")]);
-    assert!([0, 1, 5].contains(&run.code), "{}", run.stderr);
-    run.json()
-}
-
-fn class(report: &Value) -> &str {
-    report["verdict"]["class"].as_str().unwrap()
-}
-
-fn test<'a>(report: &'a Value, code: &str) -> &'a Value {
-    let tests = report["candidates"][0]["tests"].as_array().unwrap();
-    tests.iter().find(|test| test["code"] == code).unwrap()
-}
-
-#[allow(clippy::disallowed_macros, reason = "what was measured should be seen when a test is read")]
-fn say(text: &str) {
-    eprintln!("{text}");
-}
 
 fn written(folder: &tempfile::TempDir, gguf: &Gguf) -> PathBuf {
     let path = folder.path().join("model.gguf");

@@ -2,37 +2,15 @@
 
 mod support;
 
-use std::path::Path;
-
 use safetensors::tensor::Dtype;
-use serde_json::Value;
 use support::gguf::{Kind, Meta, Stored, from_llama};
-use support::{Raw, load, obfuscate, weightprint, write_file, zoo};
+use support::reports::{class, report, say, test};
+use support::{Raw, load, obfuscate, write_file, zoo};
 
 /// Heads of queries, of keys, and their size.
 const HEADS: usize = 4;
 const GROUPS: usize = 2;
 const HEAD: usize = 32;
-
-fn report(suspect: &Path, reference: &Path) -> Value {
-    let run = weightprint([Path::new("compare"), suspect, reference, Path::new("--format"), Path::new("json")]);
-    assert!([0, 1, 5].contains(&run.code), "{}", run.stderr);
-    run.json()
-}
-
-fn class(report: &Value) -> &str {
-    report["verdict"]["class"].as_str().unwrap()
-}
-
-fn test<'a>(report: &'a Value, code: &str) -> &'a Value {
-    let tests = report["candidates"][0]["tests"].as_array().unwrap();
-    tests.iter().find(|test| test["code"] == code).unwrap()
-}
-
-#[allow(clippy::disallowed_macros, reason = "what was measured should be seen when a test is read")]
-fn say(text: &str) {
-    eprintln!("{text}");
-}
 
 fn of<'a>(tensors: &'a [Raw], name: &str) -> &'a Raw {
     tensors.iter().find(|tensor| tensor.name == name).unwrap_or_else(|| panic!("{name}"))

@@ -6,8 +6,9 @@ use std::fs;
 use std::path::Path;
 
 use safetensors::tensor::Dtype;
+use support::reports::verdict;
 use support::torch::{legacy, zip};
-use support::{Raw, load, weightprint, zoo};
+use support::{Raw, load};
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
 use weightprint::finding::Code;
 
@@ -85,14 +86,6 @@ fn write(folder: &Path, tensors: &[Raw], parts: usize, generation: Generation) {
         fs::write(folder.join(format!("consolidated.{at:02}.pth")), bytes).unwrap();
     }
     fs::write(folder.join("params.json"), PARAMS).unwrap();
-}
-
-fn verdict(suspect: &Path) -> (String, f64) {
-    let reference = zoo("base-a");
-    let run = weightprint([Path::new("compare"), suspect, &reference, Path::new("--format"), Path::new("json")]);
-    let report = run.json();
-    let class = report["verdict"]["class"].as_str().unwrap().to_owned();
-    (class, report["subject"]["coverage"].as_f64().unwrap())
 }
 
 #[test]

@@ -8,7 +8,8 @@ use anamnesis::{Dtype as TheirDtype, F32Out};
 use half::f16;
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
-use support::{Random, Raw, load, weightprint, write_file, zoo};
+use support::reports::{class, report, say, test};
+use support::{Random, Raw, load, write_file, zoo};
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
 use weightprint::tensor::DType;
 
@@ -176,11 +177,6 @@ fn write(folder: &Path, tensors: &[Raw], pack: Pack, config: &Value) {
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
 }
 
-#[allow(clippy::disallowed_macros, reason = "what was measured should be seen when a test is read")]
-fn say(text: &str) {
-    eprintln!("{text}");
-}
-
 #[test]
 fn the_zoo_packed_keeps_its_kinship_and_labels() {
     let (base, tuned) = (load("base-a"), load("a-sft"));
@@ -188,16 +184,9 @@ fn the_zoo_packed_keeps_its_kinship_and_labels() {
         let folder = tempfile::tempdir().unwrap();
         let compare = |tensors: &[Raw], reference: &str| {
             write(folder.path(), tensors, pack, &config);
-            let arguments =
-                [Path::new("compare"), folder.path(), &zoo(reference), Path::new("--format"), Path::new("json")];
-            weightprint(arguments).json()
+            report(folder.path(), &zoo(reference))
         };
         let (copy, derived, other) = (compare(&base, "base-a"), compare(&tuned, "base-a"), compare(&base, "base-b"));
-        let class = |report: &Value| report["verdict"]["class"].as_str().unwrap().to_owned();
-        let test = |report: &Value, code: &str| {
-            let tests = report["candidates"][0]["tests"].as_array().unwrap().clone();
-            tests.into_iter().find(|test| test["code"] == code).unwrap()
-        };
         say(&format!(
             "{what}: {} ({}), {}, {}",
             class(&copy),

@@ -8,8 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors};
+use support::reports::verdict;
 use support::torch::{LEGACY_HEAD, Pickler, legacy, state_pickle, zip, zipped};
-use support::{Raw, load, weightprint, zoo};
+use support::{Raw, load};
 use weightprint::checkpoint::{Checkpoint, Format, OpenOptions};
 use weightprint::finding::{Code, Level};
 
@@ -122,15 +123,6 @@ fn the_tests_own_writer_gives_torchs_bytes() {
         fs::write(&path, bytes).unwrap();
         assert_eq!(read(&open(&path, true)), expected("dict"), "{name}");
     }
-}
-
-/// The verdict on a suspect against base-a, its effect, and whether everything was read.
-fn verdict(suspect: &Path) -> (String, f64) {
-    let reference = zoo("base-a");
-    let run = weightprint([Path::new("compare"), suspect, &reference, Path::new("--format"), Path::new("json")]);
-    let report = run.json();
-    let class = report["verdict"]["class"].as_str().unwrap().to_owned();
-    (class, report["subject"]["coverage"].as_f64().unwrap())
 }
 
 fn cast(name: &str, dtype: Dtype) -> Vec<Raw> {

@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 
 use super::{Compared, Input, compare_one};
 use crate::catalog::Catalog;
+use crate::compare::Depth;
 use crate::compare::screen::{Probe, nearness};
-use crate::compare::{Depth, TestCode};
 use crate::error::Result;
 use crate::verdict::Class;
 
@@ -61,7 +61,9 @@ pub(super) fn run(subject: &Input, catalogs: &[Catalog], mut digest: Sha256) -> 
     if few {
         return Ok(Stages { in_full: compared.len(), compared, digest });
     }
-    let mut chosen: Vec<usize> = (0..files.len()).filter(|&index| matches_at_labels(&compared[index])).collect();
+    // A reference that explains the whole subject at equal labels makes a search needless.
+    let explains = |&index: &usize| compared[index].judgement.class >= Class::Derived;
+    let mut chosen: Vec<usize> = (0..files.len()).filter(explains).collect();
     if chosen.is_empty() {
         let scores = nearness(&subject.print, &probes);
         chosen = (0..files.len()).collect();
@@ -80,10 +82,4 @@ pub(super) fn run(subject: &Input, catalogs: &[Catalog], mut digest: Sha256) -> 
         compared[index] = one;
     }
     Ok(Stages { compared, in_full: chosen.len(), digest })
-}
-
-/// Whether a reference explains the whole subject without any search.
-fn matches_at_labels(compared: &Compared) -> bool {
-    let looked = compared.comparison.tests.iter().any(|test| test.applicable && test.code != TestCode::Architecture);
-    looked && compared.judgement.class >= Class::Derived
 }
