@@ -228,7 +228,7 @@ fn read(path: &Path) -> Result<Fingerprint> {
     if Sha256::digest(&bytes[HEAD..])[..] != *stated {
         return Err(bad("its digest is not that of its bytes"));
     }
-    let print = Fingerprint::from_bytes(&bytes[HEAD..end], path)?;
+    let print = Fingerprint::from_numbers(all.part(HEAD..end), path)?;
     print.with_descriptors(&all.part(end..all.len())).ok_or_else(|| bad("descriptors are missing"))
 }
 

@@ -215,17 +215,37 @@ pub enum Depth {
 /// Why a test that looks for neurons or heads says nothing at [`Depth::Labels`].
 const NOT_SEARCHED: &str = "not looked for: other references match or come nearer";
 
+/// A suspect with what is computed of it once, however many references it is compared with.
+pub struct Suspect<'a> {
+    print: &'a Fingerprint,
+    scores: channels::Scores,
+    rows: bits::Rows,
+}
+
+impl<'a> Suspect<'a> {
+    /// Prepares a suspect.
+    pub fn new(print: &'a Fingerprint) -> Self {
+        Self { print, scores: channels::Scores::of(print), rows: bits::Rows::of(print) }
+    }
+
+    /// Its fingerprint.
+    pub fn print(&self) -> &'a Fingerprint {
+        self.print
+    }
+}
+
 /// Compares two fingerprints in full.
 pub fn compare(suspect: &Fingerprint, reference: &Fingerprint) -> Comparison {
-    compare_to(suspect, reference, Depth::Full)
+    compare_to(&Suspect::new(suspect), reference, Depth::Full)
 }
 
 /// Compares two fingerprints as far as asked.
-pub fn compare_to(suspect: &Fingerprint, reference: &Fingerprint, depth: Depth) -> Comparison {
+pub fn compare_to(known: &Suspect<'_>, reference: &Fingerprint, depth: Depth) -> Comparison {
+    let suspect = known.print;
     let matches = matching::matches(suspect, reference);
-    let bits = bits::totals(suspect, reference, &matches);
+    let bits = bits::totals(suspect, &known.rows, reference, &matches);
     let agreement = architectures::compare(&suspect.architecture, &reference.architecture);
-    let mut tests = vec![bits.test(suspect), channels::test(suspect, reference)];
+    let mut tests = vec![bits.test(suspect), channels::test_with(suspect, &known.scores, reference)];
     let neurons = match depth {
         Depth::Full => neurons::look(suspect, reference),
         Depth::Labels => neurons::Neurons::unknown(NOT_SEARCHED),

@@ -167,7 +167,7 @@ pub fn scan(subject: &Input, catalogs: &[Catalog]) -> Result<Report> {
 
 /// Compares a subject with one reference, and nothing else.
 pub fn compare(subject: &Input, reference: &Input) -> Report {
-    let compared = vec![compare_one(subject, &reference.print, 1, Depth::Full)];
+    let compared = vec![compare_one(&compare::Suspect::new(&subject.print), &reference.print, 1, Depth::Full)];
     report(subject, compared, 1, false, hex(&embedded_digest().finalize()))
 }
 
@@ -180,19 +180,19 @@ fn embedded_digest() -> Sha256 {
     digest
 }
 
-fn compare_one(subject: &Input, reference: &Fingerprint, tries: u64, depth: Depth) -> Compared {
-    let comparison = compare::compare_to(&subject.print, reference, depth);
+fn compare_one(suspect: &compare::Suspect<'_>, reference: &Fingerprint, tries: u64, depth: Depth) -> Compared {
+    let comparison = compare::compare_to(suspect, reference, depth);
     let judgement = verdict::judge(&comparison, tries);
     let id = reference.subject.id.clone().unwrap_or_else(|| reference.subject.name.clone());
     let (mut counterparts, mut renamed) = (Vec::new(), Vec::new());
     if judgement.class.shares_weights() {
         counterparts.extend(comparison.matches.iter().map(|found| Counterpart {
-            found: subject.print.tensors[found.suspect].name.clone(),
+            found: suspect.print().tensors[found.suspect].name.clone(),
             reference: reference.tensors[found.reference].name.clone(),
             how: found.how,
             correlation: rounded(found.correlation),
         }));
-        renamed = renamed_by_content(&subject.print, reference, &comparison);
+        renamed = renamed_by_content(suspect.print(), reference, &comparison);
     }
     Compared { id, comparison, judgement, counterparts, renamed }
 }

@@ -122,7 +122,7 @@ fn undecided_roles_are_not_looked_at() {
 fn heads_are_kept_in_the_file() {
     let input = open(&zoo("a-sft"), None);
     let print = input.fingerprint();
-    let read = Fingerprint::from_bytes(&print.to_bytes().unwrap(), Path::new("a-sft.wpf")).unwrap();
+    let read = Fingerprint::from_bytes(print.to_bytes().unwrap(), Path::new("a-sft.wpf")).unwrap();
     assert_eq!(print.attentions.len(), 4);
     assert_eq!(read.attentions, print.attentions);
 }

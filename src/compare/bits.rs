@@ -33,7 +33,29 @@ pub struct Bits {
     labels: u64,
 }
 
-pub(super) fn totals(suspect: &Fingerprint, reference: &Fingerprint, matches: &[Match]) -> Bits {
+/// Which rows a suspect's sketches could keep: one bit for the last bits of each identity.
+pub(super) struct Rows(Vec<u64>);
+
+impl Rows {
+    const BITS: u64 = 1 << 20;
+
+    pub(super) fn of(print: &Fingerprint) -> Self {
+        let mut bits = vec![0; (Self::BITS / 64) as usize];
+        for key in print.tensors.iter().filter_map(TensorPrint::informative).flat_map(|values| &values.sketch) {
+            let place = key.id % Self::BITS;
+            bits[(place / 64) as usize] |= 1 << (place % 64);
+        }
+        Self(bits)
+    }
+
+    /// `false` only for rows that no sketch keeps.
+    fn may_hold(&self, id: u64) -> bool {
+        let place = id % Self::BITS;
+        self.0[(place / 64) as usize] >> (place % 64) & 1 == 1
+    }
+}
+
+pub(super) fn totals(suspect: &Fingerprint, known: &Rows, reference: &Fingerprint, matches: &[Match]) -> Bits {
     let informative = |tensor: &&TensorPrint| tensor.informative().is_some();
     let all: u64 = suspect.tensors.iter().filter(informative).map(TensorPrint::elements).sum();
     let mut bits = Bits { tensors: suspect.tensors.iter().filter(informative).count() as u64, ..Bits::default() };
@@ -56,7 +78,7 @@ pub(super) fn totals(suspect: &Fingerprint, reference: &Fingerprint, matches: &[
     bits.reference_whole = reference.tensors.iter().enumerate().all(|(index, tensor)| {
         covered.contains(&index) || tensor.informative().is_none() || is_twin(reference, index, &covered)
     });
-    let rows: f64 = rows_shared(suspect, reference, &whole);
+    let rows: f64 = rows_shared(suspect, known, reference, &whole);
     let share = |part: f64| if all == 0 { 0.0 } else { part / all as f64 };
     bits.equal_share = share(equal as f64);
     bits.accounted_share = share(accounted as f64);
@@ -75,14 +97,18 @@ fn is_twin(reference: &Fingerprint, index: usize, covered: &HashSet<usize>) -> b
 ///
 /// Both sketches keep the rows with the smallest keys, so below the larger key of the shorter one the suspect's kept
 /// rows are a random sample of its rows, and the share of them that the reference keeps estimates the containment.
-fn rows_shared(suspect: &Fingerprint, reference: &Fingerprint, whole: &HashSet<usize>) -> f64 {
+fn rows_shared(suspect: &Fingerprint, known: &Rows, reference: &Fingerprint, whole: &HashSet<usize>) -> f64 {
     // Rows of the reference by width and identity, with the tensors that keep them.
     let mut by_width: BTreeMap<u64, Vec<(u64, usize)>> = BTreeMap::new();
     for (index, tensor) in reference.tensors.iter().enumerate() {
         if let Some(values) = tensor.informative() {
-            let rows = by_width.entry(tensor.matrix().1).or_default();
-            rows.extend(values.sketch.iter().map(|key| (key.id, index)));
+            let common = values.sketch.iter().filter(|key| known.may_hold(key.id)).map(|key| (key.id, index));
+            by_width.entry(tensor.matrix().1).or_default().extend(common);
         }
+    }
+    by_width.retain(|_, rows| !rows.is_empty());
+    if by_width.is_empty() {
+        return 0.0;
     }
     by_width.values_mut().for_each(|rows| rows.sort_unstable());
     let mut shared = 0.0;

@@ -24,6 +24,10 @@
 
 use std::collections::HashMap;
 
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+
+use super::search::mutual;
 use super::{Test, TestCode};
 use crate::anatomy::{Residual, Role};
 use crate::fingerprint::{Fingerprint, TensorPrint};
@@ -38,8 +42,27 @@ const MIN_TENSORS: u32 = 3;
 /// Profiles whose correlation with the label itself is less probable than this carry an order of their own.
 const ORDERED_LOG10_P: f64 = -9.0;
 
+/// What of a channel profile does not depend on the model that it is compared with.
+pub(super) struct Scores {
+    /// Normal scores of the channels.
+    scores: Vec<f64>,
+    ordered: bool,
+}
+
+impl Scores {
+    pub(super) fn of(print: &Fingerprint) -> Self {
+        let profile = &print.channels.profile;
+        Self { scores: rank::normal_scores(profile), ordered: is_ordered(profile) }
+    }
+}
+
 /// The test for one pair.
 pub fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Test {
+    test_with(suspect, &Scores::of(suspect), reference)
+}
+
+/// The test for one pair; `known` is the suspect's.
+pub(super) fn test_with(suspect: &Fingerprint, known: &Scores, reference: &Fingerprint) -> Test {
     let not_applicable = |why: String| Test::not_applicable(TestCode::ChannelLabels, why);
     let (ours, theirs) = (&suspect.channels, &reference.channels);
     if ours.tensors < MIN_TENSORS || ours.profile.len() < MIN_CHANNELS {
@@ -52,10 +75,10 @@ pub fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Test {
         let (a, b) = (ours.profile.len(), theirs.profile.len());
         return not_applicable(format!("the residual streams have {a} and {b} channels"));
     }
-    if is_ordered(&ours.profile) && is_ordered(&theirs.profile) {
+    if known.ordered && is_ordered(&theirs.profile) {
         return not_applicable("the channels of both models are ordered by strength".into());
     }
-    let r = rank::correlation(&rank::normal_scores(&ours.profile), &rank::normal_scores(&theirs.profile));
+    let r = rank::correlation(&known.scores, &rank::normal_scores(&theirs.profile));
     let n = ours.profile.len() as u64;
     let mut log10_p = tail::log10_correlation_sf(r, n);
     let mut says = format!("strengths of {n} residual channels correlate with r = {r:.3} at equal labels");
@@ -98,41 +121,40 @@ impl FixedPoints {
             .collect();
         pairs.sort_unstable_by_key(|(place, _, _)| *place);
         let width = pairs.first()?.1.sample_labels().1.len();
-        let (mut left, mut right) = (vec![Vec::new(); width], vec![Vec::new(); width]);
+        let (mut left, mut right) = (Vec::new(), Vec::new());
         for (_, ours, theirs) in &pairs {
-            spread(ours, &mut left);
-            spread(theirs, &mut right);
+            spread(ours, width, &mut left);
+            spread(theirs, width, &mut right);
         }
-        Some(Self::of(&left, &right))
+        (left.len() == right.len()).then(|| Self::of(&left, &right, width))
     }
 
-    /// Matches vectors by cosine; those without length match nothing.
-    fn of(left: &[Vec<f32>], right: &[Vec<f32>]) -> Self {
-        let lengths = |vectors: &[Vec<f32>]| vectors.iter().map(|v| dot(v, v).sqrt()).collect::<Vec<f64>>();
+    /// Matches vectors by cosine; those without length match nothing. The vectors of the `width` channels of a model are
+    /// columns, stored row after row.
+    fn of(left: &[f32], right: &[f32], width: usize) -> Self {
+        let lengths = |values: &[f32]| {
+            let mut squares = vec![0.0f32; width];
+            for row in values.chunks_exact(width) {
+                squares.iter_mut().zip(row).for_each(|(sum, value)| *sum += value * value);
+            }
+            squares.into_iter().map(f32::sqrt).collect::<Vec<f32>>()
+        };
         let (our_lengths, their_lengths) = (lengths(left), lengths(right));
-        let cosine =
-            |(a, b): (&Vec<f32>, &Vec<f32>), lengths: f64| if lengths > 0.0 { dot(a, b) / lengths } else { 0.0 };
-        let row = |(a, length): (&Vec<f32>, &f64)| -> Vec<f64> {
-            right.iter().zip(&their_lengths).map(|(b, other)| cosine((a, b), length * other)).collect()
-        };
-        let cosines: Vec<Vec<f64>> = left.iter().zip(&our_lengths).map(row).collect();
-        let alive = |vector: &&Vec<f32>| vector.iter().any(|&value| value != 0.0);
-        let best = |values: &mut dyn Iterator<Item = f64>| {
-            values
-                .enumerate()
-                .max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)))
-                .filter(|&(_, cosine)| cosine > 0.0)
-        };
-        let (mut matched, mut equal) = (0, 0);
-        for (label, row) in cosines.iter().enumerate() {
-            let Some((other, _)) = best(&mut row.iter().copied()) else { continue };
-            let back = best(&mut cosines.iter().map(|row| row[other]));
-            if back.is_some_and(|(back, _)| back == label) {
-                matched += 1;
-                equal += u64::from(label == other);
+        let mut cosines = vec![0.0f32; width * width];
+        let rows = left.len() / width.max(1);
+        let ours = MatRef::from_row_major_slice(left, rows, width).transpose();
+        let theirs = MatRef::from_row_major_slice(right, rows, width);
+        let into = MatMut::from_row_major_slice_mut(&mut cosines, width, width);
+        matmul(into, Accum::Replace, ours, theirs, 1.0, Par::Seq);
+        for (row, &length) in cosines.chunks_exact_mut(width.max(1)).zip(&our_lengths) {
+            for (cosine, &other) in row.iter_mut().zip(&their_lengths) {
+                *cosine = if length * other > 0.0 { *cosine / (length * other) } else { 0.0 };
             }
         }
-        Self { equal, matched, channels: left.iter().filter(alive).count() as u64 }
+        let pairs = mutual(&cosines, width, width);
+        let equal = pairs.iter().filter(|(label, other, _)| label == other).count() as u64;
+        let channels = our_lengths.iter().filter(|&&length| length > 0.0).count() as u64;
+        Self { equal, matched: pairs.len() as u64, channels }
     }
 
     fn log10_p(self) -> f64 {
@@ -159,32 +181,15 @@ fn by_place(print: &Fingerprint) -> HashMap<Place, &TensorPrint> {
     places.into_iter().filter_map(|(place, tensor)| Some((place, tensor?))).collect()
 }
 
-/// Appends each sampled column to its channel's vector: every sampled row centred and scaled to length one, so that no
-/// row or tensor outweighs another.
-fn spread(tensor: &TensorPrint, channels: &mut [Vec<f32>]) {
+/// Appends the sampled rows, each centred and scaled to length one, so that no row or tensor outweighs another.
+fn spread(tensor: &TensorPrint, width: usize, rows: &mut Vec<f32>) {
     let Some(values) = tensor.informative() else { return };
-    for row in values.sample.chunks_exact(channels.len()) {
+    for row in values.sample.chunks_exact(width.max(1)) {
         let mean = row.iter().sum::<f32>() / row.len() as f32;
         let length = row.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>().sqrt();
         let scale = if length > 0.0 { 1.0 / length } else { 0.0 };
-        for (channel, value) in channels.iter_mut().zip(row) {
-            channel.push((value - mean) * scale);
-        }
+        rows.extend(row.iter().map(|value| (value - mean) * scale));
     }
-}
-
-/// Inner product in eight independent sums, which vector instructions can take at a time.
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    const LANES: usize = 8;
-    let mut sums = [0.0f64; LANES];
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    for (a, b) in a.iter().zip(b) {
-        for lane in 0..LANES {
-            sums[lane] += f64::from(a[lane]) * f64::from(b[lane]);
-        }
-    }
-    let rest: f64 = a_rest.iter().zip(b_rest).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-    sums.iter().sum::<f64>() + rest
 }
 
 /// Whether a channel profile rises or falls with the label: then labels are not exchangeable.
@@ -207,35 +212,32 @@ mod tests {
         assert!(is_ordered(&falling));
     }
 
-    fn vectors(seed: u32) -> Vec<Vec<f32>> {
+    /// 40 rows of 64 channels.
+    fn vectors(seed: u32) -> Vec<f32> {
         let value = |i: u32, j: u32| {
             (xxhash_rust::xxh3::xxh3_64(&[i, j, seed].map(|n| n as u8)) as f32 / u64::MAX as f32) - 0.5
         };
-        (0..64).map(|i| (0..40).map(|j| value(i, j)).collect()).collect()
+        (0..40).flat_map(|j| (0..64).map(move |i| value(i, j))).collect()
     }
 
     #[test]
     fn channels_of_a_noisy_copy_pair_up_at_their_labels_and_permuted_ones_elsewhere() {
         let original = vectors(1);
-        let noisy: Vec<Vec<f32>> = original
-            .iter()
-            .zip(vectors(77))
-            .map(|(a, noise)| a.iter().zip(noise).map(|(x, e)| x + 0.5 * e).collect())
-            .collect();
-        let points = FixedPoints::of(&original, &noisy);
+        let noisy: Vec<f32> = original.iter().zip(vectors(77)).map(|(x, e)| x + 0.5 * e).collect();
+        let points = FixedPoints::of(&original, &noisy, 64);
         assert_eq!((points.equal, points.channels), (64, 64));
         // log10(1/64!) = -89.1
         assert!((points.log10_p() + 89.1).abs() < 0.1, "{}", points.log10_p());
         let mut permuted = noisy.clone();
-        permuted.rotate_left(1);
-        let points = FixedPoints::of(&original, &permuted);
+        permuted.chunks_exact_mut(64).for_each(|row| row.rotate_left(1));
+        let points = FixedPoints::of(&original, &permuted, 64);
         assert_eq!((points.equal, points.matched), (0, 64));
         assert_eq!(points.log10_p(), 0.0);
     }
 
     #[test]
     fn dead_channels_match_nothing() {
-        let dead = vec![vec![0.0; 40]; 64];
-        assert_eq!(FixedPoints::of(&dead, &dead), FixedPoints { equal: 0, matched: 0, channels: 0 });
+        let dead = vec![0.0; 40 * 64];
+        assert_eq!(FixedPoints::of(&dead, &dead, 64), FixedPoints { equal: 0, matched: 0, channels: 0 });
     }
 }

@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use candle_core::{Device, Tensor};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
 use half::bf16;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -143,6 +144,10 @@ fn match_group(
         // Vectors of neighbouring layers resemble each other: only a mutual best counts.
         let vector = tensor.matrix().0 == 1;
         let rival = vector && scores.iter().any(|other| other[column] > row[column]);
+        // Far from enough for a matrix, whatever the rounding of the product: most pairs end here.
+        if !vector && row[column] < 0.5 * MIN_CORRELATION as f32 {
+            continue;
+        }
         let counterpart = theirs[column];
         if let Some(agreement) = agreement(tensor, &reference.tensors[counterpart]).filter(|_| !rival) {
             found[index] = Some(Match { suspect: index, reference: counterpart, ..agreement });
@@ -163,33 +168,53 @@ fn correlations(
     theirs: &[usize],
 ) -> Option<Vec<Vec<f32>>> {
     const BLOCK: usize = 1024;
-    let standardised = |print: &Fingerprint, indices: &[usize]| -> Option<Tensor> {
+    let standardised = |print: &Fingerprint, indices: &[usize]| -> Option<Vec<f32>> {
         let mut rows = Vec::new();
         for &index in indices {
-            rows.extend(unit(&print.tensors[index].informative()?.sample));
+            unit(&print.tensors[index].informative()?.sample, &mut rows);
         }
-        let width = rows.len().checked_div(indices.len()).filter(|&width| width > 0)?;
-        Tensor::from_vec(rows, (indices.len(), width), &Device::Cpu).ok()
+        Some(rows)
     };
     if ours.is_empty() || theirs.is_empty() {
         return None;
     }
-    let right = standardised(reference, theirs)?.t().ok()?;
+    let right = standardised(reference, theirs)?;
+    let width = right.len() / theirs.len();
     let mut all = Vec::with_capacity(ours.len());
     for block in ours.chunks(BLOCK) {
-        let product = standardised(suspect, block)?.matmul(&right).ok()?;
-        all.extend(product.to_vec2::<f32>().ok()?);
+        let left = standardised(suspect, block)?;
+        if width == 0 || left.len() != block.len() * width || right.len() != theirs.len() * width {
+            return None;
+        }
+        let mut product = vec![0.0f32; block.len() * theirs.len()];
+        let into = MatMut::from_row_major_slice_mut(&mut product, block.len(), theirs.len());
+        let left = MatRef::from_row_major_slice(&left, block.len(), width);
+        let right = MatRef::from_row_major_slice(&right, theirs.len(), width).transpose();
+        matmul(into, Accum::Replace, left, right, 1.0, Par::Seq);
+        all.extend(product.chunks_exact(theirs.len()).map(<[f32]>::to_vec));
     }
     Some(all)
 }
 
-/// Centred and scaled to length one; zeros where constant.
-fn unit(sample: &[f32]) -> Vec<f32> {
-    let n = sample.len().max(1) as f64;
-    let mean = sample.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
-    let norm = sample.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>().sqrt();
+/// Appends a sample centred and scaled to length one; zeros where it is constant.
+fn unit(sample: &[f32], rows: &mut Vec<f32>) {
+    let mean = lanes(sample, f64::from) / sample.len().max(1) as f64;
+    let norm = lanes(sample, |value| (f64::from(value) - mean).powi(2)).sqrt();
     let scale = if norm > 0.0 { 1.0 / norm } else { 0.0 };
-    sample.iter().map(|&v| ((f64::from(v) - mean) * scale) as f32).collect()
+    rows.extend(sample.iter().map(|&value| ((f64::from(value) - mean) * scale) as f32));
+}
+
+/// The sum of what `term` makes of each value, in independent sums that vector instructions can take at a time.
+fn lanes(values: &[f32], term: impl Fn(f32) -> f64) -> f64 {
+    const LANES: usize = 8;
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut sums = [0.0; LANES];
+    for chunk in chunks {
+        for (sum, &value) in sums.iter_mut().zip(chunk) {
+            *sum += term(value);
+        }
+    }
+    sums.iter().sum::<f64>() + rest.iter().map(|&value| term(value)).sum::<f64>()
 }
 
 /// What two tensors of one shape have in common, if enough to be counterparts. The indices are left at 0.

@@ -28,7 +28,7 @@
 
 use rayon::prelude::*;
 
-use super::search::{Beside, Pair, References, Vectors};
+use super::search::{Beside, Pair, References, Space, Vectors};
 use super::{LayerShare, Test, TestCode};
 use crate::fingerprint::{DIRECTIONS, Fingerprint, FrameKind, FrameRecord, Unit};
 use crate::stats::{rank, tail};
@@ -145,8 +145,8 @@ fn in_frame(
         explained: Vec::new(),
         layers: Vec::new(),
     };
-    let found: Vec<Option<Beside>> =
-        suspect.par_iter().map(|unit| references.beside(&Vectors::new(&unit.frames[ours], kept))).collect();
+    let beside = |space: &mut Space, unit: &Unit| references.beside(&Vectors::new(&unit.frames[ours], kept), space);
+    let found: Vec<Option<Beside>> = suspect.par_iter().map_init(Space::default, beside).collect();
     let mut best_fits: Vec<Option<Fit<'_>>> = (0..reference.len()).map(|_| None).collect();
     for (unit, beside) in suspect.iter().zip(found) {
         let Some(beside) = beside else { continue };

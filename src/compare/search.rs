@@ -113,30 +113,34 @@ impl References {
     }
 
     /// The unit that fits a suspect's best, with all cosines: how well the matched pairs fit, over all sampled neurons.
-    pub(super) fn beside(&self, suspect: &Vectors) -> Option<Beside> {
-        let mut best: Option<(f32, usize, Cosines, Vec<Pair>)> = None;
-        for index in self.finalists(suspect) {
-            let Some(cosines) = Cosines::of(&self.units[index], suspect, self.directions) else { continue };
-            let pairs = cosines.mutual();
-            let score = pairs.iter().map(|pair| pair.2).sum::<f32>() / cosines.rows.max(1) as f32;
+    pub(super) fn beside(&self, suspect: &Vectors, space: &mut Space) -> Option<Beside> {
+        let mut best: Option<(f32, usize, Vec<Pair>)> = None;
+        for index in self.finalists(suspect, space) {
+            if !space.tried.fill(&self.units[index], suspect, self.directions) {
+                continue;
+            }
+            let pairs = space.tried.mutual();
+            let score = pairs.iter().map(|pair| pair.2).sum::<f32>() / space.tried.rows.max(1) as f32;
             if best.as_ref().is_none_or(|best| (score, best.1) > (best.0, index)) {
-                best = Some((score, index, cosines, pairs));
+                best = Some((score, index, pairs));
+                std::mem::swap(&mut space.best, &mut space.tried);
             }
         }
-        let (score, index, cosines, pairs) = best?;
+        let (score, index, pairs) = best?;
+        let cosines = &space.best;
         let (rows, cols) = (cosines.rows, cosines.cols);
         let agreeing = agreeing(&cosines.by_matrix, rows, cols);
         Some(Beside { score, index, rows, cols, agreeing, explained: cosines.explained(), pairs })
     }
 
     /// The units to be compared in full.
-    fn finalists(&self, suspect: &Vectors) -> Vec<usize> {
+    fn finalists(&self, suspect: &Vectors, space: &mut Space) -> Vec<usize> {
         let all = || (0..self.units.len()).collect();
         if self.units.len() <= UNSCREENED {
             return all();
         }
-        let Some(cosines) = Cosines::of(&self.screened, suspect, self.directions) else { return all() };
-        let mut nearest = cosines.nearest().into_iter();
+        let Some(nearest) = nearest(&self.screened, suspect, self.directions, space) else { return all() };
+        let mut nearest = nearest.into_iter();
         let fit =
             |(index, &count): (usize, &usize)| (nearest.by_ref().take(count).sum::<f32>() / count.max(1) as f32, index);
         let mut fits: Vec<(f32, usize)> = self.counts.iter().enumerate().map(fit).collect();
@@ -167,54 +171,113 @@ pub(super) struct Beside {
     pub(super) explained: (usize, f64),
 }
 
+/// Memory that one thread uses again for every pair of units: asking for megabytes each time costs more than products.
+#[derive(Default)]
+pub(super) struct Space {
+    best: Cosines,
+    tried: Cosines,
+    product: Vec<f32>,
+    sum: Vec<f32>,
+}
+
+/// Columns of a table that are looked at together while they lie in the processor's cache.
+const TILE: usize = 512;
+
+/// Mean cosine of each row of `reference` with the column of `suspect` that is nearest to it; `None` where they have not
+/// two matrices in common.
+pub(super) fn nearest(
+    reference: &Vectors,
+    suspect: &Vectors,
+    directions: usize,
+    space: &mut Space,
+) -> Option<Vec<f32>> {
+    let common = common(reference, suspect, directions)?;
+    let Space { product, sum, .. } = space;
+    let mut nearest = vec![f32::NEG_INFINITY; reference.rows];
+    for start in (0..suspect.rows).step_by(TILE) {
+        let cols = TILE.min(suspect.rows - start);
+        sum.clear();
+        sum.resize(reference.rows * cols, 0.0);
+        for &matrix in &common {
+            let ours = &suspect.by_matrix[matrix as usize][start * directions..][..cols * directions];
+            cosines(matrix, &reference.by_matrix[matrix as usize], ours, directions, product);
+            sum.iter_mut().zip(&*product).for_each(|(sum, cosine)| *sum += cosine);
+        }
+        for (nearest, row) in nearest.iter_mut().zip(sum.chunks_exact(cols)) {
+            *nearest = nearest.max(largest(row));
+        }
+    }
+    nearest.iter_mut().for_each(|sum| *sum /= common.len() as f32);
+    Some(nearest)
+}
+
+/// The largest of numbers, in independent runs that vector instructions can take at a time.
+fn largest(values: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, value);
+        }
+    }
+    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger)
+}
+
+/// The matrices that both have, at least two of them.
+fn common(reference: &Vectors, suspect: &Vectors, directions: usize) -> Option<Vec<Matrix>> {
+    let both = |matrix: &Matrix| {
+        let (theirs, ours) = (&reference.by_matrix[*matrix as usize], &suspect.by_matrix[*matrix as usize]);
+        theirs.len() == reference.rows * directions && ours.len() == suspect.rows * directions && !theirs.is_empty()
+    };
+    let common: Vec<Matrix> = Matrix::ALL.into_iter().filter(both).collect();
+    (common.len() >= 2).then_some(common)
+}
+
+/// Cosines of rows of one matrix with rows of the other, row by row into `product`.
+fn cosines(matrix: Matrix, theirs: &[f32], ours: &[f32], directions: usize, product: &mut Vec<f32>) {
+    let (rows, cols) = (theirs.len() / directions, ours.len() / directions);
+    product.resize(rows * cols, 0.0);
+    let ours = MatRef::from_row_major_slice(ours, cols, directions).transpose();
+    let theirs = MatRef::from_row_major_slice(theirs, rows, directions);
+    let into = MatMut::from_row_major_slice_mut(product, rows, cols);
+    matmul(into, Accum::Replace, theirs, ours, 1.0, Par::Seq);
+    // The sign of up and down is free; SiLU fixes the gate's.
+    if matrix != Matrix::Gate {
+        product.iter_mut().for_each(|cosine| *cosine = cosine.abs());
+    }
+}
+
 /// Cosines of the sampled reference neurons (rows) with all suspect neurons (columns) for each matrix that both have.
-pub(super) struct Cosines {
+#[derive(Default)]
+struct Cosines {
     rows: usize,
     cols: usize,
     by_matrix: Vec<Vec<f32>>,
+    sum: Vec<f32>,
 }
 
 impl Cosines {
-    pub(super) fn of(reference: &Vectors, suspect: &Vectors, directions: usize) -> Option<Self> {
-        let (rows, cols) = (reference.rows, suspect.rows);
-        let mut by_matrix = Vec::new();
-        for (matrix, (theirs, ours)) in reference.by_matrix.iter().zip(&suspect.by_matrix).enumerate() {
-            if theirs.len() != rows * directions || ours.len() != cols * directions || theirs.is_empty() {
-                continue;
-            }
-            let mut product = vec![0.0f32; rows * cols];
-            let ours = MatRef::from_row_major_slice(ours, cols, directions).transpose();
-            let theirs = MatRef::from_row_major_slice(theirs, rows, directions);
-            let into = MatMut::from_row_major_slice_mut(&mut product, rows, cols);
-            matmul(into, Accum::Replace, theirs, ours, 1.0, Par::Seq);
-            // The sign of up and down is free; SiLU fixes the gate's.
-            if matrix != Matrix::Gate as usize {
-                product.iter_mut().for_each(|cosine| *cosine = cosine.abs());
-            }
-            by_matrix.push(product);
+    /// Computes them for another pair of units. `false` where these have not two matrices in common.
+    fn fill(&mut self, reference: &Vectors, suspect: &Vectors, directions: usize) -> bool {
+        let Some(common) = common(reference, suspect, directions) else { return false };
+        (self.rows, self.cols) = (reference.rows, suspect.rows);
+        self.by_matrix.resize_with(common.len(), Vec::new);
+        self.sum.clear();
+        self.sum.resize(self.rows * self.cols, 0.0);
+        for (matrix, product) in common.into_iter().zip(&mut self.by_matrix) {
+            let [theirs, ours] = [reference, suspect].map(|side| &side.by_matrix[matrix as usize]);
+            cosines(matrix, theirs, ours, directions, product);
+            self.sum.iter_mut().zip(&*product).for_each(|(sum, cosine)| *sum += cosine);
         }
-        (by_matrix.len() >= 2).then_some(Self { rows, cols, by_matrix })
-    }
-
-    fn sum(&self) -> Vec<f32> {
-        let mut sum = vec![0.0; self.rows * self.cols];
-        for cosines in &self.by_matrix {
-            sum.iter_mut().zip(cosines).for_each(|(sum, cosine)| *sum += cosine);
-        }
-        sum
-    }
-
-    /// Mean cosine of each row with the column that is nearest to it.
-    pub(super) fn nearest(&self) -> Vec<f32> {
-        let (sum, matrices) = (self.sum(), self.by_matrix.len() as f32);
-        let rows = sum.chunks_exact(self.cols.max(1));
-        rows.map(|row| row.iter().copied().fold(f32::NEG_INFINITY, f32::max) / matrices).collect()
+        true
     }
 
     /// Mutual nearest neighbours by the sum of cosines: reference row, suspect column, mean cosine.
     fn mutual(&self) -> Vec<Pair> {
         let matrices = self.by_matrix.len() as f32;
-        mutual(&self.sum(), self.rows, self.cols)
+        mutual(&self.sum, self.rows, self.cols)
             .into_iter()
             .map(|(row, col, sum)| (row, col, sum / matrices))
             .collect()

@@ -197,8 +197,7 @@ impl Fingerprint {
     /// # Errors
     /// If it cannot be read, is not a fingerprint, is of another version, or contradicts itself.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = read_bounded(path)?;
-        Self::from_bytes(&bytes, path)
+        Self::from_bytes(read_bounded(path)?, path)
     }
 
     /// The same with SHA-256 over the file's header, which states the digest of its arrays: fingerprints with equal
@@ -208,9 +207,9 @@ impl Fingerprint {
     /// As for [`Fingerprint::read`].
     pub(crate) fn read_with_digest(path: &Path) -> Result<(Self, [u8; 32])> {
         let bytes = read_bounded(path)?;
-        let print = Self::from_bytes(&bytes, path)?;
         let header = header_length(&bytes).and_then(|len| bytes.get(8..8 + len)).unwrap_or_default();
-        Ok((print, Sha256::digest(header).into()))
+        let digest = Sha256::digest(header).into();
+        Ok((Self::from_bytes(bytes, path)?, digest))
     }
 
     /// The anchor lists of the token frames, from the file's header alone; whether the arrays are whole is not looked at.
@@ -251,21 +250,31 @@ impl Fingerprint {
     ///
     /// # Errors
     /// As for [`Fingerprint::read`].
-    pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self> {
+    pub fn from_bytes(bytes: Vec<u8>, path: &Path) -> Result<Self> {
+        Self::from_numbers(bytes.into(), path)
+    }
+
+    /// As [`Fingerprint::from_bytes`]; the descriptors, most of the file, stay where they are.
+    pub(crate) fn from_numbers(whole: Numbers, path: &Path) -> Result<Self> {
         let bad = |what: &str| Error::malformed(path, FORMAT, what);
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| bad(&error.to_string()))?;
+        let bytes: &[u8] = bytemuck::cast_slice(&whole);
+        let (len, header) = SafeTensors::read_metadata(bytes).map_err(|error| bad(&error.to_string()))?;
         let json = header.metadata().as_ref().and_then(|metadata| metadata.get(METADATA_KEY));
         let json = json.ok_or_else(|| bad("no fingerprint record in its metadata"))?;
         check_version(json, path)?;
         let record: Record = serde_json::from_str(json).map_err(|error| bad(&error.to_string()))?;
-        let file = SafeTensors::deserialize(bytes).map_err(|error| bad(&error.to_string()))?;
-        let array = |name: &str| {
-            file.tensor(name).map(|view| view.data()).map_err(|_| bad(&format!("array `{name}` is missing")))
+        let range = |name: &str| {
+            let (from, to) = header.info(name)?.data_offsets;
+            Some((8 + len).checked_add(from)?..(8 + len).checked_add(to)?)
         };
-        let mut names = file.names();
+        let array = |name: &str| {
+            let data = range(name).and_then(|range| bytes.get(range));
+            data.ok_or_else(|| bad(&format!("array `{name}` is missing")))
+        };
+        let mut names: Vec<String> = header.tensors().into_keys().collect();
         // The order in which they were digested.
         names.sort_unstable();
-        let all: Vec<&[u8]> = names.into_iter().map(array).collect::<Result<_>>()?;
+        let all: Vec<&[u8]> = names.iter().map(|name| array(name)).collect::<Result<_>>()?;
         if arrays_sha256(all.into_iter()) != record.arrays_sha256 {
             return Err(bad("its arrays do not have the digest that its record states"));
         }
@@ -280,7 +289,7 @@ impl Fingerprint {
             energy: array("tensors.energy")?,
             sketch: array("tensors.sketch")?,
             row_norms: array("tensors.row_norms")?,
-            descriptors: array("neurons.descriptors")?,
+            descriptors: whole.part(range("neurons.descriptors").unwrap_or_default()),
             shapes: array("neurons.shapes")?,
             forms: array("heads.forms")?,
         };
@@ -409,7 +418,7 @@ struct Pieces<'a> {
     energy: &'a [u8],
     sketch: &'a [u8],
     row_norms: &'a [u8],
-    descriptors: &'a [u8],
+    descriptors: Numbers,
     shapes: &'a [u8],
     forms: &'a [u8],
 }
@@ -419,8 +428,9 @@ impl Pieces<'_> {
         let labels = labels::chosen(record.neurons, SAMPLED_NEURONS);
         let mut piece = |present: bool| -> Option<Numbers> {
             let len = if present { labels.len() * DIRECTIONS } else { 0 };
-            let numbers: Vec<i8> = take(&mut self.descriptors, len)?.iter().map(|&byte| byte as i8).collect();
-            Some(numbers.into())
+            let (all, numbers) = (self.descriptors.len(), self.descriptors.part(0..len));
+            self.descriptors = self.descriptors.part(len..all);
+            (numbers.len() == len).then_some(numbers)
         };
         let frames = (0..frames).map(|_| Some([piece(record.gated)?, piece(true)?, piece(true)?]));
         let frames = frames.collect::<Option<Vec<_>>>()?;

@@ -25,7 +25,7 @@ pub struct Numbers {
 }
 
 enum Store {
-    Held(Vec<i8>),
+    Held(Vec<u8>),
     Mapped(Source),
 }
 
@@ -51,16 +51,23 @@ impl Deref for Numbers {
     fn deref(&self) -> &[i8] {
         let all = match &*self.store {
             Store::Held(numbers) => numbers.as_slice(),
-            Store::Mapped(source) => bytemuck::cast_slice(source.all().unwrap_or_default()),
+            Store::Mapped(source) => source.all().unwrap_or_default(),
         };
-        all.get(self.range.clone()).unwrap_or_default()
+        bytemuck::cast_slice(all.get(self.range.clone()).unwrap_or_default())
+    }
+}
+
+impl From<Vec<u8>> for Numbers {
+    fn from(bytes: Vec<u8>) -> Self {
+        let range = 0..bytes.len();
+        Self { store: Arc::new(Store::Held(bytes)), range }
     }
 }
 
 impl From<Vec<i8>> for Numbers {
     fn from(numbers: Vec<i8>) -> Self {
-        let range = 0..numbers.len();
-        Self { store: Arc::new(Store::Held(numbers)), range }
+        // Of one size and alignment, so the memory is taken over.
+        bytemuck::cast_vec::<i8, u8>(numbers).into()
     }
 }
 
@@ -121,8 +128,7 @@ impl Spool {
     pub(super) fn finish(self) -> Result<Numbers> {
         let mut state = std::mem::take(&mut *self.state.lock().unwrap_or_else(PoisonError::into_inner));
         if state.file.is_none() {
-            let range = 0..state.held.len();
-            return Ok(Numbers { store: Arc::new(Store::Held(state.held)), range });
+            return Ok(Numbers::from(state.held));
         }
         state.flush(&self.folder).map_err(|error| self.failed(error))?;
         // Dropped at the end of this function, which removes its name: what is mapped stays.
@@ -157,7 +163,7 @@ impl Numbers {
         } else {
             let mut bytes = Vec::new();
             source.read(path, 0, len, &mut bytes)?;
-            Store::Held(bytes.into_iter().map(|byte| byte as i8).collect())
+            Store::Held(bytes)
         };
         Ok(Self { store: Arc::new(store), range: 0..len })
     }

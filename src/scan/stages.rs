@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Compared, Input, compare_one};
 use crate::catalog::Catalog;
-use crate::compare::Depth;
+use crate::compare::{Depth, Suspect};
 use crate::compare::screen::{Probe, nearness};
 use crate::error::Result;
 use crate::verdict::Class;
@@ -41,10 +41,11 @@ pub(super) fn run(subject: &Input, catalogs: &[Catalog], mut digest: Sha256) -> 
         catalogs.iter().flat_map(|catalog| catalog.files().iter().map(move |file| (catalog, file.as_path()))).collect();
     let tries = files.len() as u64;
     let few = files.len() <= IN_FULL;
+    let suspect = Suspect::new(&subject.print);
     let look = |&(catalog, file): &(&Catalog, &Path)| -> Result<First> {
         let reference = catalog.load(file)?;
         let depth = if few { Depth::Full } else { Depth::Labels };
-        let compared = compare_one(subject, &reference.print, tries, depth);
+        let compared = compare_one(&suspect, &reference.print, tries, depth);
         let probe = (!few).then(|| Probe::new(&reference.print));
         Ok(First { compared, digest: reference.digest, probe })
     };
@@ -76,7 +77,7 @@ pub(super) fn run(subject: &Input, catalogs: &[Catalog], mut digest: Sha256) -> 
     }
     let again = |&index: &usize| -> Result<(usize, Compared)> {
         let (catalog, file) = files[index];
-        Ok((index, compare_one(subject, &catalog.load(file)?.print, tries, Depth::Full)))
+        Ok((index, compare_one(&suspect, &catalog.load(file)?.print, tries, Depth::Full)))
     };
     for (index, one) in chosen.par_iter().map(again).collect::<Result<Vec<_>>>()? {
         compared[index] = one;
