@@ -397,7 +397,7 @@ fn open_shard(
             (metadata, Header { tensors, findings, gguf: None, aliases: Vec::new() })
         }
     };
-    let source = if options.mmap { source.mapped() } else { source };
+    let source = if options.mmap { source.mapped() } else { source.read_once() };
     Ok((Shard { name, path, bytes: source.len(), metadata, stated: None, source }, header))
 }
 

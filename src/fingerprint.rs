@@ -248,7 +248,7 @@ pub struct Settings<'a> {
     /// Bytes that the sums of the tensors being read at a time may hold; a tensor that needs more is read alone. Beside
     /// them a pass needs about 10 MB for each thread and what it keeps.
     pub memory: u64,
-    /// Folder of a temporary file for the descriptors of large models; by default the system's.
+    /// Folder of temporary files for the descriptors and landmarks of large models; by default the system's.
     pub scratch: Option<&'a Path>,
 }
 

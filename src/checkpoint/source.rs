@@ -67,8 +67,22 @@ impl Source {
         let Store::Read(file) = &self.store else { return self };
         match map(file) {
             Ok(map) if self.identity.len > 0 => Self { store: Store::Mapped(map), ..self },
-            _ => self,
+            _ => self.read_once(),
         }
+    }
+
+    /// The same file with positioned reads; the system is told that it is read in order and once, so that a scan of a
+    /// large checkpoint does not push everything else out of the page cache.
+    #[must_use]
+    pub fn read_once(self) -> Self {
+        #[cfg(target_os = "linux")]
+        if let Store::Read(file) = &self.store {
+            // Only hints: a system that ignores them reads the same bytes.
+            for advice in [rustix::fs::Advice::Sequential, rustix::fs::Advice::NoReuse] {
+                let _ = rustix::fs::fadvise(file, 0, None, advice);
+            }
+        }
+        self
     }
 
     /// Whether the bytes come from a mapping.

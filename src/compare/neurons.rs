@@ -145,8 +145,10 @@ fn in_frame(
         explained: Vec::new(),
         layers: Vec::new(),
     };
-    let beside = |space: &mut Space, unit: &Unit| references.beside(&Vectors::new(&unit.frames[ours], kept), space);
-    let found: Vec<Option<Beside>> = suspect.par_iter().map_init(Space::default, beside).collect();
+    let beside = |space: &mut Space, (place, unit): (usize, &Unit)| {
+        references.beside(&Vectors::new(&unit.frames[ours], kept), place, space)
+    };
+    let found: Vec<Option<Beside>> = suspect.par_iter().enumerate().map_init(Space::default, beside).collect();
     let mut best_fits: Vec<Option<Fit<'_>>> = (0..reference.len()).map(|_| None).collect();
     for (unit, beside) in suspect.iter().zip(found) {
         let Some(beside) = beside else { continue };

@@ -2,7 +2,8 @@
 //!
 //! All sampled neurons of a reference MLP against all neurons of a suspect MLP is the full comparison. Where a reference
 //! has many MLPs, a few neurons of each are looked for first, and the full comparison is made with those that come
-//! nearest alone. Neither step looks at a label.
+//! nearest alone: those of the MLP at the same place before the others, which are not needed where these are evident.
+//! No step looks at a neuron's label.
 //!
 //! Cost for one suspect MLP of h neurons, a reference of L of them, and K directions: `2·K·h·m` operations for each
 //! matrix, with m = [`SCREENED`]·L neurons to screen and 128 for each MLP that is compared in full.
@@ -22,6 +23,9 @@ const SCREENED: usize = 16;
 
 /// MLPs compared in full after screening.
 const FINALISTS: usize = 4;
+
+/// Mean cosine with which neurons of the MLP at the same place end the search.
+const EVIDENT: f32 = 0.9;
 
 /// A mean cosine that is larger than the next by this much needs no further look.
 const CLEAR: f32 = 0.15;
@@ -113,9 +117,10 @@ impl References {
     }
 
     /// The unit that fits a suspect's best, with all cosines: how well the matched pairs fit, over all sampled neurons.
-    pub(super) fn beside(&self, suspect: &Vectors, space: &mut Space) -> Option<Beside> {
+    /// The one at `place` is looked at first.
+    pub(super) fn beside(&self, suspect: &Vectors, place: usize, space: &mut Space) -> Option<Beside> {
         let mut best: Option<(f32, usize, Vec<Pair>)> = None;
-        for index in self.finalists(suspect, space) {
+        for index in self.finalists(suspect, place, space) {
             if !space.tried.fill(&self.units[index], suspect, self.directions) {
                 continue;
             }
@@ -133,11 +138,26 @@ impl References {
         Some(Beside { score, index, rows, cols, agreeing, explained: cosines.explained(), pairs })
     }
 
+    /// The neurons of one unit that are looked for first.
+    fn screened_of(&self, unit: usize) -> Option<Vectors> {
+        let rows = *self.counts.get(unit).filter(|&&rows| rows > 0)?;
+        let first: usize = self.counts[..unit].iter().sum();
+        let part = |all: &Vec<f32>| {
+            let range = first * self.directions..(first + rows) * self.directions;
+            all.get(range).map(<[f32]>::to_vec).unwrap_or_default()
+        };
+        Some(Vectors { rows, by_matrix: self.screened.by_matrix.each_ref().map(part) })
+    }
+
     /// The units to be compared in full.
-    fn finalists(&self, suspect: &Vectors, space: &mut Space) -> Vec<usize> {
+    fn finalists(&self, suspect: &Vectors, place: usize, space: &mut Space) -> Vec<usize> {
         let all = || (0..self.units.len()).collect();
         if self.units.len() <= UNSCREENED {
             return all();
+        }
+        let at_place = self.screened_of(place).and_then(|rows| nearest(&rows, suspect, self.directions, space));
+        if at_place.is_some_and(|fits| fits.iter().sum::<f32>() >= EVIDENT * fits.len() as f32) {
+            return vec![place];
         }
         let Some(nearest) = nearest(&self.screened, suspect, self.directions, space) else { return all() };
         let mut nearest = nearest.into_iter();

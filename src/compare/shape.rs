@@ -9,6 +9,7 @@
 //! pair showed.
 
 use candle_core::{Device, Tensor};
+use rayon::prelude::*;
 
 use super::neurons::UNIVERSAL;
 use super::search::{agreeing, mutual};
@@ -21,19 +22,17 @@ pub(super) fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Test {
     let (Some(ours), Some(theirs)) = (standardised(suspect), standardised(reference)) else {
         return Test::not_applicable(TestCode::NeuronShape, "no gated MLP with enough neurons in both models");
     };
-    let (mut agree, mut looked) = (0, 0);
-    for own in &ours {
+    let beside = |own: &Shapes| {
         let beside = theirs.iter().enumerate().filter_map(|(index, other)| {
             let tables = tables(other, own)?;
             let (rows, cols) = (other.rows, own.rows);
             let fit: f32 = tables.iter().flat_map(|table| mutual(table, rows, cols)).map(|pair| pair.2).sum();
             Some((fit / rows as f32, index, agreeing(&tables, rows, cols), rows.min(cols)))
         });
-        if let Some((_, _, agreed, of)) = beside.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1))) {
-            agree += agreed as u64;
-            looked += of as u64;
-        }
-    }
+        let best = beside.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
+        best.map_or((0, 0), |(_, _, agreed, of)| (agreed as u64, of as u64))
+    };
+    let (agree, looked) = ours.par_iter().map(beside).reduce(|| (0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
     let effect = agree as f64 / (looked as f64).max(1.0);
     Test {
         code: TestCode::NeuronShape,

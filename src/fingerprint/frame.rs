@@ -6,7 +6,6 @@
 //! stream) and the centred rows of the output head times the final norm gain (for what writes to it): a rotation,
 //! permutation or rescaling of the stream moves neurons and tokens together, and the descriptor stays.
 
-use candle_core::{Device, Tensor};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use serde::{Deserialize, Serialize};
@@ -424,15 +423,6 @@ impl LayerNorms {
         };
         *slot = Some(index);
     }
-}
-
-/// A matrix product's operand from a row-major buffer.
-pub(super) fn matrix(values: Vec<f32>, rows: usize, cols: usize) -> Result<Tensor> {
-    Tensor::from_vec(values, (rows, cols), &Device::Cpu).map_err(|error| product_failed(&error))
-}
-
-pub(super) fn product_failed(error: &candle_core::Error) -> Error {
-    Error::Usage(format!("matrix product failed: {error}"))
 }
 
 /// Appends `block` (rows × inner) times `weights` (inner × width) to `out`, all row-major.

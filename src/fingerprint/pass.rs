@@ -50,6 +50,7 @@ pub(super) fn run(
         .map(|(tensor, assignment)| Job::new(tensor, assignment, &frames))
         .collect();
     let attentions = jobs.iter().filter_map(|job| job.target.as_ref()?.attention());
+    let scratch = settings.scratch.map_or_else(std::env::temp_dir, Path::to_path_buf);
     let pass = Pass {
         checkpoint,
         frames: &frames,
@@ -57,7 +58,7 @@ pub(super) fn run(
         flights: jobs.iter().map(|_| Mutex::default()).collect(),
         sums: Mutex::new(ScoreSums::new(channels, layers)),
         heads: Gathering::new(&architecture, attentions),
-        spool: Spool::new(settings.scratch.unwrap_or(&std::env::temp_dir())),
+        spool: Spool::new(&scratch),
         failed: Mutex::default(),
         jobs,
         progress,
@@ -92,7 +93,7 @@ pub(super) fn run(
     let findings = remarks::findings(&tensors, &files);
     let subject = subject(checkpoint, files);
     let mut units = neurons::units(described);
-    shape::describe(checkpoint, &frames, &mut units)?;
+    shape::describe(checkpoint, &frames, &mut units, &scratch)?;
     let (frames, anchor_rows) = (frames.records(), frames.anchor_rows());
     let (attentions, channels) = (heads.finish(), sums.finish());
     Ok(Fingerprint { subject, architecture, tensors, channels, frames, anchor_rows, units, attentions, findings })

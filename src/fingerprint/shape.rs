@@ -5,11 +5,16 @@
 //! all layers, sorted; its up and its down likewise. Cosines are taken absolute where a sign is free. Sorted, they do
 //! not depend on the order of anything, and an inner product does not depend on the basis.
 
-use candle_core::{Device, Tensor};
+use std::ops::Range;
+use std::path::Path;
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-use super::frame::{Frames, Side, matrix, product_failed};
+use super::frame::{Frames, Side};
 use super::neurons::{Source, Unit};
+use super::spool::{Numbers, Spool};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 
@@ -22,17 +27,23 @@ const LARGEST: usize = 32;
 /// Numbers in the shape of one matrix of a neuron.
 pub const SHAPE_NUMBERS: usize = 2 * LARGEST;
 
-/// Most values of landmark vectors held at a time.
+/// Most values of landmark vectors. They lie in a temporary file where they are many; what is bounded is the time that
+/// their products take.
 const MAX_VALUES: usize = 3 << 25;
 
 /// Most cosines held at a time.
-const MAX_TABLE: usize = 1 << 24;
+const MAX_TABLE: usize = 1 << 22;
+
+/// Values of landmark vectors that are multiplied at a time: on one side for all threads, on the other for each.
+const BAND: usize = 1 << 22;
+const TILE: usize = 1 << 20;
 
 /// Fewest landmarks for sorted cosines to tell neurons apart.
 const MIN_LANDMARKS: usize = 32;
 
-/// Describes the landmarks of every gated unit and puts their shapes into the units.
-pub(super) fn describe(checkpoint: &Checkpoint, frames: &Frames, units: &mut [Unit]) -> Result<()> {
+/// Describes the landmarks of every gated unit and puts their shapes into the units. Their vectors may lie in a temporary
+/// file in `scratch`.
+pub(super) fn describe(checkpoint: &Checkpoint, frames: &Frames, units: &mut [Unit], scratch: &Path) -> Result<()> {
     let gated: Vec<usize> =
         (0..units.len()).filter(|&index| units[index].sources.iter().all(Option::is_some)).collect();
     let hidden = frames.hidden();
@@ -44,34 +55,29 @@ pub(super) fn describe(checkpoint: &Checkpoint, frames: &Frames, units: &mut [Un
         return Ok(());
     }
     let landmarks: Vec<Vec<u32>> = gated.iter().map(|&index| strongest(&units[index].strengths, per_unit)).collect();
-    let n = landmarks.iter().map(Vec::len).sum::<usize>();
-    let mut vectors: [Vec<f32>; 3] = [const { Vec::new() }; 3];
-    let mut wanted = Vec::new();
-    for (slot, all) in vectors.iter_mut().enumerate() {
-        all.resize(n * hidden, 0.0);
-        let mut rest = all.as_mut_slice();
-        for (&index, landmarks) in gated.iter().zip(&landmarks) {
-            let (own, others) = rest.split_at_mut(landmarks.len() * hidden);
-            wanted.push((own, &units[index], slot, landmarks));
-            rest = others;
-        }
-    }
-    let done: Vec<Result<()>> = wanted
+    let spool = Spool::new(scratch);
+    let wanted: Vec<(usize, usize)> = (0..3).flat_map(|slot| (0..gated.len()).map(move |at| (slot, at))).collect();
+    let places: Vec<Result<Range<usize>>> = wanted
         .into_par_iter()
-        .map(|(own, unit, slot, landmarks)| {
+        .map(|(slot, at)| {
+            let (unit, landmarks) = (&units[gated[at]], &landmarks[at]);
             let side = if slot == 2 { Side::Write } else { Side::Read };
-            let Some(source) = &unit.sources[slot] else { return Ok(()) };
-            read(checkpoint, frames, unit.layer, side, source, landmarks, own)?;
-            unit_rows(own, hidden);
-            Ok(())
+            let mut own = vec![0.0; landmarks.len() * hidden];
+            if let Some(source) = &unit.sources[slot] {
+                read(checkpoint, frames, unit.layer, side, source, landmarks, &mut own)?;
+                unit_rows(&mut own, hidden);
+            }
+            spool.put(bytemuck::cast_slice(&own))
         })
         .collect();
-    done.into_iter().collect::<Result<()>>()?;
-    let [gate, up, down] = vectors;
-    let (gate, up, down) = (matrix(gate, n, hidden)?, matrix(up, n, hidden)?, matrix(down, n, hidden)?);
-    let (gate_up, up_gate) = nearest(&gate, &up)?;
-    let (gate_down, down_gate) = nearest(&gate, &down)?;
-    let (up_down, down_up) = nearest(&up, &down)?;
+    let places = places.into_iter().collect::<Result<Vec<_>>>()?;
+    let mut vectors = Vectors { hidden, numbers: spool.finish()?, rows: [const { Vec::new() }; 3] };
+    for (slot, places) in places.chunks_exact(gated.len()).enumerate() {
+        vectors.rows[slot] = places.iter().flat_map(|place| place.clone().step_by(4 * hidden)).collect();
+    }
+    let (gate_up, up_gate) = vectors.nearest(0, 1);
+    let (gate_down, down_gate) = vectors.nearest(0, 2);
+    let (up_down, down_up) = vectors.nearest(1, 2);
     let mut at = 0;
     for (&index, landmarks) in gated.iter().zip(&landmarks) {
         let rows = at..at + landmarks.len();
@@ -145,32 +151,61 @@ fn unit_rows(values: &mut [f32], width: usize) {
 /// For each row of a table of cosines its largest values, and for each column.
 type Nearest = (Vec<[u8; LARGEST]>, Vec<[u8; LARGEST]>);
 
-/// The largest absolute cosines of each row of `a` with all rows of `b`, and the other way round. The table is made and
-/// dropped band by band.
-fn nearest(a: &Tensor, b: &Tensor) -> Result<Nearest> {
-    let (n, m) = a.dim(0).and_then(|n| Ok((n, b.dim(0)?))).map_err(|error| product_failed(&error))?;
-    let band = (MAX_TABLE / m.max(1)).clamp(1, n.max(1));
-    let mut rows = Vec::with_capacity(n);
-    let mut cols: Vec<Vec<f32>> = vec![Vec::new(); m];
-    for start in (0..n).step_by(band) {
-        let table = cosines(a, start, band.min(n - start), b)?;
-        rows.par_extend(table.par_chunks_exact(m).map(|line| largest(line.to_vec())));
-        // Columns side by side lie in one cache line of every row.
-        cols.par_chunks_mut(16).enumerate().for_each(|(index, cols)| {
-            for line in table.chunks_exact(m) {
-                cols.iter_mut().zip(&line[16 * index..]).for_each(|(kept, &cosine)| kept.push(cosine));
-            }
-            cols.iter_mut().for_each(keep_largest);
-        });
-    }
-    Ok((rows, cols.into_iter().map(largest).collect()))
+/// Unit vectors of all landmarks, gates, ups and downs.
+struct Vectors {
+    hidden: usize,
+    /// `f32` in the machine's byte order.
+    numbers: Numbers,
+    /// Where each landmark's vector begins.
+    rows: [Vec<usize>; 3],
 }
 
-/// Absolute cosines of some rows of `a` with all rows of `b`, row-major.
-fn cosines(a: &Tensor, start: usize, rows: usize, b: &Tensor) -> Result<Vec<f32>> {
-    let product =
-        || a.narrow(0, start, rows)?.matmul(&b.t()?)?.abs()?.flatten_all()?.to_device(&Device::Cpu)?.to_vec1();
-    product().map_err(|error: candle_core::Error| product_failed(&error))
+impl Vectors {
+    /// Some of one kind, row after row.
+    fn read(&self, slot: usize, rows: Range<usize>) -> Vec<f32> {
+        let all: &[u8] = bytemuck::cast_slice(&self.numbers);
+        let mut values = Vec::with_capacity(rows.len() * self.hidden);
+        for &place in &self.rows[slot][rows] {
+            let bytes = all.get(place..place + 4 * self.hidden).unwrap_or_default();
+            values.extend(bytes.as_chunks().0.iter().map(|&bytes| f32::from_ne_bytes(bytes)));
+        }
+        values
+    }
+
+    /// The largest absolute cosines of each vector of kind `a` with all of kind `b`, and the other way round. The table
+    /// is made and dropped band by band.
+    fn nearest(&self, a: usize, b: usize) -> Nearest {
+        let (n, hidden) = (self.rows[a].len().max(1), self.hidden);
+        let band = (BAND / hidden).min(MAX_TABLE / n).clamp(1, n);
+        let tile = (TILE / hidden).clamp(1, n);
+        let mut rows = Vec::with_capacity(n);
+        let mut cols: Vec<Vec<f32>> = vec![Vec::new(); self.rows[b].len()];
+        for start in (0..self.rows[a].len()).step_by(band) {
+            let left = self.read(a, start..(start + band).min(n));
+            let count = left.len() / hidden;
+            let table = |(index, cols): (usize, &mut [Vec<f32>])| {
+                let right = self.read(b, index * tile..index * tile + cols.len());
+                let mut table = vec![0.0f32; count * cols.len()];
+                let into = MatMut::from_row_major_slice_mut(&mut table, count, cols.len());
+                let right = MatRef::from_row_major_slice(&right, cols.len(), hidden).transpose();
+                let left = MatRef::from_row_major_slice(&left, count, hidden);
+                matmul(into, Accum::Replace, left, right, 1.0, Par::Seq);
+                table.iter_mut().for_each(|cosine| *cosine = cosine.abs());
+                for line in table.chunks_exact(cols.len()) {
+                    cols.iter_mut().zip(line).for_each(|(kept, &cosine)| kept.push(cosine));
+                }
+                cols.iter_mut().for_each(keep_largest);
+                table
+            };
+            let tables: Vec<Vec<f32>> = cols.par_chunks_mut(tile).enumerate().map(table).collect();
+            let line = |row: usize| -> Vec<f32> {
+                let parts = tables.iter().map(|table| table.chunks_exact(table.len() / count).nth(row));
+                parts.flatten().flatten().copied().collect()
+            };
+            rows.par_extend((0..count).into_par_iter().map(|row| largest(line(row))));
+        }
+        (rows, cols.into_iter().map(largest).collect())
+    }
 }
 
 /// Leaves the largest values, in some order.
