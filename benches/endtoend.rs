@@ -3,7 +3,9 @@
 //! `cargo bench --bench endtoend` makes the checkpoints once under the target folder (18 GB, and 138 GB of holes),
 //! measures every stage in a process of its own with the page cache warm, and writes `docs/performance.md` between its
 //! markers. `-- --sizes 1,4` takes only checkpoints of about so many GB and writes nothing; `-- --sparse` only the one
-//! of holes. The NumPy row needs a Python with numpy, ml_dtypes and safetensors, named by `WEIGHTPRINT_BENCH_PYTHON`.
+//! of holes. The NumPy row needs a Python with numpy, ml_dtypes and safetensors, named by `WEIGHTPRINT_BENCH_PYTHON`; the
+//! table of pairs needs the program of `cisco-ai-provenance-kit`, named by `WEIGHTPRINT_BENCH_KIT`. `-- --pairs` takes
+//! that table alone.
 //! As a test it does nothing.
 #![allow(clippy::disallowed_macros, reason = "a bench speaks to whoever runs it")]
 
@@ -31,6 +33,7 @@ struct Row {
     open: Cost,
     statistics: Cost,
     fingerprint: Cost,
+    product: Cost,
     cat: Option<Spent>,
     sha256sum: Option<Spent>,
     numpy: Option<Spent>,
@@ -79,6 +82,7 @@ fn row(size: u64, layers: u64) -> Row {
         open: Stage::Open.measure(&path),
         statistics: Stage::Statistics.measure(&path),
         fingerprint: Stage::Fingerprint.measure(&path),
+        product: Stage::Product.measure(&path),
         sha256sum: shell(&format!("ls \"$1\"/*.safetensors | xargs -P{THREADS} -n1 sha256sum")),
         numpy: shell(&format!("'{python}' '{}' \"$1\"", script.display())),
     };

@@ -1,4 +1,5 @@
-//! How long it takes to open a checkpoint, to tell its architecture, and to read it, beside `sha256sum` on the same file.
+//! How long it takes to open a checkpoint, to tell its architecture, and to read it, beside `sha256sum` on the same file;
+//! and what the loops that every byte goes through take by themselves.
 //!
 //! `cargo bench` prints times and throughputs. The checkpoints are made once under the target folder: one of 0.6 GB in
 //! bf16, and a sparse one with the headers of Llama-3.1-405B in 191 shards.
@@ -8,11 +9,18 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use candle_core::{Device, Tensor};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use sha2::{Digest, Sha256};
 use weightprint::anatomy;
 use weightprint::catalog::architectures;
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
 use weightprint::fingerprint::Fingerprint;
+use weightprint::tensor::decode::decode;
+use weightprint::tensor::{Block, DType};
+use xxhash_rust::xxh3::xxh3_128;
 
 struct Sizes {
     hidden: u64,
@@ -146,5 +154,42 @@ fn pass(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, headers, pass);
+/// What each byte goes through, one thread: values from bytes, digests, and the matrix product beside candle's.
+fn kernels(c: &mut Criterion) {
+    const VALUES: usize = 1 << 20;
+    let bytes: Vec<u8> = (0..4 * VALUES).map(|i| (i * 31 % 251) as u8).collect();
+    let mut out = vec![0.0f32; VALUES];
+    let mut group = c.benchmark_group("kernels, 1 thread");
+    let block = |name: &str| DType::Block(Block::named(name).unwrap());
+    let types = [DType::F32, DType::BF16, DType::F16, DType::F8E4M3, DType::I8];
+    for dtype in types.into_iter().chain(["Q8_0", "Q4_0", "Q4_K", "IQ3_S"].map(block)) {
+        let len = dtype.size_of(VALUES as u64).unwrap();
+        group.throughput(Throughput::Bytes(len));
+        group.bench_function(format!("{dtype} to f32"), |b| b.iter(|| decode(&dtype, &bytes[..len as usize], &mut out)));
+    }
+    group.throughput(Throughput::Bytes(bytes.len() as u64));
+    group.bench_function("SHA-256", |b| b.iter(|| Sha256::digest(&bytes)));
+    group.bench_function("XXH3, 128 bits", |b| b.iter(|| xxh3_128(&bytes)));
+    let (rows, inner, width) = (512, 4096, 256);
+    let left: Vec<f32> = (0..rows * inner).map(|i| (i % 251) as f32 / 251.0 - 0.5).collect();
+    let right: Vec<f32> = (0..inner * width).map(|i| (i % 241) as f32 / 241.0 - 0.5).collect();
+    group.throughput(Throughput::Elements((2 * rows * inner * width) as u64));
+    group.bench_function("product of 512 x 4096 and 4096 x 256, faer", |b| {
+        let mut product = vec![0.0f32; rows * width];
+        b.iter(|| {
+            let into = MatMut::from_row_major_slice_mut(&mut product, rows, width);
+            let left = MatRef::from_row_major_slice(&left, rows, inner);
+            matmul(into, Accum::Replace, left, MatRef::from_row_major_slice(&right, inner, width), 1.0, Par::Seq);
+        });
+    });
+    group.bench_function("product of 512 x 4096 and 4096 x 256, candle", |b| {
+        let left = Tensor::from_slice(&left, (rows, inner), &Device::Cpu).unwrap();
+        let right = Tensor::from_slice(&right, (inner, width), &Device::Cpu).unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        pool.install(|| b.iter(|| left.matmul(&right).unwrap()));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, headers, kernels, pass);
 criterion_main!(benches);

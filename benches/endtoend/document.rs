@@ -19,11 +19,15 @@ pub(crate) fn table(rows: &[Row]) -> String {
     line("headers and architecture, s (processor s)", &|row| shown(Some(row.open.spent())));
     line("statistics and digests", &|row| shown(Some(row.statistics.spent())));
     line("full fingerprint", &|row| shown(Some(row.fingerprint.spent())));
+    line("the matrix product alone, from memory", &|row| shown(Some(row.product.spent())));
     line("`cat` to nowhere, one process", &|row| shown(row.cat));
     line(&format!("`sha256sum`, {THREADS} processes"), &|row| shown(row.sha256sum));
     line("mean and standard deviation with NumPy", &|row| shown(row.numpy));
     line("statistics and digests / `sha256sum`", &|row| ratio(row.statistics.spent(), row.sha256sum));
     line("full fingerprint / `sha256sum`", &|row| ratio(row.fingerprint.spent(), row.sha256sum));
+    line("full fingerprint / (statistics and digests + product)", &|row| {
+        ratio(row.fingerprint.spent(), Some(row.statistics.spent().and(row.product.spent())))
+    });
     line("full fingerprint / NumPy", &|row| ratio(row.fingerprint.spent(), row.numpy));
     line("full fingerprint, GB/s", &|row| format!("{:.2}", row.bytes as f64 / 1e9 / row.fingerprint.seconds));
     line("anonymous memory, statistics", &|row| gigabytes(row.statistics.anonymous));

@@ -5,10 +5,13 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use weightprint::anatomy;
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
-use weightprint::fingerprint::{Fingerprint, Settings};
+use weightprint::fingerprint::{DIRECTIONS, Fingerprint, Settings};
 
 /// What one run cost.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -32,16 +35,19 @@ pub(crate) enum Stage {
     Statistics,
     /// Everything.
     Fingerprint,
+    /// The matrix product of the full fingerprint alone, from memory: as many operations at its own peak.
+    Product,
 }
 
 impl Stage {
-    const ALL: [Self; 3] = [Self::Open, Self::Statistics, Self::Fingerprint];
+    const ALL: [Self; 4] = [Self::Open, Self::Statistics, Self::Fingerprint, Self::Product];
 
     fn name(self) -> &'static str {
         match self {
             Self::Open => "open",
             Self::Statistics => "statistics",
             Self::Fingerprint => "fingerprint",
+            Self::Product => "product",
         }
     }
 
@@ -61,11 +67,36 @@ impl Stage {
         let checkpoint = Checkpoint::open(path, OpenOptions::default()).unwrap();
         let anatomy = anatomy::dissect(&checkpoint.tensors, checkpoint.sidecar.config.as_ref());
         let settings = Settings { descriptors: self == Self::Fingerprint, ..Settings::default() };
+        if self == Self::Product {
+            return product(&checkpoint);
+        }
         if self != Self::Open {
             let print = Fingerprint::take_with(&checkpoint, &anatomy, &settings, &|_| ()).unwrap();
             assert_eq!(print.units.is_empty(), self == Self::Statistics);
         }
     }
+}
+
+/// Multiplies a block of values that stays where it is with the directions of a raw and a token frame, as often as there
+/// are such blocks in the MLPs.
+fn product(checkpoint: &Checkpoint) {
+    const VALUES: usize = 1 << 21;
+    let mlp: Vec<_> = checkpoint.tensors.iter().filter(|tensor| tensor.name.contains(".mlp.")).collect();
+    let hidden = mlp.iter().filter_map(|tensor| tensor.shape.iter().min().copied()).min().unwrap_or(1) as usize;
+    let values: u64 = mlp.iter().map(|tensor| tensor.shape.iter().product::<u64>()).sum();
+    let rows = VALUES / hidden;
+    let number = |i: usize| (i % 251) as f32 / 251.0 - 0.5;
+    let block: Vec<f32> = (0..rows * hidden).map(number).collect();
+    let directions: Vec<f32> = (0..hidden * 2 * DIRECTIONS).map(number).collect();
+    let block = MatRef::from_row_major_slice(&block, rows, hidden);
+    let directions = MatRef::from_row_major_slice(&directions, hidden, 2 * DIRECTIONS);
+    let product = || {
+        let mut out = vec![0.0f32; rows * 2 * DIRECTIONS];
+        let into = MatMut::from_row_major_slice_mut(&mut out, rows, 2 * DIRECTIONS);
+        matmul(into, Accum::Replace, block, directions, 1.0, Par::Seq);
+        std::hint::black_box(out);
+    };
+    (0..values.div_ceil(VALUES as u64)).into_par_iter().for_each(|_| product());
 }
 
 /// In the process that [`Stage::measure`] started: runs the stage and prints what it cost.
@@ -124,6 +155,13 @@ pub(crate) fn shell(script: &str, path: &Path) -> Option<Spent> {
 pub(crate) struct Spent {
     pub(crate) seconds: f64,
     pub(crate) processor: f64,
+}
+
+impl Spent {
+    /// One run after the other.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self { seconds: self.seconds + other.seconds, processor: self.processor + other.processor }
+    }
 }
 
 impl Cost {

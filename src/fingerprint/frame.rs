@@ -15,7 +15,7 @@ use super::heads::HEAD_DIRECTIONS;
 use super::labels;
 use crate::anatomy::{Anatomy, Assignment, Role};
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Directions of a frame, and so numbers in a descriptor.
 pub const DIRECTIONS: usize = 128;
