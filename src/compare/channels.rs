@@ -26,8 +26,9 @@ use std::collections::HashMap;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
+use pulp::Arch;
 
-use super::search::mutual;
+use super::search::{mutual, sum};
 use super::{Test, TestCode};
 use crate::anatomy::{Residual, Role};
 use crate::fingerprint::{Fingerprint, TensorPrint};

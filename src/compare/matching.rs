@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use half::bf16;
+use pulp::Arch;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -197,6 +198,7 @@ fn correlations(
 }
 
 /// Appends a sample centred and scaled to length one; zeros where it is constant.
+#[inline(always)]
 fn unit(sample: &[f32], rows: &mut Vec<f32>) {
     let mean = lanes(sample, f64::from) / sample.len().max(1) as f64;
     let norm = lanes(sample, |value| (f64::from(value) - mean).powi(2)).sqrt();
@@ -205,6 +207,7 @@ fn unit(sample: &[f32], rows: &mut Vec<f32>) {
 }
 
 /// The sum of what `term` makes of each value, in independent sums that vector instructions can take at a time.
+#[inline(always)]
 fn lanes(values: &[f32], term: impl Fn(f32) -> f64) -> f64 {
     const LANES: usize = 8;
     let (chunks, rest) = values.as_chunks::<LANES>();

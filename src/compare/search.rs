@@ -12,6 +12,7 @@ use std::ops::Deref;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
+use pulp::Arch;
 
 use crate::fingerprint::{DIRECTIONS, Matrix, Unit};
 
@@ -41,13 +42,8 @@ impl Vectors {
     pub(super) fn new(descriptors: &[impl Deref<Target = [i8]>; 3], kept: &[usize]) -> Self {
         let of = |matrix: Matrix| {
             let numbers: &[i8] = &descriptors[matrix as usize];
-            let mut values = Vec::with_capacity(numbers.len() / DIRECTIONS * kept.len());
-            for neuron in numbers.chunks_exact(DIRECTIONS) {
-                let mean = kept.iter().map(|&d| f32::from(neuron[d])).sum::<f32>() / kept.len() as f32;
-                let length = kept.iter().map(|&d| (f32::from(neuron[d]) - mean).powi(2)).sum::<f32>().sqrt();
-                let scale = if length > 0.0 { 1.0 / length } else { 0.0 };
-                values.extend(kept.iter().map(|&d| (f32::from(neuron[d]) - mean) * scale));
-            }
+            let mut values = vec![0.0f32; numbers.len() / DIRECTIONS * kept.len()];
+            Arch::new().dispatch(|| centre(numbers, kept, &mut values));
             values
         };
         let by_matrix = Matrix::ALL.map(of);
@@ -83,6 +79,40 @@ impl Vectors {
         }
         all
     }
+}
+
+/// The kept directions of each neuron, less their mean, at length one. The same sums in the same order whatever the
+/// instructions.
+#[inline(always)]
+fn centre(numbers: &[i8], kept: &[usize], values: &mut [f32]) {
+    let all = kept.len() == DIRECTIONS;
+    for (neuron, out) in numbers.as_chunks::<DIRECTIONS>().0.iter().zip(values.chunks_exact_mut(kept.len().max(1))) {
+        if all {
+            out.iter_mut().zip(neuron).for_each(|(out, &number)| *out = f32::from(number));
+        } else {
+            out.iter_mut().zip(kept).for_each(|(out, &direction)| *out = f32::from(neuron[direction]));
+        }
+        let mean = sum(out, |value| value) / kept.len() as f32;
+        let length = sum(out, |value| (value - mean) * (value - mean)).sqrt();
+        let scale = if length > 0.0 { 1.0 / length } else { 0.0 };
+        out.iter_mut().for_each(|value| *value = (*value - mean) * scale);
+    }
+}
+
+/// Numbers that vector instructions can take at a time.
+const LANES: usize = 16;
+
+/// The sum of what `term` makes of each value, in independent sums.
+#[inline(always)]
+pub(super) fn sum(values: &[f32], term: impl Fn(f32) -> f32) -> f32 {
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut sums = [0.0; LANES];
+    for chunk in chunks {
+        for (sum, &value) in sums.iter_mut().zip(chunk) {
+            *sum += term(value);
+        }
+    }
+    sums.iter().sum::<f32>() + rest.iter().map(|&value| term(value)).sum::<f32>()
 }
 
 /// The MLPs of a reference along one frame.
@@ -223,17 +253,19 @@ pub(super) fn nearest(
             cosines(matrix, &reference.by_matrix[matrix as usize], ours, directions, product);
             sum.iter_mut().zip(&*product).for_each(|(sum, cosine)| *sum += cosine);
         }
-        for (nearest, row) in nearest.iter_mut().zip(sum.chunks_exact(cols)) {
-            *nearest = nearest.max(largest(row));
-        }
+        Arch::new().dispatch(|| {
+            for (nearest, row) in nearest.iter_mut().zip(sum.chunks_exact(cols)) {
+                *nearest = nearest.max(largest(row));
+            }
+        });
     }
     nearest.iter_mut().for_each(|sum| *sum /= common.len() as f32);
     Some(nearest)
 }
 
-/// The largest of numbers, in independent runs that vector instructions can take at a time.
+/// The largest of numbers, of none minus infinity.
+#[inline(always)]
 fn largest(values: &[f32]) -> f32 {
-    const LANES: usize = 16;
     let larger = |a: f32, b: f32| if b > a { b } else { a };
     let (chunks, rest) = values.as_chunks::<LANES>();
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -330,22 +362,21 @@ pub(super) fn agreeing(tables: &[Vec<f32>], rows: usize, cols: usize) -> usize {
 
 /// Rows and columns that are each other's nearest by a positive cosine; the first of equals.
 pub(super) fn mutual(cosines: &[f32], rows: usize, cols: usize) -> Vec<Pair> {
-    let mut nearest_row = vec![(0, f32::NEG_INFINITY); cols];
+    let (mut nearest_row, mut highest) = (vec![0u32; cols], vec![f32::NEG_INFINITY; cols]);
     let mut nearest_col = Vec::with_capacity(rows);
-    for (row, line) in cosines.chunks_exact(cols.max(1)).take(rows).enumerate() {
-        let mut best = (0, f32::NEG_INFINITY);
-        for (col, (&cosine, nearest)) in line.iter().zip(&mut nearest_row).enumerate() {
-            if cosine > best.1 {
-                best = (col, cosine);
+    Arch::new().dispatch(|| {
+        for (row, line) in cosines.chunks_exact(cols.max(1)).take(rows).enumerate() {
+            for ((&cosine, nearest), highest) in line.iter().zip(&mut nearest_row).zip(&mut highest) {
+                let is_higher = cosine > *highest;
+                *highest = if is_higher { cosine } else { *highest };
+                *nearest = if is_higher { row as u32 } else { *nearest };
             }
-            if cosine > nearest.1 {
-                *nearest = (row, cosine);
-            }
+            let best = largest(line);
+            nearest_col.push((line.iter().position(|&cosine| cosine == best).unwrap_or(0), best));
         }
-        nearest_col.push(best);
-    }
+    });
     let pairs = nearest_col.into_iter().enumerate();
-    let pairs = pairs.filter(|&(row, (col, cosine))| cosine > 0.0 && nearest_row[col].0 == row);
+    let pairs = pairs.filter(|&(row, (col, cosine))| cosine > 0.0 && nearest_row[col] as usize == row);
     pairs.map(|(row, (col, cosine))| (row, col, cosine)).collect()
 }
 

@@ -197,7 +197,7 @@ impl Fingerprint {
     /// # Errors
     /// If it cannot be read, is not a fingerprint, is of another version, or contradicts itself.
     pub fn read(path: &Path) -> Result<Self> {
-        Self::from_bytes(read_bounded(path)?, path)
+        Self::from_numbers(map_bounded(path)?, path)
     }
 
     /// The same with SHA-256 over the file's header, which states the digest of its arrays: fingerprints with equal
@@ -206,10 +206,11 @@ impl Fingerprint {
     /// # Errors
     /// As for [`Fingerprint::read`].
     pub(crate) fn read_with_digest(path: &Path) -> Result<(Self, [u8; 32])> {
-        let bytes = read_bounded(path)?;
-        let header = header_length(&bytes).and_then(|len| bytes.get(8..8 + len)).unwrap_or_default();
+        let numbers = map_bounded(path)?;
+        let bytes: &[u8] = bytemuck::cast_slice(&numbers);
+        let header = header_length(bytes).and_then(|len| bytes.get(8..8 + len)).unwrap_or_default();
         let digest = Sha256::digest(header).into();
-        Ok((Self::from_bytes(bytes, path)?, digest))
+        Ok((Self::from_numbers(numbers, path)?, digest))
     }
 
     /// The anchor lists of the token frames, from the file's header alone; whether the arrays are whole is not looked at.
@@ -535,7 +536,8 @@ fn numbers<T, const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> T) -> Vec
     bytes.as_chunks::<N>().0.iter().map(|&chunk| value(chunk)).collect()
 }
 
-fn read_bounded(path: &Path) -> Result<Vec<u8>> {
+/// The file's bytes, which are mapped: most of them are looked at once, for their digest.
+fn map_bounded(path: &Path) -> Result<Numbers> {
     let meta = path.metadata().map_err(|source| Error::io(path, "read", source))?;
     if !meta.is_file() {
         return Err(Error::malformed(path, FORMAT, "not a regular file"));
@@ -544,7 +546,7 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>> {
         let (found, limit) = (meta.len(), MAX_FINGERPRINT_BYTES);
         return Err(Error::Limit { path: path.to_path_buf(), what: "fingerprint size in bytes", found, limit });
     }
-    std::fs::read(path).map_err(|source| Error::io(path, "read", source))
+    Numbers::map(path)
 }
 
 /// Writes `bytes` to `path` through a temporary file beside it, so that a reader never sees half of it.
