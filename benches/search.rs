@@ -104,7 +104,7 @@ fn model(seed: u64, neurons_kept: &[u32]) -> Fingerprint {
             values.sha256 = Some(std::array::from_fn(|_| random.next() as u8));
             values.rounded = [u128::from(random.next()), u128::from(random.next())];
             let value = |random: &mut Random| f32::from_bits(random.value().to_bits() & 0xffff_0000);
-            values.sample = (0..sampled).map(|_| value(random)).collect();
+            values.sample = (0..sampled).map(|_| value(random)).collect::<Vec<f32>>().into();
             values.row_rms = (0..energy_rows).map(|_| half::f16::from_f32(1.0)).collect();
             values.col_rms = (0..energy_cols).map(|_| half::f16::from_f32(1.0)).collect();
             values.sketch.iter_mut().for_each(|key| key.id = random.next());
@@ -143,7 +143,9 @@ fn shuffled(mut print: Fingerprint) -> Fingerprint {
         if let Some(values) = &mut tensor.values {
             values.sha256 = None;
             values.rounded = [u128::from(random.next()), u128::from(random.next())];
-            random.shuffle(&mut values.sample);
+            let mut sample = values.sample.values().into_owned();
+            random.shuffle(&mut sample);
+            values.sample = sample.into();
             values.sketch.iter_mut().for_each(|key| key.id = random.next());
         }
     }

@@ -18,6 +18,7 @@ mod pass;
 mod plan;
 mod projection;
 mod remarks;
+mod sample;
 mod schedule;
 mod segment;
 mod shape;
@@ -38,6 +39,7 @@ pub use heads::{Attention, FORM_NUMBERS, form_places};
 pub use neurons::{Matrix, Unit};
 pub use pass::Progress;
 pub use shape::{LANDMARKS, SHAPE_NUMBERS};
+pub use sample::Sample;
 pub use spool::Numbers;
 
 use crate::anatomy::{Anatomy, Architecture, Assignment};
@@ -149,7 +151,7 @@ pub struct ValuePrint {
     /// XXH3-128 of the values rounded to `bf16` and to `f16`.
     pub rounded: [u128; 2],
     /// Values on the grid of chosen rows and columns, row by row (see [`TensorPrint::sample_labels`]).
-    pub sample: Vec<f32>,
+    pub sample: Sample,
     /// For a type in blocks, how far apart the levels are to which each sampled value was rounded; empty for other
     /// types, whose values tell it, and for code books, which have no such distance.
     pub steps: Vec<half::bf16>,
@@ -200,7 +202,7 @@ impl ValuePrint {
     /// the rank of the true quantile `p` is off by `sqrt(p(1-p)/2048)`, one standard error; tensors of up to 2,048
     /// values are exact.
     pub fn quantiles(&self, probabilities: &[f64]) -> Vec<f32> {
-        let mut sorted = self.sample.clone();
+        let mut sorted = self.sample.values().into_owned();
         sorted.sort_unstable_by(f32::total_cmp);
         let Some(last) = sorted.len().checked_sub(1) else { return vec![0.0; probabilities.len()] };
         let at = |p: f64| {

@@ -43,7 +43,7 @@ impl Subject {
     /// A model whose fingerprint samples every channel.
     fn of_print(print: &Fingerprint) -> Self {
         assert!(print.channels.profile.len() <= SAMPLE_GRID.1);
-        Self::new(print, |tensor| tensor.values.as_ref().unwrap().sample.clone())
+        Self::new(print, |tensor| tensor.values.as_ref().unwrap().sample.values().into_owned())
     }
 
     fn new(print: &Fingerprint, whole_rows: impl Fn(&TensorPrint) -> Vec<f32>) -> Self {
@@ -72,7 +72,8 @@ impl Subject {
         print.channels.profile = order.iter().map(|&channel| self.by_channel.channels.profile[channel]).collect();
         for (tensor, rows) in print.tensors.iter_mut().zip(&self.rows) {
             let sampled = |row: &[f32]| self.kept.iter().map(|&label| row[order[label as usize]]).collect::<Vec<f32>>();
-            tensor.values.as_mut().unwrap().sample = rows.chunks_exact(order.len()).flat_map(sampled).collect();
+            tensor.values.as_mut().unwrap().sample =
+                rows.chunks_exact(order.len()).flat_map(sampled).collect::<Vec<f32>>().into();
         }
         print
     }

@@ -172,7 +172,7 @@ fn correlations(
     let standardised = |print: &Fingerprint, indices: &[usize]| -> Option<Vec<f32>> {
         let mut rows = Vec::new();
         for &index in indices {
-            unit(&print.tensors[index].informative()?.sample, &mut rows);
+            unit(&print.tensors[index].informative()?.sample.values(), &mut rows);
         }
         Some(rows)
     };
@@ -222,7 +222,11 @@ fn lanes(values: &[f32], term: impl Fn(f32) -> f64) -> f64 {
 
 /// What two tensors of one shape have in common, if enough to be counterparts. The indices are left at 0.
 fn agreement(ours: &TensorPrint, theirs: &TensorPrint) -> Option<Match> {
-    judge(Sampled::of(ours)?, Sampled::of(theirs)?, ours.matrix().0 == 1)
+    let (a, b) = (ours.informative()?, theirs.informative()?);
+    let (x, y) = (a.sample.values(), b.sample.values());
+    let ours_sampled = Sampled { values: &x, dtype: &ours.dtype, steps: &a.steps };
+    let theirs_sampled = Sampled { values: &y, dtype: &theirs.dtype, steps: &b.steps };
+    judge(ours_sampled, theirs_sampled, ours.matrix().0 == 1)
 }
 
 /// Sampled values, and what tells how they were rounded.
@@ -234,12 +238,7 @@ struct Sampled<'a> {
     steps: &'a [bf16],
 }
 
-impl<'a> Sampled<'a> {
-    fn of(print: &'a TensorPrint) -> Option<Self> {
-        let values = print.informative()?;
-        Some(Self { values: &values.sample, dtype: &print.dtype, steps: &values.steps })
-    }
-
+impl Sampled<'_> {
     /// The distance of representable values near the larger of a pair; `None` where it is unknown.
     fn step(&self, at: usize, larger: f32) -> Option<f32> {
         match self.dtype {
@@ -329,15 +328,15 @@ fn match_tall(suspect: &Fingerprint, reference: &Fingerprint, groups: &Groups, f
 
 /// Sampled values at the labels that both tensors keep.
 fn common_sample(ours: &TensorPrint, theirs: &TensorPrint) -> Option<(Vec<f32>, Vec<f32>)> {
-    let (a, b) = (ours.informative()?, theirs.informative()?);
+    let (a, b) = (ours.informative()?.sample.values(), theirs.informative()?.sample.values());
     let ((our_rows, our_cols), (their_rows, their_cols)) = (ours.sample_labels(), theirs.sample_labels());
     let (mut left, mut right) = (Vec::new(), Vec::new());
     for (i, row) in our_rows.iter().enumerate() {
         let Ok(k) = their_rows.binary_search(row) else { continue };
         for (j, col) in our_cols.iter().enumerate() {
             let Ok(l) = their_cols.binary_search(col) else { continue };
-            left.push(*a.sample.get(i * our_cols.len() + j)?);
-            right.push(*b.sample.get(k * their_cols.len() + l)?);
+            left.push(*a.get(i * our_cols.len() + j)?);
+            right.push(*b.get(k * their_cols.len() + l)?);
         }
     }
     Some((left, right))

@@ -86,7 +86,7 @@ pub(super) fn describe(
         row_rms: relative(&row_rms, values.summary.rms),
         col_rms: relative(&col_rms, values.summary.rms),
         summary: values.summary,
-        sample: values.sample,
+        sample: values.sample.into(),
         steps: Vec::new(),
         sketch: values.sketch,
         row_norms,

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Anchor, Attention, Channels, DIRECTIONS, FORM_NUMBERS, Fingerprint, FrameKind, FrameRecord, Numbers, RowKey,
-    SAMPLED_NEURONS, SCHEMA, SHAPE_NUMBERS, Subject, Summary, TensorPrint, Unit, ValuePrint, energy_counts, labels,
+    SAMPLED_NEURONS, SCHEMA, Sample, SHAPE_NUMBERS, Subject, Summary, TensorPrint, Unit, ValuePrint, energy_counts, labels,
     sample_labels,
 };
 use crate::anatomy::{Architecture, Assignment};
@@ -366,7 +366,7 @@ impl Arrays {
             steps: values.is_some_and(|values| !values.steps.is_empty()),
             sketch: values.map_or(0, |values| values.sketch.len()),
             row_norms: values.is_some_and(|values| values.row_norms.is_some()),
-            sample_bf16: values.is_some_and(|values| values.sample.iter().all(|value| value.to_bits() & 0xffff == 0)),
+            sample_bf16: values.is_some_and(|values| values.sample.halves().is_some()),
         };
         if let Some(values) = values {
             let s = &values.summary;
@@ -374,10 +374,9 @@ impl Arrays {
             self.rounded.extend(values.rounded.iter().flat_map(|&key| [(key >> 64) as u64, key as u64]));
             self.summary.extend([s.finite, s.zeros, s.nan, s.infinite].map(|count| count as f64));
             self.summary.extend([s.mean, s.std, s.skewness, s.excess_kurtosis, s.rms, s.min, s.max]);
-            if record.sample_bf16 {
-                self.sample_bf16.extend(values.sample.iter().map(|value| (value.to_bits() >> 16) as u16));
-            } else {
-                self.sample.extend(&values.sample);
+            match values.sample.halves() {
+                Some(halves) => self.sample_bf16.extend(halves),
+                None => self.sample.extend(values.sample.values().iter()),
             }
             self.steps.extend(&values.steps);
             self.energy.extend(values.row_rms.iter().chain(&values.col_rms));
@@ -477,12 +476,11 @@ impl Pieces<'_> {
         let (row_energies, col_energies) = energy_counts(rows, cols);
         let sampled = sample_rows.len() * sample_cols.len();
         let sample = if record.sample_bf16 {
-            let upper = |bytes| f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16);
-            numbers(take(&mut self.sample_bf16, 2 * sampled)?, upper)
+            Sample::of_halves(numbers(take(&mut self.sample_bf16, 2 * sampled)?, u16::from_le_bytes))
         } else {
-            numbers(take(&mut self.sample, 4 * sampled)?, f32::from_le_bytes)
+            numbers(take(&mut self.sample, 4 * sampled)?, f32::from_le_bytes).into()
         };
-        let steps = if record.steps { take(&mut self.steps, 2 * sample.len())? } else { &[] };
+        let steps = if record.steps { take(&mut self.steps, 2 * sampled)? } else { &[] };
         let row_rms = numbers(take(&mut self.energy, 2 * row_energies)?, f16::from_le_bytes);
         let col_rms = numbers(take(&mut self.energy, 2 * col_energies)?, f16::from_le_bytes);
         let keys = numbers(take(&mut self.sketch, record.sketch.checked_mul(16)?)?, u64::from_le_bytes);
