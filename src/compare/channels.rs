@@ -185,12 +185,15 @@ fn by_place(print: &Fingerprint) -> HashMap<Place, &TensorPrint> {
 /// Appends the sampled rows, each centred and scaled to length one, so that no row or tensor outweighs another.
 fn spread(tensor: &TensorPrint, width: usize, rows: &mut Vec<f32>) {
     let Some(values) = tensor.informative() else { return };
-    for row in values.sample.values().chunks_exact(width.max(1)) {
-        let mean = row.iter().sum::<f32>() / row.len() as f32;
-        let length = row.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>().sqrt();
-        let scale = if length > 0.0 { 1.0 / length } else { 0.0 };
-        rows.extend(row.iter().map(|value| (value - mean) * scale));
-    }
+    let sample = values.sample.values();
+    Arch::new().dispatch(|| {
+        for row in sample.chunks_exact(width.max(1)) {
+            let mean = sum(row, |value| value) / row.len() as f32;
+            let length = sum(row, |value| (value - mean) * (value - mean)).sqrt();
+            let scale = if length > 0.0 { 1.0 / length } else { 0.0 };
+            rows.extend(row.iter().map(|value| (value - mean) * scale));
+        }
+    });
 }
 
 /// Whether a channel profile rises or falls with the label: then labels are not exchangeable.

@@ -172,7 +172,8 @@ fn correlations(
     let standardised = |print: &Fingerprint, indices: &[usize]| -> Option<Vec<f32>> {
         let mut rows = Vec::new();
         for &index in indices {
-            unit(&print.tensors[index].informative()?.sample.values(), &mut rows);
+            let sample = &print.tensors[index].informative()?.sample;
+            Arch::new().dispatch(|| unit(&sample.values(), &mut rows));
         }
         Some(rows)
     };
