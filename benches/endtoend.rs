@@ -15,6 +15,8 @@ mod document;
 mod measure;
 #[path = "endtoend/model.rs"]
 mod model;
+#[path = "endtoend/pairs.rs"]
+mod pairs;
 
 use std::path::{Path, PathBuf};
 
@@ -48,6 +50,9 @@ fn main() {
     if given("--bench").is_none() || given("--test").is_some() {
         return;
     }
+    if given("--pairs").is_some() {
+        return println!("{}", document::pairs(&pairs::pairs()));
+    }
     if given("--sparse").is_some() {
         return eprintln!("70B-shaped, sparse: {:?}", sparse());
     }
@@ -58,7 +63,7 @@ fn main() {
         SIZES.iter().filter(|(size, _)| wanted.contains(size)).map(|&(size, n)| row(size, n)).collect();
     println!("{}", document::table(&rows));
     if all {
-        document::write(&rows, sparse());
+        document::write(&rows, sparse(), &pairs::pairs());
     }
 }
 

@@ -1,6 +1,7 @@
 //! The tables of `docs/performance.md`.
 
 use super::measure::{Cost, Spent};
+use super::pairs::Pair;
 use super::{Row, THREADS, repository};
 
 /// Seconds and ratios of every row, as a Markdown table.
@@ -47,8 +48,20 @@ fn gigabytes(bytes: u64) -> String {
     format!("{:.2} GB", bytes as f64 / 1e9)
 }
 
+/// What this program and the rival make of pairs, as a Markdown table.
+pub(crate) fn pairs(pairs: &[Pair]) -> String {
+    let mut text = String::from("| suspect, against base-a | weightprint | s (processor s) | the rival | s (processor s) |\n");
+    text += "|---|---|---|---|---|\n";
+    for Pair { suspect, relation, ours, kit } in pairs {
+        let cells = |(says, spent): &(String, Spent)| format!("{says} | {:.1} ({:.1})", spent.seconds, spent.processor);
+        let kit = kit.as_ref().map_or("not installed | –".to_owned(), cells);
+        text += &format!("| {suspect}: {relation} | {} | {kit} |\n", cells(ours));
+    }
+    text
+}
+
 /// Puts the tables between the markers of the document.
-pub(crate) fn write(rows: &[Row], (bytes, sparse): (u64, Cost)) {
+pub(crate) fn write(rows: &[Row], (bytes, sparse): (u64, Cost), all: &[Pair]) {
     let holes = format!(
         "|  | 70B-shaped, {:.0} GB of holes |\n|---|---|\n| full fingerprint | {:.0} s |\n| anonymous memory | {} |\n\
          | resident memory | {} |\n",
@@ -59,7 +72,7 @@ pub(crate) fn write(rows: &[Row], (bytes, sparse): (u64, Cost)) {
     );
     let path = repository().join("docs/performance.md");
     let mut document = std::fs::read_to_string(&path).unwrap();
-    for (name, text) in [("machine", machine()), ("table", table(rows)), ("holes", holes)] {
+    for (name, text) in [("machine", machine()), ("table", table(rows)), ("holes", holes), ("pairs", pairs(all))] {
         let begin = format!("<!-- computed: {name} -->\n");
         let from = document.find(&begin).unwrap_or_else(|| panic!("no marker for `{name}`")) + begin.len();
         let to = from + document[from..].find("<!-- end -->").unwrap_or_else(|| panic!("`{name}` has no end"));

@@ -1,5 +1,6 @@
 //! Runs of this program's stages, and of other programs, in processes of their own: time, processor time and memory.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -148,6 +149,15 @@ pub(crate) fn shell(script: &str, path: &Path) -> Option<Spent> {
     let status = Command::new("sh").args(["-c", script, "sh"]).arg(path).stdout(Stdio::null()).status().ok()?;
     let seconds = start.elapsed().as_secs_f64();
     status.success().then(|| Spent { seconds, processor: processor_time("/proc/self/stat", 15) - before })
+}
+
+/// What a program says, and what that took; `None` where it fails or is not there.
+pub(crate) fn output<'a>(program: &str, arguments: impl Iterator<Item = &'a OsStr>) -> Option<(String, Spent)> {
+    let (start, before) = (Instant::now(), processor_time("/proc/self/stat", 15));
+    let output = Command::new(program).args(arguments).stderr(Stdio::null()).output().ok()?;
+    let seconds = start.elapsed().as_secs_f64();
+    let processor = processor_time("/proc/self/stat", 15) - before;
+    output.status.success().then(|| (String::from_utf8_lossy(&output.stdout).into_owned(), Spent { seconds, processor }))
 }
 
 /// What a run of another program took.
