@@ -51,3 +51,12 @@ pub const MAX_STATE_DEPTH: usize = 8;
 /// How often the bytes of a file may be part of a tensor, on average. Tensors may share bytes; a file in which they
 /// share many times would cost more to read than its size says.
 pub const MAX_SHARING: u64 = 4;
+
+/// Most fields of an ONNX file that are looked at. The export of a large model has about a million.
+pub const MAX_ONNX_FIELDS: u64 = 10_000_000;
+
+/// Most nodes of the graphs of an ONNX file.
+pub const MAX_ONNX_NODES: usize = 1_000_000;
+
+/// Deepest nesting of graphs in the nodes of graphs.
+pub const MAX_ONNX_DEPTH: usize = 16;

@@ -283,7 +283,7 @@ fn formats_of_a_later_version_are_nothing_to_scan() {
     refuse(put(folder.path().join("model.onnx"), "\x08\x07\x12\x07pytorch"), Class::Nothing, &["ONNX"]);
 
     let folder = tempfile::tempdir().unwrap();
-    refuse(folder.path(), Class::Nothing, &["no weight files (*.safetensors, *.bin, *.pt, *.pth, *.gguf)"]);
+    refuse(folder.path(), Class::Nothing, &["no weight files (*.safetensors, *.bin, *.pt, *.pth, *.gguf, *.onnx)"]);
     put(folder.path().join("optimizer.pt"), "x");
     refuse(folder.path(), Class::Nothing, &["training state (`optimizer.pt`)"]);
     put(folder.path().join("f.onnx"), "x");

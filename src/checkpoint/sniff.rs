@@ -1,9 +1,10 @@
-//! What a weight file is by its first bytes: safetensors, GGUF, a PyTorch checkpoint, a Git-LFS pointer, or a format
+//! What a weight file is by its first bytes: safetensors, GGUF, ONNX, a PyTorch checkpoint, a Git-LFS pointer, or a format
 //! that is not read here.
 
 use std::path::Path;
 
 use super::gguf;
+use super::onnx;
 use super::safetensors;
 use super::source::Source;
 use super::torch;
@@ -21,6 +22,8 @@ pub(super) enum Content {
     Torch,
     /// To be read as GGUF.
     Gguf,
+    /// To be read as ONNX.
+    Onnx,
     /// Stands for a file that was not downloaded.
     Pointer(Pointer),
     /// A weight format of another kind, in words.
@@ -64,8 +67,11 @@ pub(super) fn sniff(path: &Path, source: &Source) -> Result<Content> {
     if torch::is_archive(head) || torch::is_pickle(head) {
         return Ok(Content::Torch);
     }
-    if let Some(what) = foreign(head).or_else(|| foreign_name(path, len)) {
+    if let Some(what) = foreign(head) {
         return Ok(Content::Foreign(what));
+    }
+    if onnx::looks_like(head, len) || is_onnx_name(path) {
+        return Ok(Content::Onnx);
     }
     // Pickles of protocols 0 and 1 begin with any opcode.
     let is_pickle = path.file_name().is_some_and(|name| torch::is_pickle_name(&name.to_string_lossy()));
@@ -91,10 +97,7 @@ fn foreign(head: &[u8]) -> Option<&'static str> {
     MAGIC.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, what)| *what)
 }
 
-fn foreign_name(path: &Path, len: u64) -> Option<&'static str> {
-    let name = path.file_name()?.to_string_lossy().to_lowercase();
-    match name.rsplit_once('.')?.1 {
-        "onnx" if len > 0 => Some("an ONNX file; ONNX is read by a later version"),
-        _ => None,
-    }
+/// Protobuf has no mark of its own, so the name may have to do.
+fn is_onnx_name(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx"))
 }
