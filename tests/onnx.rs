@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,7 @@ use support::reports::{class, report, say, test};
 use support::{Raw, load, weightprint, zoo};
 use weightprint::checkpoint::{Checkpoint, Format, OpenOptions};
 use weightprint::finding::{Code, Level};
+use weightprint::tensor::TensorMeta;
 
 fn open(path: &Path) -> Checkpoint {
     Checkpoint::open(path, OpenOptions::default()).unwrap()
@@ -218,7 +220,43 @@ fn a_file_is_known_by_its_content_and_several_are_not_chosen_between() {
     assert!(checkpoint.findings[0].message.contains("`model_fp16.onnx`"), "{:?}", checkpoint.findings);
 }
 
-#[allow(dead_code, reason = "used once there are files")]
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/onnx").join(name)
+}
+
+/// Name to shape and values.
+type Tensors = BTreeMap<String, (Vec<u64>, Vec<f32>)>;
+
+fn read(path: &Path, mmap: bool) -> Tensors {
+    let checkpoint = Checkpoint::open(path, OpenOptions { mmap }).unwrap();
+    let tensor = |tensor: &TensorMeta| {
+        let (mut out, mut buf) = (vec![f32::NAN; tensor.elements() as usize], Vec::new());
+        checkpoint.values(tensor, 0, &mut out, &mut buf).unwrap().expect("a type that is decoded");
+        (tensor.name.clone(), (tensor.shape.clone(), out))
+    };
+    checkpoint.tensors.iter().map(tensor).collect()
+}
+
+#[test]
+fn every_type_reads_as_the_onnx_package_reads_it() {
+    let expected = read(&fixture("types.safetensors"), true);
+    assert_eq!(expected.len(), 16);
+    for mmap in [true, false] {
+        assert_eq!(read(&fixture("types.onnx"), mmap), expected);
+    }
+    let checkpoint = open(&fixture("types.onnx"));
+    let metadata = &checkpoint.shards[0].metadata;
+    assert_eq!((metadata["producer_name"].as_str(), metadata["base_model"].as_str()), ("make.py", "org/name"));
+    assert_eq!(checkpoint.shards[1].name, "types.data");
+}
+
+#[test]
+fn exports_of_pytorch_read_as_the_state_of_the_module() {
+    let expected = read(&fixture("exported.safetensors"), true);
+    for name in ["scripted.onnx", "exported.onnx"] {
+        for mmap in [true, false] {
+            assert_eq!(read(&fixture(name), mmap), expected, "{name}");
+        }
+        assert_eq!(codes(&open(&fixture(name))), [], "{name}");
+    }
 }
