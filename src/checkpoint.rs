@@ -144,7 +144,12 @@ pub struct Stated {
 }
 
 impl Shard {
-    fn new(File { name, path }: File, metadata: BTreeMap<String, String>, source: Source, options: OpenOptions) -> Self {
+    fn new(
+        File { name, path }: File,
+        metadata: BTreeMap<String, String>,
+        source: Source,
+        options: OpenOptions,
+    ) -> Self {
         let source = if options.mmap { source.mapped() } else { source };
         Self { name, path, bytes: source.len(), metadata, stated: None, source }
     }
@@ -410,7 +415,8 @@ fn open_shard(
         }
         Content::Onnx => {
             let header = onnx::read_header(place, &shown, &name, &source)?;
-            let beside = header.files.into_iter().map(|(file, source)| Shard::new(file, BTreeMap::new(), source, options));
+            let beside =
+                header.files.into_iter().map(|(file, source)| Shard::new(file, BTreeMap::new(), source, options));
             let (beside, aliases) = (beside.collect(), header.aliases);
             (header.metadata, Header { aliases, beside, ..plain(header.tensors, header.findings) })
         }

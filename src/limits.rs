@@ -48,6 +48,9 @@ pub const MAX_PICKLE_MARKS: usize = 1_000;
 /// Deepest nesting of dictionaries in which tensors are looked for.
 pub const MAX_STATE_DEPTH: usize = 8;
 
+/// Deepest nesting of modules in modules, and of what may hold tensors.
+pub const MAX_MODULE_DEPTH: usize = 48;
+
 /// How often the bytes of a file may be part of a tensor, on average. Tensors may share bytes; a file in which they
 /// share many times would cost more to read than its size says.
 pub const MAX_SHARING: u64 = 4;

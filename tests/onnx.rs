@@ -150,13 +150,15 @@ fn tensors_of_constants_subgraphs_and_functions_are_taken() {
         let values: Vec<f32> = (0..32).map(|i| i as f32).collect();
         Raw::from_f32(name, &[4, 8], &values)
     };
-    let attribute = |field: u64, value: &[u8]| onnx::bytes(5, [onnx::bytes(1, "value"), onnx::bytes(field, value)].concat());
+    let attribute =
+        |field: u64, value: &[u8]| onnx::bytes(5, [onnx::bytes(1, "value"), onnx::bytes(field, value)].concat());
     let constant = |output: &str| {
         let mut node = onnx::node("Constant", "c", &[], output);
         node.extend(attribute(5, &onnx::raw(&tensor("inner name"))));
         node
     };
-    let inner = [onnx::bytes(1, constant("/then/constant")), onnx::bytes(5, onnx::raw(&tensor("then.weight")))].concat();
+    let inner =
+        [onnx::bytes(1, constant("/then/constant")), onnx::bytes(5, onnx::raw(&tensor("then.weight")))].concat();
     let mut branch = onnx::node("If", "/if", &["condition"], "y");
     branch.extend(attribute(6, &inner));
     branch.extend(attribute(6, &onnx::bytes(5, onnx::raw(&tensor("then.weight")))));
@@ -175,8 +177,7 @@ fn tensors_of_constants_subgraphs_and_functions_are_taken() {
     let mut names: Vec<&str> = checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
     names.sort_unstable();
     let again = names.iter().find(|name| name.starts_with("then.weight#")).copied().unwrap();
-    let expected =
-        ["/constant", "/function/constant", "/then/constant", "a.weight", "listed", "then.weight", again];
+    let expected = ["/constant", "/function/constant", "/then/constant", "a.weight", "listed", "then.weight", again];
     assert_eq!(names, expected);
     assert_eq!(codes(&checkpoint), [(Code::FileLeftOut, Level::Note)]);
 }
@@ -185,7 +186,11 @@ fn tensors_of_constants_subgraphs_and_functions_are_taken() {
 fn fused_matrices_of_the_model_builder_are_taken_apart() {
     let base = load("base-a");
     let find = |name: String| base.iter().find(|tensor| tensor.name == name).unwrap();
-    let mut fused: Vec<Raw> = base.iter().filter(|tensor| !tensor.name.contains("self_attn.") || tensor.name.contains("o_proj")).cloned().collect();
+    let mut fused: Vec<Raw> = base
+        .iter()
+        .filter(|tensor| !tensor.name.contains("self_attn.") || tensor.name.contains("o_proj"))
+        .cloned()
+        .collect();
     for layer in 0..4 {
         let part = |name: &str| find(format!("model.layers.{layer}.self_attn.{name}_proj.weight"));
         let parts = [part("q"), part("k"), part("v")];

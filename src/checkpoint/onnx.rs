@@ -77,8 +77,7 @@ pub(super) fn read_header(place: &Place, path: &Path, name: &str, source: &Sourc
     let mut external = External::new(place, name);
     let mut findings = Vec::new();
     let placed = tensors::place(&reader, &model, &mut external, &mut findings)?;
-    let tensors::Kept { tensors, aliases } =
-        tensors::check_overlaps(&reader, placed, &external, name, &mut findings)?;
+    let tensors::Kept { tensors, aliases } = tensors::check_overlaps(&reader, placed, &external, name, &mut findings)?;
     let mut tensors = names::recover(tensors, &consumers, &mut findings);
     tensors.sort_by(|a, b| (a.shard, a.offset, &a.name).cmp(&(b.shard, b.offset, &b.name)));
     findings.extend(graph::remarks(&model, name));

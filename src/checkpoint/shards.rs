@@ -11,6 +11,7 @@ use super::Capped;
 use super::index::Index;
 use super::meta;
 use super::place::{Place, Target};
+use super::sniff;
 use super::text::{listed, shown};
 use crate::finding::{Code, Finding, Level};
 use crate::limits::MAX_SHARDS;
@@ -178,6 +179,24 @@ fn extras(names: &[&String]) -> Vec<Finding> {
     found.finish("more weight files that were left out")
 }
 
+/// Whether a file of this name, in lower case, is what a trainer keeps beside the model: the optimizer's state or its
+/// parts, the schedule, random state, arguments. DeepSpeed's `zero_pp_rank` files hold slices of everything at once.
+fn is_training(lower: &str) -> bool {
+    const BEGINNINGS: [&str; 8] = [
+        "optimizer",
+        "scheduler",
+        "scaler",
+        "rng_state",
+        "random_states",
+        "training_args",
+        "zero_pp_rank",
+        "bf16_zero_pp_rank",
+    ];
+    BEGINNINGS.iter().any(|beginning| lower.starts_with(beginning))
+        || lower.contains("optim_states")
+        || lower.starts_with("distrib_optim")
+}
+
 /// A name like `model-00001-of-00003.safetensors`.
 struct Numbered<'a> {
     prefix: &'a str,
@@ -284,6 +303,8 @@ struct Listing {
     /// Vision and audio towers that llama.cpp keeps in files of their own.
     towers: Vec<String>,
     onnx: Vec<String>,
+    /// Weights in formats that are not read.
+    foreign: Vec<String>,
     /// Weight files that loaders pass over because their names begin with a dot.
     hidden: Vec<String>,
     /// Folders of repositories, as in the root of a Hugging Face cache.
@@ -298,9 +319,22 @@ impl Listing {
             let entry = entry.map_err(failed)?;
             listing.sort_in(entry.file_name().to_string_lossy().into_owned());
         }
-        let Self { weights, indexes, pickles, pickle_indexes, training, ggufs, towers, onnx, hidden, repositories } =
-            &mut listing;
-        for names in [weights, indexes, pickles, pickle_indexes, training, ggufs, towers, onnx, hidden, repositories] {
+        let Self {
+            weights,
+            indexes,
+            pickles,
+            pickle_indexes,
+            training,
+            ggufs,
+            towers,
+            onnx,
+            foreign,
+            hidden,
+            repositories,
+        } = &mut listing;
+        for names in
+            [weights, indexes, pickles, pickle_indexes, training, ggufs, towers, onnx, foreign, hidden, repositories]
+        {
             names.sort_unstable();
         }
         Ok(listing)
@@ -309,18 +343,20 @@ impl Listing {
     fn sort_in(&mut self, name: String) {
         let lower = name.to_lowercase();
         let is_pickle = PICKLE_SUFFIXES.iter().any(|suffix| lower.ends_with(suffix));
-        let of_training = ["optimizer", "scheduler", "scaler", "rng_state", "training_args"];
+        let is_training = is_training(&lower);
         let kind = if name.starts_with("models--") {
             &mut self.repositories
         } else if lower.ends_with(SUFFIX) && name.starts_with('.') {
             &mut self.hidden
+        } else if lower.ends_with(SUFFIX) && is_training {
+            &mut self.training
         } else if lower.ends_with(SUFFIX) {
             &mut self.weights
         } else if lower.ends_with(INDEX_SUFFIXES[0]) {
             &mut self.indexes
         } else if lower.ends_with(INDEX_SUFFIXES[1]) {
             &mut self.pickle_indexes
-        } else if is_pickle && of_training.iter().any(|prefix| lower.starts_with(prefix)) {
+        } else if is_pickle && is_training {
             &mut self.training
         } else if is_pickle {
             &mut self.pickles
@@ -334,6 +370,8 @@ impl Listing {
             &mut self.hidden
         } else if lower.ends_with(ONNX_SUFFIX) {
             &mut self.onnx
+        } else if sniff::foreign_name(Path::new(&name), &[]).is_some() {
+            &mut self.foreign
         } else {
             return;
         };
@@ -344,7 +382,9 @@ impl Listing {
     /// called so.
     fn means_pickles(&self) -> bool {
         let is_model = |name: &String| DEFAULT_NAMES.contains(&name.as_str()) || Numbered::parse(name).is_some();
-        self.ggufs.is_empty() && self.onnx.is_empty() || !self.pickle_indexes.is_empty() || self.pickles.iter().any(is_model)
+        self.ggufs.is_empty() && self.onnx.is_empty()
+            || !self.pickle_indexes.is_empty()
+            || self.pickles.iter().any(is_model)
     }
 
     /// Takes the pickles for the weights of this folder.
@@ -403,6 +443,7 @@ impl Listing {
             note(Code::FileLeftOut, "GGUF files beside the model were left out", &self.ggufs);
         }
         note(Code::FileLeftOut, "towers of other kinds were left out", &self.towers);
+        note(Code::FileLeftOut, "files in formats that are not read were left out", &self.foreign);
         note(Code::FileLeftOut, "hidden weight files were left out", &self.hidden);
         findings
     }
@@ -421,6 +462,7 @@ impl Listing {
         };
         tell("towers of other kinds", &self.towers);
         tell("training state", &self.training);
+        tell("files in formats that are not read", &self.foreign);
         tell("hidden files", &self.hidden);
         let why = match found.as_slice() {
             [] => "no weight files (*.safetensors, *.bin, *.pt, *.pth, *.gguf, *.onnx) in this folder".to_owned(),

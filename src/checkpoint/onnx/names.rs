@@ -120,7 +120,8 @@ fn is_anonymous(name: &str) -> bool {
 
 /// The names that ONNX Runtime's model builder gives, in those of Hugging Face.
 fn built(name: &str) -> String {
-    let plain = name.replace(".MatMul.weight", ".weight").replace(".Add.bias", ".bias").replace(".attn.", ".self_attn.");
+    let plain =
+        name.replace(".MatMul.weight", ".weight").replace(".Add.bias", ".bias").replace(".attn.", ".self_attn.");
     if plain.contains(".final_norm_layernorm.") {
         return plain.rsplit_once('.').map_or_else(|| plain.clone(), |(_, end)| format!("model.norm.{end}"));
     }

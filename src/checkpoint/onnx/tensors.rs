@@ -72,11 +72,12 @@ pub(super) fn place(
         let refuse = |what: String| reader.refuse(*at, what).in_tensor(name.clone());
         let dtype = dtype(*kind);
         let elements = shape.iter().try_fold(1u64, |product, size| product.checked_mul(*size));
-        let elements = elements.ok_or_else(|| refuse(format!("the number of elements of shape {shape:?} overflows")))?;
+        let elements =
+            elements.ok_or_else(|| refuse(format!("the number of elements of shape {shape:?} overflows")))?;
         let len = match (&dtype, dtype.bytes()) {
-            (_, Some(width)) => {
-                Some(elements.checked_mul(width).ok_or_else(|| refuse(format!("shape {shape:?} of {dtype} overflows")))?)
-            }
+            (_, Some(width)) => Some(
+                elements.checked_mul(width).ok_or_else(|| refuse(format!("shape {shape:?} of {dtype} overflows")))?,
+            ),
             _ => None,
         };
         let mut meta = TensorMeta {
@@ -133,7 +134,15 @@ pub(super) fn place(
 fn steers(meta: &TensorMeta, elements: u64) -> bool {
     let whole = matches!(
         meta.dtype,
-        DType::Bool | DType::U8 | DType::I8 | DType::I16 | DType::U16 | DType::I32 | DType::U32 | DType::I64 | DType::U64
+        DType::Bool
+            | DType::U8
+            | DType::I8
+            | DType::I16
+            | DType::U16
+            | DType::I32
+            | DType::U32
+            | DType::I64
+            | DType::U64
     );
     let text = matches!(&meta.dtype, DType::Other(name) if name == "STRING");
     elements == 1 || (whole || text) && elements <= MAX_STEERING
@@ -192,8 +201,11 @@ pub(super) fn check_overlaps(
     }
     findings.extend(gaps.finish("more gaps between tensors"));
     if let Some(first) = aliases.first() {
-        let message =
-            format!("{} names stand for tensors that were read under another name: {}", aliases.len(), listed(&aliases));
+        let message = format!(
+            "{} names stand for tensors that were read under another name: {}",
+            aliases.len(),
+            listed(&aliases)
+        );
         findings.push(Finding::new(Code::SharedStorage, Level::Note, message, first.clone()));
     }
     Ok(Kept { tensors: kept, aliases })
