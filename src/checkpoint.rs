@@ -7,6 +7,7 @@ pub mod adapter;
 pub mod gguf;
 mod index;
 mod meta;
+mod onnx;
 mod packed;
 mod pickle;
 mod place;
@@ -77,6 +78,8 @@ pub enum Format {
     Gguf,
     /// Several GGUF files with numbered names.
     ShardedGguf,
+    /// One ONNX file, with the files that hold values for it.
+    Onnx,
 }
 
 impl Format {
@@ -90,6 +93,7 @@ impl Format {
             Self::LfsPointers => "lfs-pointers",
             Self::Gguf => "gguf",
             Self::ShardedGguf => "sharded-gguf",
+            Self::Onnx => "onnx",
         }
     }
 
@@ -100,6 +104,7 @@ impl Format {
             (Content::Torch, true) => Self::ShardedTorch,
             (Content::Gguf, false) => Self::Gguf,
             (Content::Gguf, true) => Self::ShardedGguf,
+            (Content::Onnx, _) => Self::Onnx,
             (_, false) => Self::Safetensors,
             (_, true) => Self::ShardedSafetensors,
         }
@@ -121,7 +126,8 @@ pub struct Shard {
     pub path: PathBuf,
     /// Length of the file in bytes.
     pub bytes: u64,
-    /// The free-form strings that the header keeps under `__metadata__`; of GGUF, the texts under `general.`.
+    /// The free-form strings that the header keeps under `__metadata__`; of GGUF, the texts under `general.`;
+    /// of ONNX, the producer and the properties.
     pub metadata: BTreeMap<String, String>,
     /// What is known of the file that this one stands for, if it is a Git-LFS pointer.
     pub stated: Option<Stated>,
@@ -138,6 +144,16 @@ pub struct Stated {
 }
 
 impl Shard {
+    fn new(
+        File { name, path }: File,
+        metadata: BTreeMap<String, String>,
+        source: Source,
+        options: OpenOptions,
+    ) -> Self {
+        let source = if options.mmap { source.mapped() } else { source.read_once() };
+        Self { name, path, bytes: source.len(), metadata, stated: None, source }
+    }
+
     /// Bytes `[offset, offset + len)` of the file, header included: borrowed from the mapping, or read into `buf`.
     ///
     /// # Errors
@@ -217,6 +233,7 @@ impl Checkpoint {
             let (shard, header) = open_shard(&place, file, options, &content)?;
             let position = shards.len();
             tensors.extend(header.tensors.into_iter().map(|tensor| tensor.shifted(position)));
+            let beside = header.beside;
             findings.extend(header.findings);
             stated.extend(header.gguf);
             aliases.extend(header.aliases);
@@ -226,6 +243,7 @@ impl Checkpoint {
                 return Err(Error::Limit { path, what: "number of tensors", found, limit });
             }
             shards.push(shard);
+            shards.extend(beside);
         }
         let params = meta::Params::read(&place, &mut findings);
         if is_parts {
@@ -330,7 +348,7 @@ fn check_contents(place: &Place, files: &[File], mut contents: Vec<Content>) -> 
     let (mut pointers, mut foreign) = (Vec::new(), Vec::new());
     for (File { name, .. }, content) in files.iter().zip(&contents) {
         match content {
-            Content::Weights | Content::Torch | Content::Gguf => {}
+            Content::Weights | Content::Torch | Content::Gguf | Content::Onnx => {}
             Content::Pointer(pointer) => pointers.push((name.as_str(), pointer)),
             Content::Foreign(what) => foreign.push((name.as_str(), *what)),
         }
@@ -372,6 +390,8 @@ struct Header {
     gguf: Option<gguf::metadata::Metadata>,
     /// Names that stand for tensors which were read under another name.
     aliases: Vec<String>,
+    /// Files beside this one that hold values of its tensors.
+    beside: Vec<Shard>,
 }
 
 fn open_shard(
@@ -383,22 +403,29 @@ fn open_shard(
     let source = Source::open(&path)?;
     // Errors name the file as it lies in the folder: behind a link there may be a blob called by its digest.
     let shown = place.root.join(&name);
+    let plain = |tensors, findings| Header { tensors, findings, gguf: None, aliases: Vec::new(), beside: Vec::new() };
     let (metadata, header) = match content {
         Content::Gguf => {
             let gguf::Header { metadata, tensors, findings } = gguf::read_header(&shown, &name, &source)?;
-            (metadata.texts(), Header { tensors, findings, gguf: Some(metadata), aliases: Vec::new() })
+            (metadata.texts(), Header { gguf: Some(metadata), ..plain(tensors, findings) })
         }
         Content::Torch => {
             let torch::Header { tensors, findings, aliases } = torch::read_header(&shown, &name, &source)?;
-            (BTreeMap::new(), Header { tensors, findings, gguf: None, aliases })
+            (BTreeMap::new(), Header { aliases, ..plain(tensors, findings) })
+        }
+        Content::Onnx => {
+            let header = onnx::read_header(place, &shown, &name, &source)?;
+            let beside =
+                header.files.into_iter().map(|(file, source)| Shard::new(file, BTreeMap::new(), source, options));
+            let (beside, aliases) = (beside.collect(), header.aliases);
+            (header.metadata, Header { aliases, beside, ..plain(header.tensors, header.findings) })
         }
         _ => {
             let safetensors::Header { metadata, tensors, findings } = safetensors::read_header(&shown, &name, &source)?;
-            (metadata, Header { tensors, findings, gguf: None, aliases: Vec::new() })
+            (metadata, plain(tensors, findings))
         }
     };
-    let source = if options.mmap { source.mapped() } else { source.read_once() };
-    Ok((Shard { name, path, bytes: source.len(), metadata, stated: None, source }, header))
+    Ok((Shard::new(File { name, path }, metadata, source, options), header))
 }
 
 fn refuse_duplicates(place: &Place, shards: &[Shard], tensors: &[TensorMeta]) -> Result<()> {

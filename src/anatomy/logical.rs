@@ -95,8 +95,15 @@ fn parts(
 ) -> Option<Vec<Part>> {
     let role = *assignment.roles.first()?;
     let settled = assignment.roles.len() == 1;
-    if !tensor.layout.is_plain() || !tensor.dtype.is_decoded() || !tensor.dtype.is_float() {
+    if !tensor.dtype.is_decoded() || !tensor.dtype.is_float() {
         return None;
+    }
+    if !tensor.layout.is_plain() {
+        let (offset, outs) = (transposed(tensor)?, *tensor.shape.first()?);
+        let matrix = Matrix { tensor, outs, ins: architecture.hidden_size, turned: true, offset };
+        let fused = settled && tensor.shape[1..] == [matrix.ins];
+        let runs = fused.then(|| runs(role, outs, architecture, scheme)).flatten()?;
+        return Some(split(&matrix, assignment, architecture, &runs));
     }
     let blocks = tensor.dtype.bytes().is_none();
     match tensor.shape[..] {
@@ -126,6 +133,14 @@ fn parts(
         }
         _ => None,
     }
+}
+
+/// First byte of a matrix that is the transpose of what is stored, in one piece.
+fn transposed(tensor: &TensorMeta) -> Option<u64> {
+    let (Layout::View(view), [outs, _]) = (&tensor.layout, &tensor.shape[..]) else { return None };
+    let (&[piece], width) = (view.pieces(), tensor.dtype.bytes()?) else { return None };
+    let turned = piece.row_step == width && Some(piece.col_step) == outs.checked_mul(width);
+    (turned && piece.shard == tensor.shard).then_some(piece.offset)
 }
 
 /// Roles whose matrices GPT-2's Conv1D stores as (in, out).

@@ -4,6 +4,7 @@
 pub mod disguise;
 pub mod gguf;
 pub mod model;
+pub mod onnx;
 pub mod pairs;
 pub mod reports;
 pub mod torch;
