@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde::Serialize;
 use weightprint::anatomy::{self, Anatomy, Assignment};
 use weightprint::catalog::architectures::{self, Nearest};
-use weightprint::checkpoint::{Checkpoint, OpenOptions};
+use weightprint::checkpoint::Checkpoint;
 use weightprint::finding::Finding;
 use weightprint::report::text::{WIDTH, clean, thousands, wrap};
 use weightprint::tensor::DType;
@@ -58,8 +58,7 @@ struct TensorRow<'a> {
     assignment: &'a Assignment,
 }
 
-pub(super) fn inspect(path: &Path, format: Format, options: OpenOptions) -> Result<String> {
-    let checkpoint = Checkpoint::open(path, options)?;
+pub(super) fn inspect(path: &Path, checkpoint: &Checkpoint, format: Format) -> Result<String> {
     let config = checkpoint.sidecar.config.as_ref();
     let anatomy = anatomy::dissect(&checkpoint.tensors, config);
     let nearest = architectures::nearest(&anatomy.architecture, 3);
@@ -68,8 +67,8 @@ pub(super) fn inspect(path: &Path, format: Format, options: OpenOptions) -> Resu
         anatomy::config_findings(config, &anatomy.architecture, checkpoint.sidecar.config_source())
     }));
     match format {
-        Format::Json => json(path, &checkpoint, &anatomy, nearest, findings),
-        Format::Human => Ok(human(path, &checkpoint, &anatomy, &nearest, &findings)),
+        Format::Json => json(path, checkpoint, &anatomy, nearest, findings),
+        Format::Human => Ok(human(path, checkpoint, &anatomy, &nearest, &findings)),
     }
 }
 
