@@ -5,6 +5,7 @@ pub mod disguise;
 pub mod gguf;
 pub mod model;
 pub mod pairs;
+pub mod quantise;
 pub mod reports;
 pub mod torch;
 
