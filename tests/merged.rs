@@ -11,7 +11,10 @@ use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 use support::reports::{class, say, test};
 use support::{Random, Raw, Run, load, load_file, weightprint, write_file, zoo};
+use weightprint::cache::Cache;
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
+use weightprint::fingerprint::Settings;
+use weightprint::scan::{Cached, Input};
 use weightprint::tensor::TensorMeta;
 
 fn read(checkpoint: &Checkpoint, tensor: &TensorMeta, first: u64, count: u64) -> Vec<f32> {
@@ -370,4 +373,37 @@ fn whole_tensors_replace_the_base_s_and_a_grown_vocabulary_is_taken() {
     assert_eq!(class(&kin), "derived", "{}", kin["verdict"]["summary"]);
     assert_eq!(kin["subject"]["merged"]["replaced"], 1);
     assert_eq!(kin["architecture"]["fields"]["vocab_size"], json!(embedding.shape[0] + 16));
+}
+
+#[test]
+fn neither_threads_nor_the_way_of_reading_nor_a_cache_leave_a_trace() {
+    let folder = tempfile::tempdir().unwrap();
+    let (adapter, base) = (folder.path().join("tuned"), zoo("base-a"));
+    let changes = changes(&load("base-a"), &["q_proj", "up_proj"]);
+    write_adapter(&adapter, &changes, json!({}));
+    let mut prints = Vec::new();
+    for extra in [&["--threads", "1"][..], &["--threads", "5"], &["--threads", "2", "--no-mmap", "--memory", "1K"]] {
+        let print = folder.path().join(format!("print-{}", prints.len()));
+        let rest: Vec<&Path> = [Path::new("-o"), &print].into_iter().chain(extra.iter().map(Path::new)).collect();
+        let run = with_base("fingerprint", &adapter, &base, &rest);
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        prints.push(fs::read(&print).unwrap());
+    }
+    assert!(prints[0] == prints[1] && prints[0] == prints[2]);
+
+    let cache = Cache::new(&folder.path().join("cache"), 1 << 30);
+    let take = || {
+        let checkpoint = Checkpoint::open_merged(&adapter, &base, OpenOptions::default()).unwrap();
+        let settings = Settings::default();
+        let (input, cached) = Input::take_with(&checkpoint, "tuned".into(), &settings, Some(&cache), &|_| ()).unwrap();
+        (input.into_fingerprint().to_bytes().unwrap(), cached)
+    };
+    let (first, second) = (take(), take());
+    assert_eq!((&first.1, &second.1), (&Cached::Miss, &Cached::Hit));
+    assert!(first.0 == second.0);
+    // The files of weights are the same, the scale is not.
+    write_adapter(&adapter, &changes, json!({"lora_alpha": 4}));
+    let third = take();
+    assert_eq!(third.1, Cached::Miss);
+    assert!(third.0 != first.0);
 }

@@ -135,8 +135,11 @@ fn decoded(block: Block, bytes: &[u8]) -> Vec<f32> {
     out
 }
 
+/// Values of one block to its bytes.
+pub type Encoder = fn(&[f32]) -> Vec<u8>;
+
 /// Types whose levels are easily counted: each value to the nearest level, with a scale at which none is out of reach.
-pub fn levels(name: &str) -> Option<fn(&[f32]) -> Vec<u8>> {
+pub fn levels(name: &str) -> Option<Encoder> {
     match name {
         "TQ1_0" => Some(tq1_0),
         "TQ2_0" => Some(tq2_0),

@@ -77,7 +77,7 @@ impl Checkpoint {
         let scales = config.scales().map_err(malformed)?;
         let names = Names::of(&own.tensors);
         let mut merge = Merge { adapter: &theirs, base: own.shards.len(), names, scales, tensors: own.tensors.clone() };
-        let parts = Parts::sort(&theirs.tensors).map_err(|(tensor, what)| merge.refuse(&tensor, what))?;
+        let parts = Parts::sort(&theirs.tensors).map_err(|(tensor, what)| merge.refuse(tensor, what))?;
         let replaced = parts.whole.len();
         let saved = config.modules_to_save.as_deref().unwrap_or_default();
         for (name, tensor) in parts.whole {
@@ -119,7 +119,8 @@ impl Checkpoint {
         (sidecar.card, sidecar.adapter) = (adapter.sidecar.card, adapter.sidecar.adapter);
         let mut findings = self.findings;
         findings.extend(adapter.findings.into_iter().filter(|finding| finding.code != Code::NeedsBase));
-        findings.push(merged.finding());
+        let declared = sidecar.adapter.as_ref().and_then(|config| config.base_model_name_or_path.as_deref());
+        findings.push(merged.finding(declared));
         let (merged, shards) = (Some(merged), Arc::new(shards));
         Ok(Self {
             format: Format::Merged,
@@ -153,12 +154,14 @@ impl Checkpoint {
 }
 
 impl Merged {
-    fn finding(&self) -> Finding {
+    fn finding(&self, declared: Option<&str>) -> Finding {
+        let declared = declared.map_or_else(|| "none".to_owned(), shown);
         let ranks: Vec<String> = self.ranks.iter().map(u64::to_string).collect();
         let whole =
             if self.replaced > 0 { format!(", {} tensors replaced whole", self.replaced) } else { String::new() };
         let message = format!(
-            "{} adapter {} was merged into {} as it was read: rank {} on {}, {} tensors changed{whole}",
+            "{} adapter {} was merged into {} as it was read: rank {} on {}, {} tensors changed{whole}; the base that it \
+             declares is {declared}",
             shown(&self.method),
             shown(&self.adapter),
             shown(&self.base),

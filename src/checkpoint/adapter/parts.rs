@@ -36,7 +36,7 @@ impl Parts {
     ///
     /// # Errors
     /// The tensor and why in words, if one is no part of a LoRA adapter, or of the same part as another.
-    pub(super) fn sort(tensors: &[TensorMeta]) -> Result<Self, (TensorMeta, String)> {
+    pub(super) fn sort(tensors: &[TensorMeta]) -> Result<Self, (&TensorMeta, String)> {
         let mut parts = Self::default();
         for tensor in tensors {
             let before = match part(&tensor.name) {
@@ -54,10 +54,10 @@ impl Parts {
                 Some(Part::Whole(name)) => parts.whole.insert(name, tensor.clone()),
                 // The base's own values of a module that is replaced.
                 Some(Part::Original) => None,
-                None => return Err((tensor.clone(), "it is no part of a LoRA adapter".to_owned())),
+                None => return Err((tensor, "it is no part of a LoRA adapter".to_owned())),
             };
             if let Some(before) = before {
-                return Err((tensor.clone(), format!("it is the same part as `{}`", before.name.escape_debug())));
+                return Err((tensor, format!("it is the same part as `{}`", before.name.escape_debug())));
             }
         }
         Ok(parts)
