@@ -6,10 +6,13 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
+use support::gguf::{Kind, from_llama};
 use support::reports::{class, say, test};
+use support::torch::zip;
 use support::{Random, Raw, Run, load, load_file, weightprint, write_file, zoo};
 use weightprint::cache::Cache;
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
@@ -181,6 +184,14 @@ fn an_adapter_with_its_base_is_the_merged_model() {
     let codes: Vec<&str> = kin["findings"].as_array().unwrap().iter().map(|f| f["code"].as_str().unwrap()).collect();
     assert!(codes.contains(&"adapter-merged") && !codes.contains(&"needs-base"), "{codes:?}");
 
+    // As `torch.save` writes adapters, it is the same model.
+    let pickled = folder.path().join("pickled");
+    write_adapter(&pickled, &changes, json!({}));
+    let parts = load_file(&pickled.join("adapter_model.safetensors"));
+    fs::remove_file(pickled.join("adapter_model.safetensors")).unwrap();
+    fs::write(pickled.join("adapter_model.bin"), zip(&parts)).unwrap();
+    assert_eq!(class(&compared(&pickled, &base, &file)), "identical");
+
     // A fingerprint serves as a reference, and headers can be looked at.
     let print = folder.path().join("print");
     let run = with_base("fingerprint", &adapter, &base, &[Path::new("-o"), &print]);
@@ -283,6 +294,28 @@ fn changes_of_matrices_that_are_stored_turned_are_turned_with_them() {
     let both = run.json();
     say(&format!("DoRA turned and upright: {}", test(&both, "bits")["says"]));
     assert!(["identical", "re-encoded"].contains(&class(&both)), "{}", both["verdict"]["summary"]);
+}
+
+/// Names, and rows of query and key, are those of Hugging Face in the adapter and llama.cpp's in its base.
+#[test]
+fn a_base_in_gguf_is_changed_where_its_names_say_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let tensors: Vec<Raw> = load("base-a").iter().map(|tensor| tensor.cast(Dtype::F32)).collect();
+    let changes = changes(&tensors, &["q_proj", "k_proj", "o_proj", "gate_proj", "lm_head"]);
+    let adapter = folder.path().join("tuned");
+    write_adapter(&adapter, &changes, json!({}));
+    let file = merged_file(&folder.path().join("merged"), &tensors, &changes, ALPHA / RANK as f64);
+    let base = folder.path().join("base.gguf");
+    for (kind, expected) in [(Kind::F32, "identical"), (Kind::Quantised(GgmlDType::Q8_0), "derived")] {
+        from_llama(&tensors, (4, 2), kind).write(&base);
+        let found = compared(&adapter, &base, &file);
+        say(&format!("{kind:?}: {} ({})", class(&found), test(&found, "bits")["says"]));
+        assert_eq!(class(&found), expected, "{}", found["verdict"]["summary"]);
+        assert_eq!(found["subject"]["merged"]["changed"], changes.len());
+        for code in ["neuron-labels", "head-labels"] {
+            assert!(test(&found, code)["effect"].as_f64().unwrap() > 0.99, "{}", test(&found, code));
+        }
+    }
 }
 
 fn write_config(folder: &Path, config: Value) {

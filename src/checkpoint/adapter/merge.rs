@@ -14,6 +14,8 @@ use super::super::text::{listed, shown};
 use super::super::{Checkpoint, Format, OpenOptions};
 use super::config::Scales;
 use super::parts::{Factors, Parts};
+use crate::anatomy::Role;
+use crate::catalog::naming;
 use crate::finding::{Code, Finding, Level};
 use crate::tensor::changed::{Changed, Magnitude};
 use crate::tensor::{TensorMeta, is_adapter_part};
@@ -184,6 +186,19 @@ struct Names {
     exact: HashMap<String, usize>,
     /// `None` where several have the same rest.
     rests: HashMap<String, Option<usize>>,
+    /// By what every scheme that knows the name says it is; `None` where several are the same.
+    roles: HashMap<Place, Option<usize>>,
+}
+
+/// A role with its layer and expert.
+type Place = (Role, Option<u32>, Option<u32>);
+
+/// What a name stands for, if all schemes that know it agree.
+fn place(name: &str) -> Option<Place> {
+    let naming::Collapsed { key, numbers } = naming::collapse(name);
+    let mut places = naming::lookup(&key, &numbers).map(|hit| (hit.row().role, hit.layer, hit.expert));
+    let first = places.next()?;
+    places.all(|place| place == first).then_some(first)
 }
 
 /// Segments that wrap a decoder. What stands in another tower keeps the name of that.
@@ -202,17 +217,21 @@ fn rests(name: &str) -> impl Iterator<Item = &str> {
 
 impl Names {
     fn of(tensors: &[TensorMeta]) -> Self {
-        let mut names = Self { exact: HashMap::new(), rests: HashMap::new() };
+        let mut names = Self { exact: HashMap::new(), rests: HashMap::new(), roles: HashMap::new() };
         for (at, tensor) in tensors.iter().enumerate() {
             names.exact.insert(tensor.name.clone(), at);
             for rest in rests(&tensor.name) {
                 names.rests.entry(rest.to_owned()).and_modify(|found| *found = None).or_insert(Some(at));
             }
+            if let Some(place) = place(&tensor.name) {
+                names.roles.entry(place).and_modify(|found| *found = None).or_insert(Some(at));
+            }
         }
         names
     }
 
-    /// The tensor of this name; where there is none, the only one whose name differs in nothing but what wraps it.
+    /// The tensor of this name; where there is none, the only one whose name differs in nothing but what wraps it; or the
+    /// only one that has another tool's name for the same, as in GGUF.
     fn find(&self, name: &str) -> Option<usize> {
         let exact = |name: &str| self.exact.get(name).copied();
         let rest = |name: &str| self.rests.get(name).copied().flatten();
@@ -220,6 +239,7 @@ impl Names {
             .or_else(|| rest(name))
             .or_else(|| rests(name).find_map(exact))
             .or_else(|| rests(name).find_map(rest))
+            .or_else(|| self.roles.get(&place(name)?).copied().flatten())
     }
 }
 
