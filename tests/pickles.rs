@@ -430,3 +430,11 @@ proptest! {
         let _ = open(&bytes);
     }
 }
+
+#[test]
+fn values_that_share_bytes_are_told_once_and_their_type_is_not_called_unknown() {
+    let checkpoint = open(&window(12, 0, &[3, 3], &[1, 1])).unwrap();
+    let told: Vec<(&str, &str)> =
+        checkpoint.findings.iter().map(|finding| (finding.code.as_str(), finding.message.as_str())).collect();
+    assert!(matches!(told[..], [("values-not-read", message)] if message.contains("`t`")), "{told:?}");
+}

@@ -6,6 +6,7 @@ pub mod gguf;
 pub mod model;
 pub mod onnx;
 pub mod pairs;
+pub mod quantise;
 pub mod reports;
 pub mod torch;
 
