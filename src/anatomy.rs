@@ -26,7 +26,7 @@ use crate::tensor::TensorMeta;
 pub use architecture::{Architecture, Latent, QkNorm};
 pub use config::config_findings;
 pub use logical::{Logical, logical};
-use names::{Best, Group};
+use names::{Best, Group, Stream};
 pub use role::{Role, Touch};
 use shapes::Shapes;
 
@@ -224,10 +224,11 @@ fn choose(tensors: &[TensorMeta], included: &[bool], groups: &[Group]) -> (Shape
     };
     let shapes = analyse(None);
     let a = &shapes.architecture;
-    let best = names::best(tensors, groups, a.hidden_size, &a.family);
+    let stream = Stream { width: a.hidden_size, turned: a.conv1d_transposed };
+    let best = names::best(tensors, groups, stream, &a.family);
     let stated = stated_width(tensors, groups).filter(|&width| width != a.hidden_size);
     if let Some(width) = stated
-        && let Some(other) = names::best(tensors, groups, width, "unknown")
+        && let Some(other) = names::best(tensors, groups, Stream { width, turned: false }, "unknown")
         && other.matched > best.map_or(0, |best| best.matched)
     {
         return (analyse(Some(width)), Some(other));
@@ -253,12 +254,12 @@ fn stated_width(tensors: &[TensorMeta], groups: &[Group]) -> Option<u64> {
 /// Takes over what the names claim. Where the claims contradict each other (a query projection of another size than the
 /// output projection reads) and the shapes have a place for every matrix, only claims that shapes allow are kept.
 fn accept(tensors: &[TensorMeta], groups: &[Group], best: Best, shapes: &Shapes, assignments: &mut [Assignment]) {
-    let d = shapes.architecture.hidden_size;
+    let Architecture { hidden_size: width, conv1d_transposed: turned, .. } = shapes.architecture;
     let mut claimed = Vec::new();
     for group in groups {
         for member in &group.members {
             let meta = &tensors[member.tensor];
-            if let Some(hit) = names::claim(best.reading, group, member, meta, d) {
+            if let Some(hit) = names::claim(best.reading, group, member, meta, Stream { width, turned }) {
                 claimed.push((member.tensor, hit));
                 let assignment = &mut assignments[member.tensor];
                 assignment.roles = vec![hit.row().role];

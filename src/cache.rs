@@ -95,6 +95,10 @@ impl Cache {
         part(&serde_json::to_vec(&(settings.lists, settings.descriptors)).map_err(json)?);
         // It says how packed codes become values.
         part(&serde_json::to_vec(&checkpoint.sidecar.config).map_err(json)?);
+        // It says how a change is scaled.
+        if checkpoint.merged.is_some() {
+            part(format!("{:?}", checkpoint.sidecar.adapter).as_bytes());
+        }
         for shard in checkpoint.shards.iter() {
             part(shard.name.as_bytes());
             part(shard.path.as_os_str().as_encoded_bytes());

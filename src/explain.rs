@@ -162,8 +162,13 @@ fn finding_text(code: Code) -> &'static str {
         }
         Code::NeedsBase => {
             "Finding. The checkpoint is an adapter, a low-rank change to a base model that is not part of it. What it \
-             declares and which modules it changes is told; whether the merged model is a copy cannot be. Merge it into \
-             its base and scan the result."
+             declares and which modules it changes is told; whether the merged model is a copy cannot be. Name \
+             its base with --base, and the two are scanned as the model that they make."
+        }
+        Code::AdapterMerged => {
+            "Finding. The subject is an adapter together with the base that --base named. Every value is the base's with \
+             the adapter's change added, as PEFT would have merged and saved it; no merged file was written. The files \
+             of both are listed with their digests."
         }
         Code::PartsDisagree => {
             "Finding. A model that is cut into parts has its vectors whole in every part, and they are not the same \

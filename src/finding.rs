@@ -49,6 +49,8 @@ pub enum Code {
     SharedStorage,
     /// The checkpoint is an adapter: it changes a base model that is not part of it.
     NeedsBase,
+    /// An adapter was merged into its base as it was read.
+    AdapterMerged,
     /// Parts of one model disagree about a tensor that each of them holds whole.
     PartsDisagree,
     /// A tensor's values lie in an order that this version does not follow; they were not read.
@@ -67,7 +69,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order in which `explain` lists them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::ShardMissing,
         Self::ShardExtra,
         Self::IndexMismatch,
@@ -82,6 +84,7 @@ impl Code {
         Self::PickleRefused,
         Self::SharedStorage,
         Self::NeedsBase,
+        Self::AdapterMerged,
         Self::PartsDisagree,
         Self::ValuesNotRead,
         Self::ConfigMismatch,
@@ -108,6 +111,7 @@ impl Code {
             Self::PickleRefused => "pickle-refused",
             Self::SharedStorage => "shared-storage",
             Self::NeedsBase => "needs-base",
+            Self::AdapterMerged => "adapter-merged",
             Self::PartsDisagree => "parts-disagree",
             Self::ValuesNotRead => "values-not-read",
             Self::ConfigMismatch => "config-mismatch",

@@ -44,6 +44,7 @@ pub use spool::Numbers;
 
 use crate::anatomy::{Anatomy, Architecture, Assignment};
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::adapter::Merged;
 use crate::error::{Error, Result};
 use crate::finding::Finding;
 use crate::tensor::{DType, is_adapter_part};
@@ -96,7 +97,8 @@ pub struct FileRecord {
     pub path: String,
     /// Size in bytes.
     pub bytes: u64,
-    /// SHA-256 of the whole file, where it was computed: only if a published file has the same size.
+    /// SHA-256 of the whole file, where it was computed: only if a published file has the same size, or an adapter was
+    /// merged.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub sha256: Option<String>,
 }
@@ -120,6 +122,9 @@ pub struct Subject {
     /// SHA-256 of `tokenizer.json`, if there is one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub tokenizer_sha256: Option<String>,
+    /// What was merged, if it is an adapter seen together with its base.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub merged: Option<Merged>,
 }
 
 /// What is kept of one tensor.

@@ -48,6 +48,18 @@ pub const MAX_PICKLE_MARKS: usize = 1_000;
 /// Deepest nesting of dictionaries in which tensors are looked for.
 pub const MAX_STATE_DEPTH: usize = 8;
 
+/// Deepest nesting of modules in modules, and of what may hold tensors.
+pub const MAX_MODULE_DEPTH: usize = 48;
+
 /// How often the bytes of a file may be part of a tensor, on average. Tensors may share bytes; a file in which they
 /// share many times would cost more to read than its size says.
 pub const MAX_SHARING: u64 = 4;
+
+/// Most fields of an ONNX file that are looked at. The export of a large model has about a million.
+pub const MAX_ONNX_FIELDS: u64 = 10_000_000;
+
+/// Most nodes of the graphs of an ONNX file.
+pub const MAX_ONNX_NODES: usize = 1_000_000;
+
+/// Deepest nesting of graphs in the nodes of graphs.
+pub const MAX_ONNX_DEPTH: usize = 16;

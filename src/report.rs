@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::catalog::architectures::Nearest;
+use crate::checkpoint::adapter::Merged;
 use crate::compare::matching::How;
 use crate::compare::{LayerShare, Part, PartShare, Test};
 use crate::finding::Finding;
@@ -52,7 +53,7 @@ pub struct Subject {
     pub path: String,
     /// The name used in sentences.
     pub name: String,
-    /// Container format: `safetensors`, `gguf`, either with `sharded-` in front, or `fingerprint`.
+    /// Container format: `safetensors`, `gguf`, either with `sharded-` in front, or `merged`.
     pub format: String,
     /// Weight files.
     pub files: Vec<FileRecord>,
@@ -60,6 +61,9 @@ pub struct Subject {
     pub parameters: u64,
     /// Share of them in tensors that at least one applicable test looked at, 0 to 1.
     pub coverage: f64,
+    /// What was merged, if the subject is an adapter together with its base.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub merged: Option<Merged>,
 }
 
 /// Whose architecture it is.

@@ -252,7 +252,8 @@ fn report(
     let norms = if embedded { published::norms(&subject.print) } else { published::Norms::default() };
     let digest_matches = if embedded { published::digests(&subject.print) } else { Vec::new() };
     let mut tested = Tested { weights: compared.len(), in_full, published_norms: norms.tested, published_digests: 0 };
-    if subject.print.subject.files.iter().any(|file| file.sha256.is_some()) {
+    let is_file = subject.print.subject.merged.is_none();
+    if is_file && subject.print.subject.files.iter().any(|file| file.sha256.is_some()) {
         tested.published_digests = digests::all().len();
     }
     let nearest = architectures::nearest(&subject.print.architecture, 3);
@@ -281,6 +282,7 @@ fn report(
             files: subject.print.subject.files.clone(),
             parameters: subject.print.subject.parameters,
             coverage,
+            merged: subject.print.subject.merged.clone(),
         },
         architecture: architecture_report(subject, nearest, renamed),
         verdict,

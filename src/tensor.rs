@@ -3,6 +3,7 @@
 //! Nothing here knows what a tensor is for; that is the anatomy's work.
 
 pub mod block;
+pub mod changed;
 pub mod decode;
 pub mod layout;
 pub mod packed;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 use self::block::Grid;
 pub use block::Block;
+use layout::Extent;
 pub use layout::Layout;
 use serde::{Deserialize, Serialize};
 
@@ -201,8 +203,25 @@ impl TensorMeta {
             Layout::View(view) => Layout::View(Arc::new(view.shifted(by))),
             // Parts are joined once all shards are known.
             Layout::Packed(packed) => Layout::Packed(Arc::clone(packed)),
+            Layout::Changed(changed) => Layout::Changed(Arc::clone(changed)),
         };
         Self { shard: self.shard + by, layout, ..self }
+    }
+
+    /// The same tensor read in another way.
+    #[must_use]
+    pub(crate) fn with(self, layout: Layout) -> Self {
+        Self { layout, ..self }
+    }
+
+    /// The stored bytes that belong to it, in the order in which its stored digest takes them.
+    pub fn extents(&self) -> Vec<Extent> {
+        match &self.layout {
+            Layout::Plain => vec![Extent { shard: self.shard, offset: self.offset, len: self.len }],
+            Layout::View(view) => view.extents().to_vec(),
+            Layout::Packed(packed) => packed.stored().map(|stored| stored.extent).collect(),
+            Layout::Changed(changed) => changed.extents(),
+        }
     }
 
     /// The tensor as a matrix (see [`matrix`]).
@@ -211,17 +230,41 @@ impl TensorMeta {
     }
 }
 
-/// Whether a tensor of this name is a factor of a change to a base model, as PEFT names them, and no weight of its own.
+/// Whether a tensor of this name is part of a change to a base model, as PEFT, llama.cpp and kohya's scripts name them,
+/// and no weight of its own.
 pub fn is_adapter_part(name: &str) -> bool {
-    const PARTS: [&str; 8] = [
+    const PARTS: [&str; 31] = [
         "lora_A",
         "lora_B",
         "lora_embedding_A",
         "lora_embedding_B",
         "lora_magnitude_vector",
+        "lora_a",
+        "lora_b",
+        "lora_down",
+        "lora_up",
         "hada_w1_a",
+        "hada_w1_b",
+        "hada_w2_a",
+        "hada_w2_b",
         "ia3_l",
         "lokr_w1",
+        "lokr_w1_a",
+        "lokr_w1_b",
+        "lokr_w2",
+        "lokr_w2_a",
+        "lokr_w2_b",
+        "oft_r",
+        "oft_R",
+        "boft_R",
+        "boft_s",
+        "vera_lambda_b",
+        "vera_lambda_d",
+        "fourierft_spectrum",
+        "hra_u",
+        "prompt_embeddings",
+        "adaption_prompt",
+        "adaption_gate",
     ];
     name.split('.').any(|segment| PARTS.contains(&segment))
 }

@@ -239,10 +239,10 @@ fn malformed_input_names_the_file_and_exits_with_3() {
 fn other_things_than_weights_exit_with_4_and_say_what_they_are() {
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(scan(folder.path(), &[]).code, 4, "an empty folder");
-    std::fs::write(folder.path().join("model.onnx"), b"\x08\x07\x12\x07pytorch").unwrap();
+    std::fs::write(folder.path().join("tf_model.h5"), b"\x89HDF\r\n\x1a\n").unwrap();
     let run = scan(folder.path(), &[]);
     assert_eq!(run.code, 4);
-    assert!(run.stderr.contains("model.onnx") && run.stderr.contains("later version"), "{}", run.stderr);
+    assert!(run.stderr.contains("tf_model.h5") && run.stderr.contains("not read"), "{}", run.stderr);
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:".to_owned() + &"0".repeat(64) + "\nsize 9\n";
     std::fs::write(folder.path().join("model.safetensors"), pointer).unwrap();
     let run = scan(&folder.path().join("model.safetensors"), &[]);

@@ -8,7 +8,7 @@ use candle_core::quantized::GgmlDType;
 use serde_json::Value;
 use support::gguf::{Gguf, Kind, Meta, from_llama};
 use support::reports::{class, report, say, test};
-use support::{load, weightprint, zoo};
+use support::{Raw, load, weightprint, zoo};
 use weightprint::anatomy;
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
 
@@ -73,6 +73,93 @@ fn the_zoo_in_every_type_keeps_its_kinship_and_labels() {
         }
         assert_eq!(pairs.len(), base.len(), "{name}");
     }
+}
+
+/// What `general.architecture` and its keys call the model.
+fn called(gguf: &Gguf, name: &str) -> Gguf {
+    let renamed = |(key, value): &(String, Meta)| match key.strip_prefix("llama.") {
+        Some(key) => (format!("{name}.{key}"), value.clone()),
+        None if key == "general.architecture" => (key.clone(), Meta::Text(name.to_owned())),
+        None => (key.clone(), value.clone()),
+    };
+    Gguf { meta: gguf.meta.iter().map(renamed).collect(), ..gguf.clone() }
+}
+
+/// Every tensor of the file has the values of its counterpart; returns the names of those that do not.
+fn differing(path: &Path, plain: &[Raw]) -> Vec<String> {
+    let checkpoint = Checkpoint::open(path, OpenOptions::default()).unwrap();
+    let other = |raw: &&Raw| {
+        let name = support::gguf::name(&raw.name);
+        let tensor = checkpoint.tensors.iter().find(|tensor| tensor.name == name).unwrap();
+        let (mut out, mut buf) = (vec![f32::NAN; tensor.elements() as usize], Vec::new());
+        checkpoint.values(tensor, 0, &mut out, &mut buf).unwrap().unwrap();
+        out != raw.values()
+    };
+    plain.iter().filter(other).map(|raw| raw.name.clone()).collect()
+}
+
+/// The names are llama.cpp's own, from its `conversion/*.py`; rows are written as those classes write them.
+#[test]
+fn rows_are_put_back_for_every_architecture_that_permutes_them_and_for_no_other() {
+    let base = load("base-a");
+    let permuted = from_llama(&base, HEADS, Kind::F32);
+    let mut kept = permuted.clone();
+    for (tensor, raw) in kept.tensors.iter_mut().zip(&base) {
+        tensor.bytes = raw.cast(safetensors::tensor::Dtype::F32).bytes;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let permuting = "llama arcee arctic baichuan bailingmoe chameleon deci deepseek eagle3 granite granitehybrid \
+        granitemoe internlm2 llada llama-embed minicpm mistral3 nanbeige olmo smollm3 xverse";
+    for name in permuting.split_whitespace() {
+        assert_eq!(differing(&written(&folder, &called(&permuted, name)), &base), [""; 0], "{name}");
+        let wrong = differing(&written(&folder, &called(&kept, name)), &base);
+        assert_eq!(wrong.len(), 8, "{name}: query and key of four layers would be torn apart");
+    }
+    let keeping = "afmoe apertus bailingmoe2 command-r deepseek2 ernie4_5 exaone exaone4 falcon gemma2 gemma3 glm4 llama4 \
+        llada-moe minicpm3 olmo2 olmoe orion phi3 qwen2 qwen3 qwen3moe seed_oss stablelm";
+    for name in keeping.split_whitespace() {
+        assert_eq!(differing(&written(&folder, &called(&kept, name)), &base), [""; 0], "{name}");
+    }
+    // Labels follow.
+    let tuned = called(&from_llama(&load("a-sft"), HEADS, Kind::F16), "granite");
+    let found = report(&written(&folder, &tuned), &zoo("base-a"));
+    assert_eq!(class(&found), "derived", "{}", found["verdict"]["summary"]);
+    assert!(test(&found, "head-labels")["effect"].as_f64().unwrap() > 0.9, "{}", test(&found, "head-labels"));
+}
+
+#[test]
+fn heads_may_differ_from_layer_to_layer() {
+    let base = load("base-a");
+    let mut gguf = called(&from_llama(&base, HEADS, Kind::F32), "deci");
+    let array = |numbers: [u32; 4]| {
+        let mut bytes = 5u32.to_le_bytes().to_vec();
+        bytes.extend(4u64.to_le_bytes());
+        bytes.extend(numbers.into_iter().flat_map(u32::to_le_bytes));
+        Meta::Raw(9, bytes)
+    };
+    // Layer 2 has as many heads of keys as of queries: rows of half the size each.
+    for (key, value) in &mut gguf.meta {
+        match key.as_str() {
+            "deci.attention.head_count" => *value = array([4; 4]),
+            "deci.attention.head_count_kv" => *value = array([2, 2, 4, 2]),
+            _ => {}
+        }
+    }
+    let key = base.iter().find(|raw| raw.name == "model.layers.2.self_attn.k_proj.weight").unwrap();
+    let stored = gguf.tensors.iter_mut().find(|tensor| tensor.name == "blk.2.attn_k.weight").unwrap();
+    stored.bytes = support::gguf::paired(&key.values(), 128, 4).iter().flat_map(|v| v.to_le_bytes()).collect();
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(differing(&written(&folder, &gguf), &base), [""; 0]);
+    // A layer without heads cannot be put back, and that is told.
+    for (key, value) in &mut gguf.meta {
+        if key == "deci.attention.head_count_kv" {
+            *value = array([2, 2, 0, 2]);
+        }
+    }
+    let path = written(&folder, &gguf);
+    assert_eq!(differing(&path, &base), ["model.layers.2.self_attn.k_proj.weight"]);
+    let findings = Checkpoint::open(&path, OpenOptions::default()).unwrap().findings;
+    assert!(findings.iter().any(|finding| finding.message.contains("1 tensors of query and key")), "{findings:?}");
 }
 
 /// The parts of a split model, as llama.cpp's `gguf-split` has them: metadata in the first, counts in all.

@@ -273,21 +273,64 @@ fn a_pointer_in_place_of_a_sidecar_is_told() {
 
 #[test]
 fn formats_of_a_later_version_are_nothing_to_scan() {
-    let contents: [(&[u8], &str); 2] = [(b"\x89HDF\r\n\x1a\n0000", "HDF5"), (b"\x93NUMPY\x01\x00v\x00", "NumPy")];
+    let tar = |first: &[u8]| {
+        let mut head = first.to_vec();
+        head.resize(257, 0);
+        [&head[..], b"ustar  \0"].concat()
+    };
+    let (old, other) = (tar(b"sys_info"), tar(b"./model_config.yaml"));
+    let contents: [(&[u8], &str); 12] = [
+        (b"\x89HDF\r\n\x1a\n0000", "HDF5"),
+        (b"\x93NUMPY\x01\x00v\x00", "NumPy"),
+        (b"\x1c\0\0\0TFL3", "TensorFlow Lite"),
+        (b"ftrt\0\0\0\0", "TensorRT"),
+        (&0x6767_6d6c_u32.to_le_bytes(), "older than GGUF"),
+        (&0x6767_6d66_u32.to_le_bytes(), "older than GGUF"),
+        (&[0x6767_6a74_u32, 3].map(u32::to_le_bytes).concat(), "older than GGUF"),
+        (&0x6767_6c61_u32.to_le_bytes(), "adapter older than GGUF"),
+        (b"\x1f\x8b\x08\0", "gzip"),
+        (b"\x28\xb5\x2f\xfd\0", "zstd"),
+        (&old, "before 0.1.10"),
+        (&other, "tar archive: unpack"),
+    ];
     let folder = tempfile::tempdir().unwrap();
     for (content, part) in contents {
         for name in ["weights.bin", FILE] {
             refuse(put(folder.path().join(name), content), Class::Nothing, &[name, part]);
         }
     }
-    refuse(put(folder.path().join("model.onnx"), "\x08\x07\x12\x07pytorch"), Class::Nothing, &["ONNX"]);
+    for (name, part) in [
+        ("flax_model.msgpack", "Flax"),
+        ("model.mlmodel", "Core ML"),
+        ("saved_model.pb", "TensorFlow graph"),
+        ("model.ckpt.data-00000-of-00001", "part of a TensorFlow checkpoint"),
+        ("model.ckpt.index", "part of a TensorFlow checkpoint"),
+        ("tf_model.h5", "HDF5"),
+        ("model.keras", "Keras"),
+        ("weights.npz", "NumPy"),
+        ("model.tflite", "TensorFlow Lite"),
+        ("rank0.engine", "TensorRT"),
+        ("model.nemo", "NeMo"),
+        ("__0_0.distcp", "part of a distributed checkpoint"),
+    ] {
+        // Bytes that say nothing, and a pickle: both are known by their names alone.
+        refuse(put(folder.path().join(name), b"\x08\x01\x12\x00"), Class::Nothing, &[name, part]);
+        if name.ends_with("distcp") {
+            refuse(put(folder.path().join(name), b"PK\x03\x04"), Class::Nothing, &[name, part]);
+        }
+        let alone = tempfile::tempdir().unwrap();
+        put(alone.path().join(name), "x");
+        refuse(alone.path(), Class::Nothing, &["files in formats that are not read", name]);
+    }
+    refuse(put(folder.path().join("empty.onnx"), "\x08\x07\x12\x07pytorch"), Class::Malformed, &["ONNX", "no graph"]);
 
     let folder = tempfile::tempdir().unwrap();
-    refuse(folder.path(), Class::Nothing, &["no weight files (*.safetensors, *.bin, *.pt, *.pth, *.gguf)"]);
+    refuse(folder.path(), Class::Nothing, &["no weight files (*.safetensors, *.bin, *.pt, *.pth, *.gguf, *.onnx)"]);
     put(folder.path().join("optimizer.pt"), "x");
     refuse(folder.path(), Class::Nothing, &["training state (`optimizer.pt`)"]);
     put(folder.path().join("f.onnx"), "x");
-    refuse(folder.path(), Class::Nothing, &["later version", "`f.onnx`"]);
+    refuse(folder.path(), Class::Malformed, &["f.onnx", "ONNX"]);
+    fs::remove_file(folder.path().join("f.onnx")).unwrap();
     for name in ["a.bin", "b.pt", "c.pth", "d.ckpt"] {
         put(folder.path().join(name), "x");
     }

@@ -2,10 +2,12 @@
 
 mod support;
 
+use std::path::Path;
+
 use safetensors::tensor::Dtype;
 use support::gguf::{Kind, Meta, Stored, from_llama};
 use support::reports::{class, report, say, test};
-use support::{Raw, load, obfuscate, write_file, zoo};
+use support::{Raw, load, obfuscate, weightprint, write_file, zoo};
 
 /// Heads of queries, of keys, and their size.
 const HEADS: usize = 4;
@@ -138,8 +140,14 @@ fn query_key_value_fused_by_group() {
 
 #[test]
 fn matrices_stored_the_other_way_round() {
-    // Their names are not believed, because the shapes contradict them, and the shapes alone do not tell the MLPs.
-    check("turned", &turned, &[]);
+    check("turned", &turned, &["neuron-labels", "neuron-agreement", "head-labels"]);
+    // Without names gate and up are told apart by what their neurons read and write.
+    let nameless = |tensors: &[Raw]| {
+        let mut tensors = turned(tensors);
+        obfuscate(&mut tensors, 5);
+        tensors
+    };
+    check("turned and nameless", &nameless, &["neuron-labels", "neuron-agreement"]);
 }
 
 /// Without names a fused matrix is taken apart in the order that most have, in both models alike.
@@ -243,4 +251,40 @@ fn experts_stacked_as_llama_cpp_has_them() {
     say(&format!("stacked experts in GGUF: {} ({})", class(&copy), test(&copy, "bits")["says"]));
     assert_eq!(class(&copy), "identical", "{}", copy["verdict"]["summary"]);
     assert_eq!(class(&report(&path, &zoo("base-a"))), "derived");
+}
+
+#[test]
+fn inspect_tells_what_fused_matrices_are_read_as() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let inspect = |format: &str| {
+        let run = weightprint([Path::new("inspect"), &path, Path::new("--format"), Path::new(format)]);
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        run
+    };
+    write_file(&path, &phi3(&load("base-a")));
+    let text = inspect("human").stdout;
+    for told in [
+        "read as attn_q [128 x 128], attn_k [64 x 128], attn_v [64 x 128]",
+        "read as ffn_gate [256 x 128], ffn_up [256 x 128]",
+    ] {
+        assert!(text.contains(told), "`{told}` is not in: {text}");
+    }
+    let found = inspect("json").json();
+    let tensors = found["tensors"].as_array().unwrap();
+    let fused = tensors.iter().find(|row| row["name"] == "model.layers.2.self_attn.qkv_proj.weight").unwrap();
+    let names: Vec<&str> =
+        fused["parts"].as_array().unwrap().iter().map(|part| part["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["q", "k", "v"].map(|part| format!("model.layers.2.self_attn.qkv_proj.weight#{part}")));
+    assert_eq!((&fused["parts"][1]["roles"][0], &fused["parts"][1]["layer"]), (&"attn_k".into(), &2.into()));
+    let whole = tensors.iter().find(|row| row["name"] == "model.layers.2.self_attn.o_proj.weight").unwrap();
+    assert!(whole.get("parts").is_none(), "{whole}");
+
+    write_file(&path, &turned(&load("base-a")));
+    assert!(inspect("human").stdout.contains("read as ffn_down [128 x 256]"), "{}", inspect("human").stdout);
+    write_file(&path, &stacked(&load("a-moe-upcycled")));
+    let text = inspect("human").stdout;
+    assert!(text.contains("of expert 0 [") && text.contains("of expert 2 [256 x 128]"), "{text}");
+    write_file(&path, &load("base-a"));
+    assert!(!inspect("human").stdout.contains("read as"));
 }

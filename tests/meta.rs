@@ -8,7 +8,7 @@ use std::path::Path;
 use safetensors::tensor::Dtype;
 use support::reports::verdict;
 use support::torch::{legacy, zip};
-use support::{Raw, load};
+use support::{Raw, load, write_file};
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
 use weightprint::finding::Code;
 
@@ -192,4 +192,40 @@ fn what_cannot_be_put_back_is_told() {
     write(folder.path(), &in_meta_layout("base-a"), 2, Generation::Llama2);
     fs::write(folder.path().join("consolidated.01.pth"), zip(&other)).unwrap();
     assert_eq!(codes(folder.path()), [Code::PartsDisagree]);
+}
+
+/// One safetensors file with Meta's names and `params.json`, as Mistral publishes its models.
+fn write_mistral(folder: &Path, name: &str) {
+    write_file(&folder.join("consolidated.safetensors"), &in_meta_layout(name));
+    let params = r#"{"dim": 128, "n_layers": 4, "head_dim": 32, "hidden_dim": 352, "n_heads": 4, "n_kv_heads": 2,
+        "norm_eps": 1e-05, "vocab_size": 1024, "rope_theta": 1000000.0}"#;
+    fs::write(folder.join("params.json"), params).unwrap();
+}
+
+#[test]
+fn mistral_s_own_form_is_read_with_its_rows_put_back() {
+    for (name, class) in [("base-a", "identical"), ("a-sft", "derived"), ("base-b", "same-architecture")] {
+        let folder = tempfile::tempdir().unwrap();
+        write_mistral(folder.path(), name);
+        let file = folder.path().join("consolidated.safetensors");
+        for path in [folder.path(), &file] {
+            let checkpoint = Checkpoint::open(path, OpenOptions::default()).unwrap();
+            assert_eq!(checkpoint.findings, [], "{name}");
+            assert_eq!(verdict(path), (class.to_owned(), 1.0), "{name}");
+        }
+    }
+}
+
+#[test]
+fn both_forms_of_one_model_in_one_folder_are_one_model() {
+    let folder = tempfile::tempdir().unwrap();
+    write_mistral(folder.path(), "base-a");
+    support::write_sharded(folder.path(), &load("base-a"), 2);
+    let checkpoint = Checkpoint::open(folder.path(), OpenOptions::default()).unwrap();
+    assert_eq!(checkpoint.shards.len(), 2, "the form that loaders look for");
+    let told: Vec<&str> = checkpoint.findings.iter().map(|finding| finding.code.as_str()).collect();
+    assert_eq!(told, ["shard-extra"], "{:?}", checkpoint.findings);
+    assert_eq!(verdict(folder.path()), ("identical".to_owned(), 1.0));
+    // The other form, when it is named.
+    assert_eq!(verdict(&folder.path().join("consolidated.safetensors")), ("identical".to_owned(), 1.0));
 }

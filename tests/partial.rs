@@ -86,6 +86,26 @@ fn an_adapter_is_recognised_by_its_names_and_with_whole_tensors_in_it() {
     assert!(told[0].contains("declares no base"), "{}", told[0]);
 }
 
+#[test]
+fn adapters_of_other_methods_and_tools_are_no_models_either() {
+    for name in [
+        "blk.0.attn_q.weight.lora_a",
+        "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight",
+        "base_model.model.model.layers.0.self_attn.k_proj.ia3_l",
+        "base_model.model.model.layers.0.self_attn.k_proj.hada_w1_a",
+        "base_model.model.model.layers.0.self_attn.k_proj.oft_R.weight",
+        "prompt_embeddings",
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let values: Vec<f32> = (0..128).map(|i| (i as f32).sin()).collect();
+        write_file(&folder.path().join("model.safetensors"), &[Raw::from_f32(name, &[2, 64], &values)]);
+        let run = scan(folder.path());
+        assert_eq!(run.code, 5, "{name}: {}", run.stderr);
+        let told = findings(&run.json(), "needs-base");
+        assert!(told.len() == 1 && told[0].contains("`--base`"), "{name}: {told:?}");
+    }
+}
+
 fn pointer(sha256: &str, bytes: u64) -> String {
     format!("version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {bytes}\n")
 }

@@ -126,6 +126,77 @@ fn a_call_beside_the_weights_is_a_finding_and_the_scan_goes_on() {
     assert!(refused[1]["message"].as_str().unwrap().contains("`evil`"));
 }
 
+/// A pickle without its end: a module, kept at place 1000, as an object of `class` whose attributes `fill` writes.
+fn module(class: &str, fill: impl FnOnce(&mut Pickler)) -> Vec<u8> {
+    let name = class.replace(' ', "\n");
+    let mut pickler = Pickler::after([&b"\x80\x02c"[..], name.as_bytes(), b"\n)\x81r\xe8\x03\0\0"].concat());
+    pickler.op(b"}(");
+    fill(&mut pickler);
+    pickler.op(b"ub");
+    pickler.bytes
+}
+
+#[test]
+fn an_object_of_any_class_is_its_attributes_and_nothing_runs() {
+    let fill = |pickler: &mut Pickler| {
+        pickler.text("_parameters");
+        pickler.op(b"}");
+        pickler.text("weight");
+        pickler.tensor("0", Dtype::F32, &[3, 4]);
+        pickler.op(b"s");
+        pickler.text("_modules");
+        // Itself among its modules, and something that a call was to give.
+        pickler.op(b"}(X\x04\x00\x00\x00selfj\xe8\x03\0\0X\x01\x00\x00\x00xcevil\ncall\n)Ru");
+    };
+    let pickle = [module("os system", fill), b".".to_vec()].concat();
+    let checkpoint = open(&zipped(&pickle, &[("0", FLOATS)])).unwrap();
+    let names: Vec<&str> = checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+    assert_eq!(names, ["weight"]);
+    let messages: Vec<&str> = checkpoint.findings.iter().map(|finding| finding.message.as_str()).collect();
+    assert!(messages.iter().any(|message| message.contains("`os.system`")), "{messages:?}");
+    assert!(messages.iter().any(|message| message.contains("asks to call `evil.call`")), "{messages:?}");
+    assert!(checkpoint.findings.iter().all(|finding| finding.level == Level::Warning));
+}
+
+#[test]
+fn weights_that_a_module_would_not_save_lower_the_coverage() {
+    let base = load("base-a");
+    let fill = |pickler: &mut Pickler| {
+        pickler.text("_modules");
+        pickler.op(b"}");
+        for (group, matrices) in [("_parameters", false), ("hidden", true)] {
+            pickler.text(group);
+            pickler.op(b"}(");
+            for (key, tensor) in base.iter().enumerate().filter(|(_, tensor)| (tensor.shape.len() > 1) == matrices) {
+                pickler.text(&tensor.name);
+                pickler.tensor(&key.to_string(), tensor.dtype, &tensor.shape);
+            }
+            pickler.op(b"u");
+        }
+    };
+    let pickle = [module("a Model", fill), b".".to_vec()].concat();
+    let keys: Vec<String> = (0..base.len()).map(|key| key.to_string()).collect();
+    let storages: Vec<(&str, &[u8])> = keys.iter().map(String::as_str).zip(base.iter().map(|t| &t.bytes[..])).collect();
+    let checkpoint = open(&zipped(&pickle, &storages)).unwrap();
+    assert!(checkpoint.findings.iter().any(|finding| finding.code == Code::ValuesNotRead));
+    let unread = checkpoint.tensors.iter().find(|tensor| !tensor.dtype.is_decoded()).unwrap();
+    assert!(unread.elements() > 1 << 20, "{unread:?}");
+}
+
+#[test]
+fn modules_inside_modules_end_at_a_limit() {
+    // Each the only module of the one before.
+    let mut pickle = b"\x80\x02".to_vec();
+    const LEVELS: usize = 900;
+    for _ in 0..LEVELS {
+        pickle.extend(b"ca\nb\n)\x81}(X\x0b\x00\x00\x00_parameters}X\x08\x00\x00\x00_modules}X\x01\x00\x00\x00m");
+    }
+    pickle.extend(b"N");
+    pickle.extend(b"sub".repeat(LEVELS));
+    pickle.extend(b".");
+    refuse(&zipped(&pickle, &[]), &["no dictionary of tensors"]);
+}
+
 #[test]
 fn a_tensor_whose_storage_was_refused_is_not_read_and_told() {
     let pickle =
@@ -358,4 +429,12 @@ proptest! {
     fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let _ = open(&bytes);
     }
+}
+
+#[test]
+fn values_that_share_bytes_are_told_once_and_their_type_is_not_called_unknown() {
+    let checkpoint = open(&window(12, 0, &[3, 3], &[1, 1])).unwrap();
+    let told: Vec<(&str, &str)> =
+        checkpoint.findings.iter().map(|finding| (finding.code.as_str(), finding.message.as_str())).collect();
+    assert!(matches!(told[..], [("values-not-read", message)] if message.contains("`t`")), "{told:?}");
 }

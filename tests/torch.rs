@@ -12,6 +12,7 @@ use support::reports::verdict;
 use support::torch::{LEGACY_HEAD, Pickler, legacy, state_pickle, zip, zipped};
 use support::{Raw, load};
 use weightprint::checkpoint::{Checkpoint, Format, OpenOptions};
+use weightprint::error::Class;
 use weightprint::finding::{Code, Level};
 
 fn fixture(name: &str) -> PathBuf {
@@ -97,6 +98,97 @@ fn a_trainers_checkpoint_gives_the_model_and_names_the_rest() {
     assert_eq!(codes(&checkpoint), [(Code::FileLeftOut, Level::Note)]);
     let message = &checkpoint.findings[0].message;
     assert!(message.contains("`optimizer`") && message.contains("`rng_state`"), "{message}");
+}
+
+#[test]
+fn whole_modules_read_as_their_own_state() {
+    let values = expected("whole");
+    for (file, level) in [
+        ("whole.zip.pt", Level::Warning),
+        ("whole.p4.pt", Level::Warning),
+        ("whole.legacy.pt", Level::Warning),
+        ("whole.trainer.pt", Level::Warning),
+        ("script.pt", Level::Note),
+        ("traced.pt", Level::Note),
+    ] {
+        let checkpoint = open(&fixture(file), true);
+        assert_eq!(read(&checkpoint), values, "{file}");
+        let told = codes(&checkpoint);
+        assert_eq!(told[0], (Code::PickleRefused, level), "{file}: {:?}", checkpoint.findings);
+        let left_out = if file == "whole.trainer.pt" { &[(Code::FileLeftOut, Level::Note)][..] } else { &[] };
+        assert_eq!(&told[1..], left_out, "{file}: {:?}", checkpoint.findings);
+    }
+    let checkpoint = open(&fixture("whole.zip.pt"), true);
+    let message = &checkpoint.findings[0].message;
+    assert!(message.contains("`__main__.Outer`") && message.contains("a loader would import"), "{message}");
+}
+
+#[test]
+fn a_module_in_another_and_buffers_that_are_not_saved() {
+    let checkpoint = open(&fixture("whole.parallel.pt"), true);
+    let unwrapped: Tensors = read(&checkpoint)
+        .into_iter()
+        .map(|(name, tensor)| (name.strip_prefix("module.").unwrap().to_owned(), tensor))
+        .collect();
+    assert_eq!(unwrapped, expected("whole"));
+    let told = checkpoint.findings.iter().find(|finding| finding.code == Code::FileLeftOut).unwrap();
+    assert!(told.message.contains("`module.layers.0.frequencies`"), "{}", told.message);
+}
+
+#[test]
+fn a_frozen_archive_has_its_weights_among_the_constants() {
+    let checkpoint = open(&fixture("frozen.pt"), true);
+    let sorted = |tensors: Tensors| {
+        let mut values: Vec<String> = tensors.into_values().map(|tensor| format!("{tensor:?}")).collect();
+        values.sort();
+        values
+    };
+    assert_eq!(sorted(read(&checkpoint)), sorted(expected("whole")));
+    assert_eq!(codes(&checkpoint), [(Code::PickleRefused, Level::Note)]);
+}
+
+#[test]
+fn training_state_is_left_out_and_named() {
+    let checkpoint = open(&fixture("mp_rank_00_model_states.pt"), true);
+    assert_eq!(read(&checkpoint), expected("module"));
+    assert_eq!(codes(&checkpoint), [(Code::FileLeftOut, Level::Note)]);
+    assert!(checkpoint.findings[0].message.contains("`optimizer`"), "{:?}", checkpoint.findings);
+    let error = Checkpoint::open(&fixture("optimizer.pt"), OpenOptions::default()).unwrap_err();
+    assert!(error.class() == Class::Nothing && error.to_string().contains("optimizer"), "{error}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let training = [
+        "optimizer.pt",
+        "optimizer.bin",
+        "optimizer.safetensors",
+        "scheduler.pt",
+        "scaler.pt",
+        "rng_state_0.pth",
+        "random_states_0.pkl",
+        "training_args.bin",
+        "zero_pp_rank_0_mp_rank_00_optim_states.pt",
+        "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt",
+        "zero_pp_rank_0_mp_rank_00_model_states.pt",
+        "mp_rank_00_optim_states.pt",
+        "distrib_optim.pt",
+    ];
+    for name in training {
+        fs::copy(fixture("optimizer.pt"), folder.path().join(name)).unwrap();
+    }
+    fs::write(folder.path().join("__0_0.distcp"), b"PK\x03\x04").unwrap();
+    let error = Checkpoint::open(folder.path(), OpenOptions::default()).unwrap_err();
+    assert!(error.class() == Class::Nothing && error.to_string().contains("training state"), "{error}");
+    assert!(error.to_string().contains("`__0_0.distcp`"), "{error}");
+    for model in ["mp_rank_00_model_states.pt", "pytorch_model.bin", "model.safetensors"] {
+        let target = folder.path().join(model);
+        let from = if model.ends_with("safetensors") { "module.safetensors" } else { "mp_rank_00_model_states.pt" };
+        fs::copy(fixture(from), &target).unwrap();
+        let checkpoint = open(folder.path(), true);
+        assert_eq!(read(&checkpoint), expected("module"), "{model}");
+        let told = |part: &str| checkpoint.findings.iter().any(|finding| finding.message.contains(part));
+        assert!(told("training state was left out") && told("`__0_0.distcp`"), "{:?}", checkpoint.findings);
+        fs::remove_file(&target).unwrap();
+    }
 }
 
 #[test]

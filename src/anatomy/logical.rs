@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use super::{Anatomy, Architecture, Assignment, Role, residual};
+use crate::tensor::changed::Changed;
 use crate::tensor::layout::{Extent, Piece, View};
 use crate::tensor::{Layout, TensorMeta};
 
@@ -84,6 +85,8 @@ struct Matrix<'a> {
     turned: bool,
     /// First byte of the matrix.
     offset: u64,
+    /// What is added to it.
+    change: Option<&'a Changed>,
 }
 
 /// The parts of a tensor; none where it stays as it is.
@@ -95,12 +98,26 @@ fn parts(
 ) -> Option<Vec<Part>> {
     let role = *assignment.roles.first()?;
     let settled = assignment.roles.len() == 1;
-    if !tensor.layout.is_plain() || !tensor.dtype.is_decoded() || !tensor.dtype.is_float() {
+    // Of a changed tensor the base is taken apart, and each part has its share of the change.
+    let (tensor, change) = match &tensor.layout {
+        Layout::Changed(changed) => (&changed.base, Some(&**changed)),
+        _ => (tensor, None),
+    };
+    if !tensor.dtype.is_decoded() || !tensor.dtype.is_float() {
         return None;
+    }
+    if !tensor.layout.is_plain() {
+        let (offset, outs) = (transposed(tensor).filter(|_| change.is_none())?, *tensor.shape.first()?);
+        let matrix = Matrix { tensor, outs, ins: architecture.hidden_size, turned: true, offset, change };
+        let fused = settled && tensor.shape[1..] == [matrix.ins];
+        let runs = fused.then(|| runs(role, outs, architecture, scheme)).flatten()?;
+        return Some(split(&matrix, assignment, architecture, &runs));
     }
     let blocks = tensor.dtype.bytes().is_none();
     match tensor.shape[..] {
-        [experts, rows, cols] if settled => experts_of(tensor, assignment, role, architecture, [experts, rows, cols]),
+        [experts, rows, cols] if settled && change.is_none() => {
+            experts_of(tensor, assignment, role, architecture, [experts, rows, cols])
+        }
         [rows, cols] => {
             let d = architecture.hidden_size;
             let projections = assignment.roles.iter().copied().all(is_projection);
@@ -109,7 +126,7 @@ fn parts(
             if turned && blocks || role == Role::AttnQkv && ins != d {
                 return None;
             }
-            let matrix = Matrix { tensor, outs, ins, turned, offset: tensor.offset };
+            let matrix = Matrix { tensor, outs, ins, turned, offset: tensor.offset, change };
             match settled.then(|| runs(role, outs, architecture, scheme)).flatten() {
                 Some(runs) => Some(split(&matrix, assignment, architecture, &runs)),
                 None if turned => {
@@ -121,11 +138,19 @@ fn parts(
         }
         [size] if settled => {
             let runs = runs(role, size, architecture, scheme)?;
-            let matrix = Matrix { tensor, outs: size, ins: 1, turned: false, offset: tensor.offset };
+            let matrix = Matrix { tensor, outs: size, ins: 1, turned: false, offset: tensor.offset, change };
             Some(split(&matrix, assignment, architecture, &runs))
         }
         _ => None,
     }
+}
+
+/// First byte of a matrix that is the transpose of what is stored, in one piece.
+fn transposed(tensor: &TensorMeta) -> Option<u64> {
+    let (Layout::View(view), [outs, _]) = (&tensor.layout, &tensor.shape[..]) else { return None };
+    let (&[piece], width) = (view.pieces(), tensor.dtype.bytes()?) else { return None };
+    let turned = piece.row_step == width && Some(piece.col_step) == outs.checked_mul(width);
+    (turned && piece.shard == tensor.shard).then_some(piece.offset)
 }
 
 /// Roles whose matrices GPT-2's Conv1D stores as (in, out).
@@ -214,7 +239,7 @@ fn experts_of(
     let (outs, ins) = if turned { (cols, rows) } else { (rows, cols) };
     let mut parts = Vec::new();
     for expert in 0..experts {
-        let matrix = Matrix { tensor, outs, ins, turned, offset: tensor.offset + expert * size };
+        let matrix = Matrix { tensor, outs, ins, turned, offset: tensor.offset + expert * size, change: None };
         let own = |role: Role| Assignment { roles: vec![role], expert: Some(expert as u32), ..assignment.clone() };
         let name = |part: &str| format!("{}#{expert}{part}", tensor.name);
         if role == Role::ExpertGateUp {
@@ -237,7 +262,7 @@ impl Matrix<'_> {
         mut assignment: Assignment,
         architecture: &Architecture,
     ) -> Option<Part> {
-        let Self { tensor, outs, ins, turned, offset } = *self;
+        let Self { tensor, outs, ins, turned, offset, change } = *self;
         let line = tensor.dtype.size_of(if turned { outs } else { ins })?;
         let count = runs.iter().map(|run| run.1).sum();
         let shape = if tensor.shape.len() == 1 { vec![count] } else { vec![count, ins] };
@@ -261,6 +286,10 @@ impl Matrix<'_> {
                 let view = View::new(&tensor.dtype, &stored.shape, pieces, extents).ok()?;
                 TensorMeta { offset, len, layout: Layout::View(Arc::new(view)), ..stored }
             }
+        };
+        let meta = match change {
+            Some(change) => change.part(meta, runs, turned)?,
+            None => meta,
         };
         let upright = Architecture { conv1d_transposed: false, ..architecture.clone() };
         assignment.residual = residual(&assignment.roles, &meta.shape, &upright);

@@ -106,7 +106,7 @@ fn collapsed_prefixes() -> &'static [Prefix] {
 
 /// Chooses the scheme: most tensors with an agreeing shape; then the one usual for the family that the shapes make; then
 /// fewest names that the scheme demands and the file lacks; then the catalog's order.
-pub(super) fn best(tensors: &[TensorMeta], groups: &[Group], d: u64, family: &str) -> Option<Best> {
+pub(super) fn best(tensors: &[TensorMeta], groups: &[Group], stream: Stream, family: &str) -> Option<Best> {
     let mut scores: BTreeMap<Reading, (usize, BTreeSet<usize>)> = BTreeMap::new();
     let prefixes = collapsed_prefixes();
     for group in groups {
@@ -117,7 +117,7 @@ pub(super) fn best(tensors: &[TensorMeta], groups: &[Group], d: u64, family: &st
                 let mut seen: Vec<Reading> = Vec::new();
                 for hit in naming::lookup(key, member.numbers.get(prefix.numbers..).unwrap_or(&[])) {
                     let reading = Reading { bare: hit.bare, prefix: index, scheme: hit.scheme };
-                    if !seen.contains(&reading) && agrees(hit, meta, d) {
+                    if !seen.contains(&reading) && agrees(hit, meta, stream) {
                         seen.push(reading);
                         let score = scores.entry(reading).or_default();
                         score.0 += 1;
@@ -138,11 +138,17 @@ pub(super) fn best(tensors: &[TensorMeta], groups: &[Group], d: u64, family: &st
 }
 
 /// What the chosen scheme says of a tensor. The output head is looked for outside the prefix too.
-pub(super) fn claim(reading: Reading, group: &Group, member: &Member, meta: &TensorMeta, d: u64) -> Option<Hit> {
+pub(super) fn claim(
+    reading: Reading,
+    group: &Group,
+    member: &Member,
+    meta: &TensorMeta,
+    stream: Stream,
+) -> Option<Hit> {
     let prefix = &collapsed_prefixes()[reading.prefix];
     let find = |key: &str, skip: usize, bare: bool| {
         naming::lookup(key, member.numbers.get(skip..).unwrap_or(&[]))
-            .find(|hit| hit.scheme == reading.scheme && hit.bare == bare && agrees(*hit, meta, d))
+            .find(|hit| hit.scheme == reading.scheme && hit.bare == bare && agrees(*hit, meta, stream))
     };
     group
         .key
@@ -151,10 +157,19 @@ pub(super) fn claim(reading: Reading, group: &Group, member: &Member, meta: &Ten
         .or_else(|| find(&group.key, 0, false).filter(|hit| matches!(hit.row().role, Role::Output | Role::OutputBias)))
 }
 
+/// What shapes say of the residual stream.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stream {
+    /// Its width.
+    pub(super) width: u64,
+    /// Whether the matrices that read and write it are stored by (in, out).
+    pub(super) turned: bool,
+}
+
 /// Whether a tensor's shape can play the role that its name claims.
-fn agrees(hit: Hit, meta: &TensorMeta, d: u64) -> bool {
+fn agrees(hit: Hit, meta: &TensorMeta, Stream { width: d, turned }: Stream) -> bool {
     let role = hit.row().role;
-    let turned = !naming::schemes()[hit.scheme].transposed.starts_with("none");
+    let turned = turned || !naming::schemes()[hit.scheme].transposed.starts_with("none");
     if matches!(meta.dtype, DType::U8 | DType::U32 | DType::I32) && meta.shape.len() >= 2 {
         // Packed codes: the shape says nothing about the matrix.
         return !matches!(role.touch(), Touch::Gain | Touch::Bias);

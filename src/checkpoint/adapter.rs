@@ -1,33 +1,21 @@
 //! Low-rank adapters as PEFT writes them: `adapter_config.json` beside `adapter_model.safetensors` or `.bin`.
 //!
 //! An adapter is a change to a base model, not a model. What it declares and touches is told; whether the merged model
-//! is a copy of anything cannot be, so a scan of an adapter alone never ends clean.
+//! is a copy of anything cannot be, so a scan of an adapter alone never ends clean. With its base beside it, which the
+//! user has to name, the merged model is seen without being written.
+
+mod config;
+mod merge;
+mod parts;
 
 use std::collections::BTreeSet;
 
-use serde::Deserialize;
-
+pub use self::config::{Config, Patterns};
+pub use self::merge::Merged;
 use super::sidecar::{Card, Sidecar};
 use super::text::{listed, shown};
 use crate::finding::{Code, Finding, Level};
 use crate::tensor::{self, TensorMeta};
-
-/// What `adapter_config.json` declares.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-pub struct Config {
-    /// The model that it changes: a repository, or a path on somebody's machine.
-    #[serde(default)]
-    pub base_model_name_or_path: Option<String>,
-    /// The method, such as `LORA`.
-    #[serde(default)]
-    pub peft_type: Option<String>,
-    /// Rank of the change, unless modules have their own.
-    #[serde(default)]
-    pub r: Option<u64>,
-    /// Scale of the change times its rank.
-    #[serde(default)]
-    pub lora_alpha: Option<f64>,
-}
 
 /// The finding that says what the adapter is, if the checkpoint is one; adds the declared base to the card.
 pub(super) fn describe(tensors: &[TensorMeta], sidecar: &mut Sidecar) -> Option<Finding> {
@@ -58,7 +46,7 @@ pub(super) fn describe(tensors: &[TensorMeta], sidecar: &mut Sidecar) -> Option<
         card.relation.get_or_insert_with(|| "adapter".to_owned());
     }
     let message = format!(
-        "needs its base: an {method} {rank} on {}{whole}; it {base}. Merge it into the base and scan the result",
+        "needs its base: an {method} {rank} on {}{whole}; it {base}. Scan it with `--base` and the folder of its base",
         listed(&touched)
     );
     Some(Finding::new(Code::NeedsBase, Level::Warning, message.replace("an `", "a `"), first.name.clone()))
@@ -67,13 +55,11 @@ pub(super) fn describe(tensors: &[TensorMeta], sidecar: &mut Sidecar) -> Option<
 /// The inner size of a low-rank factor.
 fn rank(tensor: &TensorMeta) -> Option<u64> {
     let [rows, cols] = tensor.shape[..] else { return None };
-    if tensor.name.contains("lora_A") || tensor.name.contains("lora_embedding_A") {
-        Some(rows)
-    } else if tensor.name.contains("lora_B") || tensor.name.contains("lora_embedding_B") {
-        Some(cols)
-    } else {
-        None
-    }
+    tensor.name.split('.').find_map(|segment| match segment {
+        "lora_A" | "lora_embedding_A" | "lora_a" | "lora_down" => Some(rows),
+        "lora_B" | "lora_embedding_B" | "lora_b" | "lora_up" => Some(cols),
+        _ => None,
+    })
 }
 
 /// The kind of module that a part belongs to: the segment in front of the method's own name.

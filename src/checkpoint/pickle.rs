@@ -54,6 +54,8 @@ pub(super) enum Node {
     Wide([u8; 16]),
     Storage(Storage),
     Tensor(Box<Tensor>),
+    /// An object of a class that is not listed: what its attributes would be set from, most often a dictionary.
+    Object(Value),
 }
 
 /// A run of elements that lies outside the pickle.
@@ -88,6 +90,8 @@ pub(super) struct Refusal {
     pub(super) at: usize,
     /// Whether the pickle asks to call it, rather than only naming it.
     pub(super) called: bool,
+    /// Whether the pickle has objects of it.
+    pub(super) built: bool,
 }
 
 /// The functions and classes that a pickle names and that are not listed.
@@ -111,13 +115,19 @@ impl Refusals {
             return next as u32 - 1;
         }
         self.positions.insert(name.clone(), next as u32);
-        self.told.push(Refusal { name, at, called: false });
+        self.told.push(Refusal { name, at, called: false, built: false });
         next as u32
     }
 
     fn call(&mut self, position: u32) {
         if let Some(refusal) = self.told.get_mut(position as usize) {
             refusal.called = true;
+        }
+    }
+
+    fn build(&mut self, position: u32) {
+        if let Some(refusal) = self.told.get_mut(position as usize) {
+            refusal.built = true;
         }
     }
 }
@@ -158,6 +168,16 @@ impl Pickle<'_> {
             Node::List(items) => Some(items),
             Node::Tuple(items) => Some(items),
             _ => None,
+        }
+    }
+
+    /// The attributes of an object.
+    pub(super) fn attributes(&self, value: Value) -> Option<&[(Value, Value)]> {
+        let &Node::Object(state) = self.node(value)? else { return None };
+        match self.node(state) {
+            // Attributes in slots come second.
+            Some(Node::Tuple(parts)) => parts.first().and_then(|state| self.dict(*state)),
+            _ => self.dict(state),
         }
     }
 

@@ -11,6 +11,7 @@ use super::Capped;
 use super::index::Index;
 use super::meta;
 use super::place::{Place, Target};
+use super::sniff;
 use super::text::{listed, shown};
 use crate::finding::{Code, Finding, Level};
 use crate::limits::MAX_SHARDS;
@@ -19,6 +20,7 @@ use crate::{Error, Result};
 const FORMAT: &str = "sharded checkpoint";
 const SUFFIX: &str = ".safetensors";
 const GGUF_SUFFIX: &str = ".gguf";
+const ONNX_SUFFIX: &str = ".onnx";
 
 /// Endings of the names of indexes.
 const INDEX_SUFFIXES: [&str; 2] = [".safetensors.index.json", ".bin.index.json"];
@@ -134,7 +136,9 @@ fn is_absent(error: std::io::Error) -> bool {
 
 /// Without an index: one file, or one complete set of numbered ones.
 fn plan_set(place: &Place, listing: &Listing, mut findings: Vec<Finding>) -> Result<Plan> {
-    let mut models = Model::sets(if listing.weights.is_empty() { &listing.ggufs } else { &listing.weights });
+    let [weights, ggufs, onnx] = [&listing.weights, &listing.ggufs, &listing.onnx];
+    let names = [weights, ggufs, onnx].into_iter().find(|names| !names.is_empty()).unwrap_or(weights);
+    let mut models = Model::sets(names);
     if models.len() > 1 {
         let (known, own): (Vec<_>, Vec<_>) = models.into_iter().partition(|model| !is_second_layout(&model.files[0]));
         if known.len() != 1 {
@@ -173,6 +177,24 @@ fn extras(names: &[&String]) -> Vec<Finding> {
         found.push(what, || (*name).clone());
     }
     found.finish("more weight files that were left out")
+}
+
+/// Whether a file of this name, in lower case, is what a trainer keeps beside the model: the optimizer's state or its
+/// parts, the schedule, random state, arguments. DeepSpeed's `zero_pp_rank` files hold slices of everything at once.
+fn is_training(lower: &str) -> bool {
+    const BEGINNINGS: [&str; 8] = [
+        "optimizer",
+        "scheduler",
+        "scaler",
+        "rng_state",
+        "random_states",
+        "training_args",
+        "zero_pp_rank",
+        "bf16_zero_pp_rank",
+    ];
+    BEGINNINGS.iter().any(|beginning| lower.starts_with(beginning))
+        || lower.contains("optim_states")
+        || lower.starts_with("distrib_optim")
 }
 
 /// A name like `model-00001-of-00003.safetensors`.
@@ -280,8 +302,9 @@ struct Listing {
     ggufs: Vec<String>,
     /// Vision and audio towers that llama.cpp keeps in files of their own.
     towers: Vec<String>,
-    /// ONNX files.
-    later: Vec<String>,
+    onnx: Vec<String>,
+    /// Weights in formats that are not read.
+    foreign: Vec<String>,
     /// Weight files that loaders pass over because their names begin with a dot.
     hidden: Vec<String>,
     /// Folders of repositories, as in the root of a Hugging Face cache.
@@ -296,9 +319,22 @@ impl Listing {
             let entry = entry.map_err(failed)?;
             listing.sort_in(entry.file_name().to_string_lossy().into_owned());
         }
-        let Self { weights, indexes, pickles, pickle_indexes, training, ggufs, towers, later, hidden, repositories } =
-            &mut listing;
-        for names in [weights, indexes, pickles, pickle_indexes, training, ggufs, towers, later, hidden, repositories] {
+        let Self {
+            weights,
+            indexes,
+            pickles,
+            pickle_indexes,
+            training,
+            ggufs,
+            towers,
+            onnx,
+            foreign,
+            hidden,
+            repositories,
+        } = &mut listing;
+        for names in
+            [weights, indexes, pickles, pickle_indexes, training, ggufs, towers, onnx, foreign, hidden, repositories]
+        {
             names.sort_unstable();
         }
         Ok(listing)
@@ -307,18 +343,20 @@ impl Listing {
     fn sort_in(&mut self, name: String) {
         let lower = name.to_lowercase();
         let is_pickle = PICKLE_SUFFIXES.iter().any(|suffix| lower.ends_with(suffix));
-        let of_training = ["optimizer", "scheduler", "scaler", "rng_state", "training_args"];
+        let is_training = is_training(&lower);
         let kind = if name.starts_with("models--") {
             &mut self.repositories
         } else if lower.ends_with(SUFFIX) && name.starts_with('.') {
             &mut self.hidden
+        } else if lower.ends_with(SUFFIX) && is_training {
+            &mut self.training
         } else if lower.ends_with(SUFFIX) {
             &mut self.weights
         } else if lower.ends_with(INDEX_SUFFIXES[0]) {
             &mut self.indexes
         } else if lower.ends_with(INDEX_SUFFIXES[1]) {
             &mut self.pickle_indexes
-        } else if is_pickle && of_training.iter().any(|prefix| lower.starts_with(prefix)) {
+        } else if is_pickle && is_training {
             &mut self.training
         } else if is_pickle {
             &mut self.pickles
@@ -328,18 +366,25 @@ impl Listing {
             &mut self.towers
         } else if lower.ends_with(GGUF_SUFFIX) {
             &mut self.ggufs
-        } else if lower.ends_with(".onnx") {
-            &mut self.later
+        } else if lower.ends_with(ONNX_SUFFIX) && name.starts_with('.') {
+            &mut self.hidden
+        } else if lower.ends_with(ONNX_SUFFIX) {
+            &mut self.onnx
+        } else if sniff::foreign_name(Path::new(&name), &[]).is_some() {
+            &mut self.foreign
         } else {
             return;
         };
         kind.push(name);
     }
 
-    /// Whether the pickles of a folder without safetensors are the model: beside GGUF files only if they are called so.
+    /// Whether the pickles of a folder without safetensors are the model: beside GGUF and ONNX files only if they are
+    /// called so.
     fn means_pickles(&self) -> bool {
         let is_model = |name: &String| DEFAULT_NAMES.contains(&name.as_str()) || Numbered::parse(name).is_some();
-        self.ggufs.is_empty() || !self.pickle_indexes.is_empty() || self.pickles.iter().any(is_model)
+        self.ggufs.is_empty() && self.onnx.is_empty()
+            || !self.pickle_indexes.is_empty()
+            || self.pickles.iter().any(is_model)
     }
 
     /// Takes the pickles for the weights of this folder.
@@ -385,13 +430,20 @@ impl Listing {
                 findings.push(Finding::new(code, Level::Note, message, first.clone()));
             }
         };
-        note(Code::FileLeftOut, "pickles were left out, because safetensors lie beside them", &self.pickles);
+        let is_onnx = self.weights.is_empty() && self.indexes.is_empty() && self.ggufs.is_empty();
+        if is_onnx {
+            // They may be the values of the ONNX file under any name.
+            note(Code::FileLeftOut, "files with names of pickles were not read as pickles", &self.pickles);
+        } else {
+            note(Code::FileLeftOut, "pickles were left out, because safetensors lie beside them", &self.pickles);
+            note(Code::FileLeftOut, "ONNX files beside the model were left out", &self.onnx);
+        }
         note(Code::FileLeftOut, "training state was left out", &self.training);
         if !self.weights.is_empty() || !self.indexes.is_empty() {
             note(Code::FileLeftOut, "GGUF files beside the model were left out", &self.ggufs);
         }
         note(Code::FileLeftOut, "towers of other kinds were left out", &self.towers);
-        note(Code::FileLeftOut, "files in formats that this version does not read were left out", &self.later);
+        note(Code::FileLeftOut, "files in formats that are not read were left out", &self.foreign);
         note(Code::FileLeftOut, "hidden weight files were left out", &self.hidden);
         findings
     }
@@ -408,12 +460,12 @@ impl Listing {
                 found.push(format!("{what} ({})", listed(names)));
             }
         };
-        tell("ONNX files, which a later version reads", &self.later);
         tell("towers of other kinds", &self.towers);
         tell("training state", &self.training);
+        tell("files in formats that are not read", &self.foreign);
         tell("hidden files", &self.hidden);
         let why = match found.as_slice() {
-            [] => "no weight files (*.safetensors, *.bin, *.pt, *.pth, *.gguf) in this folder".to_owned(),
+            [] => "no weight files (*.safetensors, *.bin, *.pt, *.pth, *.gguf, *.onnx) in this folder".to_owned(),
             found => format!("no weight files in this folder, only {}", found.join(" and ")),
         };
         Error::Nothing { path: root.to_path_buf(), why }

@@ -14,7 +14,7 @@ use std::path::Path;
 use super::Capped;
 use super::pickle::{self, Fault, Pickle, Refusal, Why};
 use super::source::Source;
-use super::text::shown;
+use super::text::{listed, shown};
 use crate::finding::{Code, Finding, Level};
 use crate::limits::MAX_PICKLE_BYTES;
 use crate::tensor::TensorMeta;
@@ -113,12 +113,35 @@ impl Named<'_> {
 
     /// One finding for each function that the pickle names and that was refused.
     fn refusals(&self, refused: &[Refusal]) -> Vec<Finding> {
+        let is_object = |refusal: &&Refusal| refusal.built && !refusal.called;
+        let (mut modules, mut scripts) = (Vec::new(), 0usize);
+        for refusal in refused.iter().filter(is_object) {
+            match refusal.name.starts_with("__torch__") {
+                true => scripts += 1,
+                false => modules.push(refusal.name.as_str()),
+            }
+        }
+        let mut told = Vec::new();
+        let mut tell = |level, message| {
+            told.push(Finding::new(Code::PickleRefused, level, message, self.name.to_owned()));
+        };
+        if !modules.is_empty() {
+            let (count, names) = (modules.len(), listed(&modules));
+            tell(
+                Level::Warning,
+                format!("the pickle holds objects of {count} classes that a loader would import: {names}"),
+            );
+        }
+        if scripts > 0 {
+            tell(Level::Note, "a TorchScript archive, whose code a loader would run; it was not looked at".to_owned());
+        }
         let mut found = Capped::new(Code::PickleRefused, Level::Warning);
-        for refusal in refused {
+        for refusal in refused.iter().filter(|refusal| !is_object(refusal)) {
             let what = || format!("the pickle {}, which was refused", asks(refusal));
             found.push(what, || self.name.to_owned());
         }
-        found.finish("more functions that the pickle names and that were refused")
+        told.extend(found.finish("more functions that the pickle names and that were refused"));
+        told
     }
 
     /// The error for a pickle whose root is nothing to look for tensors in.

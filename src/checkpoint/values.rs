@@ -96,6 +96,10 @@ impl Checkpoint {
                 self.unpack(tensor, packed, window, wants_steps, out)?.ok_or_else(refuse)?;
                 return Ok(Some(Values { exact: true, stored: None }));
             }
+            Layout::Changed(changed) => {
+                let exact = self.changed(changed, window, out, buf)?.ok_or_else(refuse)?;
+                return Ok(Some(Values { exact, stored: None }));
+            }
             Layout::Plain => return Ok(None),
         };
         let mut exact = true;
@@ -112,21 +116,11 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::bytes`].
     pub fn stored(&self, tensor: &TensorMeta, buf: &mut Vec<u8>, mut take: impl FnMut(&[u8])) -> Result<()> {
-        let own = [Extent { shard: tensor.shard, offset: tensor.offset, len: tensor.len }];
-        let parts: Vec<Extent>;
-        let extents = match &tensor.layout {
-            Layout::Plain => &own[..],
-            Layout::View(view) => view.extents(),
-            Layout::Packed(packed) => {
-                parts = packed.stored().map(|stored| stored.extent).collect();
-                &parts[..]
-            }
-        };
-        for extent in extents {
+        for extent in tensor.extents() {
             let mut at = 0;
             while at < extent.len {
                 let len = RUN.min(extent.len - at);
-                take(self.range(tensor, Extent { offset: extent.offset + at, len, ..*extent }, buf)?);
+                take(self.range(tensor, Extent { offset: extent.offset + at, len, ..extent }, buf)?);
                 at += len;
             }
         }

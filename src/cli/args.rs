@@ -71,6 +71,8 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DIR", env = "WEIGHTPRINT_CATALOG", value_delimiter = ':')]
         catalog: Vec<PathBuf>,
         #[command(flatten)]
+        base: Base,
+        #[command(flatten)]
         output: Output,
     },
     /// Compare a checkpoint or fingerprint with another
@@ -80,12 +82,16 @@ pub(crate) enum Command {
         /// The checkpoint or fingerprint file to hold it against
         reference: PathBuf,
         #[command(flatten)]
+        base: Base,
+        #[command(flatten)]
         output: Output,
     },
     /// Take the fingerprint of a checkpoint
     Fingerprint {
         /// The checkpoint
         path: PathBuf,
+        #[command(flatten)]
+        base: Base,
         /// The file to write
         #[arg(long, short, value_name = "FILE")]
         output: PathBuf,
@@ -97,6 +103,8 @@ pub(crate) enum Command {
     Inspect {
         /// The checkpoint
         path: PathBuf,
+        #[command(flatten)]
+        base: Base,
         /// How to write the result
         #[arg(long, value_enum, default_value_t)]
         format: Format,
@@ -117,6 +125,13 @@ pub(crate) enum Command {
     },
     /// Print the JSON Schema of the report
     Schema,
+}
+
+#[derive(Args)]
+pub(crate) struct Base {
+    /// The base of a LoRA adapter: the two are read as the merged model, and none is written
+    #[arg(long, value_name = "BASE")]
+    pub(crate) base: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]

@@ -15,7 +15,7 @@ pub(super) fn run(command: CatalogCommand, global: &Global) -> Result<u8> {
         CatalogCommand::Add { path, id, folder, force } => {
             let folder = writable(folder)?;
             Catalog::check(&folder, &id, force)?;
-            let print_of = read(&path, &[], global)?.into_fingerprint();
+            let print_of = read(&path, None, &[], global)?.into_fingerprint();
             let file = Catalog::add(&folder, &id, print_of, force)?;
             print(&format!("added {id} as {}\n", file.display()), None, false)?;
             Ok(exit::CLEAN)

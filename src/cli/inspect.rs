@@ -6,12 +6,12 @@ use std::path::Path;
 
 use anyhow::Result;
 use serde::Serialize;
-use weightprint::anatomy::{self, Anatomy, Assignment};
+use weightprint::anatomy::{self, Anatomy, Assignment, Logical};
 use weightprint::catalog::architectures::{self, Nearest};
-use weightprint::checkpoint::{Checkpoint, OpenOptions};
+use weightprint::checkpoint::Checkpoint;
 use weightprint::finding::Finding;
 use weightprint::report::text::{WIDTH, clean, thousands, wrap};
-use weightprint::tensor::DType;
+use weightprint::tensor::{DType, TensorMeta};
 
 use super::args::Format;
 
@@ -56,20 +56,58 @@ struct TensorRow<'a> {
     bytes: u64,
     #[serde(flatten)]
     assignment: &'a Assignment,
+    /// What it is read as, where that is not what is stored.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    parts: Vec<PartRow<'a>>,
 }
 
-pub(super) fn inspect(path: &Path, format: Format, options: OpenOptions) -> Result<String> {
-    let checkpoint = Checkpoint::open(path, options)?;
+#[derive(Serialize)]
+struct PartRow<'a> {
+    name: &'a str,
+    shape: &'a [u64],
+    #[serde(flatten)]
+    assignment: &'a Assignment,
+}
+
+/// The logical tensors of each stored one, in order; none where it is read as it is.
+fn parts<'a>(tensors: &[TensorMeta], logical: &'a Logical) -> Vec<Vec<PartRow<'a>>> {
+    let mut rest = logical.tensors.iter().zip(&logical.anatomy.assignments).peekable();
+    let own = |stored: &TensorMeta| {
+        let mut parts = Vec::new();
+        let belongs = |part: &TensorMeta| match part.name.strip_prefix(stored.name.as_str()) {
+            Some("") => true,
+            Some(rest) => rest.starts_with('#'),
+            None => false,
+        };
+        while let Some((part, assignment)) = rest.next_if(|(part, _)| belongs(part)) {
+            let is_stored = *part == *stored;
+            if !is_stored {
+                parts.push(PartRow { name: &part.name, shape: &part.shape, assignment });
+            }
+            // A tensor that is read under its own name has no other parts.
+            if part.name == stored.name {
+                break;
+            }
+        }
+        parts
+    };
+    tensors.iter().map(own).collect()
+}
+
+pub(super) fn inspect(path: &Path, checkpoint: &Checkpoint, format: Format) -> Result<String> {
     let config = checkpoint.sidecar.config.as_ref();
     let anatomy = anatomy::dissect(&checkpoint.tensors, config);
+    let logical = anatomy::logical(&checkpoint.tensors, &anatomy);
+    let parts = logical.as_ref().map(|logical| parts(&checkpoint.tensors, logical));
+    let parts = parts.unwrap_or_else(|| checkpoint.tensors.iter().map(|_| Vec::new()).collect());
     let nearest = architectures::nearest(&anatomy.architecture, 3);
     let mut findings = checkpoint.findings.clone();
     findings.extend(config.into_iter().flat_map(|config| {
         anatomy::config_findings(config, &anatomy.architecture, checkpoint.sidecar.config_source())
     }));
     match format {
-        Format::Json => json(path, &checkpoint, &anatomy, nearest, findings),
-        Format::Human => Ok(human(path, &checkpoint, &anatomy, &nearest, &findings)),
+        Format::Json => json(path, checkpoint, &anatomy, parts, nearest, findings),
+        Format::Human => Ok(human(path, checkpoint, &anatomy, &parts, &nearest, &findings)),
     }
 }
 
@@ -77,10 +115,12 @@ fn json(
     path: &Path,
     checkpoint: &Checkpoint,
     anatomy: &Anatomy,
+    parts: Vec<Vec<PartRow<'_>>>,
     nearest: Vec<Nearest>,
     findings: Vec<Finding>,
 ) -> Result<String> {
-    let tensors = checkpoint.tensors.iter().zip(&anatomy.assignments).map(|(tensor, assignment)| TensorRow {
+    let stored = checkpoint.tensors.iter().zip(&anatomy.assignments).zip(parts);
+    let tensors = stored.map(|((tensor, assignment), parts)| TensorRow {
         name: &tensor.name,
         dtype: &tensor.dtype,
         shape: &tensor.shape,
@@ -88,6 +128,7 @@ fn json(
         offset: tensor.offset,
         bytes: tensor.len,
         assignment,
+        parts,
     });
     let inspection = Inspection {
         schema: SCHEMA,
@@ -109,7 +150,14 @@ fn json(
     Ok(serde_json::to_string_pretty(&inspection)? + "\n")
 }
 
-fn human(path: &Path, checkpoint: &Checkpoint, anatomy: &Anatomy, nearest: &[Nearest], findings: &[Finding]) -> String {
+fn human(
+    path: &Path,
+    checkpoint: &Checkpoint,
+    anatomy: &Anatomy,
+    parts: &[Vec<PartRow<'_>>],
+    nearest: &[Nearest],
+    findings: &[Finding],
+) -> String {
     let mut out = String::new();
     let bold = anstyle::Style::new().bold();
     let _ = writeln!(out, "{bold}{}{bold:#}", clean(&path.display().to_string()));
@@ -141,6 +189,10 @@ fn human(path: &Path, checkpoint: &Checkpoint, anatomy: &Anatomy, nearest: &[Nea
             let _ = writeln!(out, "  {}{line}", if index == 0 { "" } else { "    " });
         }
         let _ = writeln!(out, "      {}", wrap(&example, WIDTH - 6).join("\n      "));
+        if !parts[first].is_empty() {
+            let text = format!("read as {}", read_as(&parts[first]));
+            let _ = writeln!(out, "      {}", wrap(&text, WIDTH - 6).join("\n      "));
+        }
     }
     if !findings.is_empty() {
         let _ = writeln!(out, "\n{bold}FINDINGS{bold:#}");
@@ -151,6 +203,22 @@ fn human(path: &Path, checkpoint: &Checkpoint, anatomy: &Anatomy, nearest: &[Nea
         }
     }
     out
+}
+
+/// The first few parts by role and shape, and how many there are besides.
+fn read_as(parts: &[PartRow<'_>]) -> String {
+    const MOST: usize = 6;
+    let shown = parts.iter().take(MOST).map(|part| {
+        let roles: Vec<&str> = part.assignment.roles.iter().map(|role| role.as_str()).collect();
+        let shape: Vec<String> = part.shape.iter().map(u64::to_string).collect();
+        let expert = part.assignment.expert.map(|expert| format!(" of expert {expert}")).unwrap_or_default();
+        format!("{}{expert} [{}]", roles.join("|"), shape.join(" x "))
+    });
+    let mut text = shown.collect::<Vec<_>>().join(", ");
+    if parts.len() > MOST {
+        let _ = write!(text, " and {} more", parts.len() - MOST);
+    }
+    text
 }
 
 fn count(number: usize, what: &str) -> String {

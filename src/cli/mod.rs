@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use weightprint::cache::Cache;
 use weightprint::catalog::Catalog;
-use weightprint::checkpoint::OpenOptions;
+use weightprint::checkpoint::{Checkpoint, OpenOptions};
 use weightprint::fingerprint::{Anchor, Settings};
 use weightprint::report::Report;
 use weightprint::scan::{self, Cached, Input};
@@ -47,25 +47,28 @@ fn complain(error: &anyhow::Error) -> u8 {
 fn run(cli: Cli) -> Result<u8> {
     let global = &cli.global;
     match cli.command {
-        Command::Scan { paths, catalog, output } => scan_paths(&paths, &catalog, &output, global),
-        Command::Compare { suspect, reference, output } => {
+        Command::Scan { paths, catalog, base, output } => {
+            scan_paths(&paths, &catalog, base.base.as_deref(), &output, global)
+        }
+        Command::Compare { suspect, reference, base, output } => {
             refuse_overwriting(output.output.as_deref(), output.force)?;
             let path = reference;
-            let reference = read(&path, &[], global)?;
+            let reference = read(&path, None, &[], global)?;
             reference.fingerprint().require_model(&path)?;
             let lists: Vec<_> = reference.fingerprint().anchors().cloned().into_iter().collect();
-            let suspect = read(&suspect, &lists, global)?;
+            let suspect = read(&suspect, base.base.as_deref(), &lists, global)?;
             let report = scan::compare(&suspect, &reference);
             finish(&[report], false, &output)
         }
-        Command::Fingerprint { path, output, force } => {
+        Command::Fingerprint { path, base, output, force } => {
             refuse_overwriting(Some(&output), force)?;
-            read_checkpoint(&path, &[], global)?.into_fingerprint().write(&output, force)?;
+            read_checkpoint(&path, base.base.as_deref(), &[], global)?.into_fingerprint().write(&output, force)?;
             Ok(exit::CLEAN)
         }
-        Command::Inspect { path, format, output, force } => {
+        Command::Inspect { path, base, format, output, force } => {
             refuse_overwriting(output.as_deref(), force)?;
-            let text = inspect::inspect(&path, format, options(global))?;
+            let checkpoint = open(&path, base.base.as_deref(), global)?;
+            let text = inspect::inspect(&path, &checkpoint, format)?;
             print(&text, output.as_deref(), force)?;
             Ok(exit::CLEAN)
         }
@@ -83,16 +86,24 @@ fn options(global: &Global) -> OpenOptions {
     OpenOptions { mmap: !global.no_mmap }
 }
 
-/// Reads a checkpoint or fingerprint with a progress bar.
-fn read(path: &Path, lists: &[Vec<Anchor>], global: &Global) -> Result<Input> {
-    if weightprint::fingerprint::Fingerprint::is_fingerprint(path) {
-        return Ok(Input::read(path, options(global), lists, &|_| ())?);
-    }
-    read_checkpoint(path, lists, global)
+/// Opens a checkpoint, or an adapter together with its base.
+fn open(path: &Path, base: Option<&Path>, global: &Global) -> Result<Checkpoint> {
+    Ok(match base {
+        Some(base) => Checkpoint::open_merged(path, base, options(global))?,
+        None => Checkpoint::open(path, options(global))?,
+    })
 }
 
-fn read_checkpoint(path: &Path, lists: &[Vec<Anchor>], global: &Global) -> Result<Input> {
-    let checkpoint = weightprint::checkpoint::Checkpoint::open(path, options(global))?;
+/// Reads a checkpoint or fingerprint with a progress bar.
+fn read(path: &Path, base: Option<&Path>, lists: &[Vec<Anchor>], global: &Global) -> Result<Input> {
+    if base.is_none() && weightprint::fingerprint::Fingerprint::is_fingerprint(path) {
+        return Ok(Input::read(path, options(global), lists, &|_| ())?);
+    }
+    read_checkpoint(path, base, lists, global)
+}
+
+fn read_checkpoint(path: &Path, base: Option<&Path>, lists: &[Vec<Anchor>], global: &Global) -> Result<Input> {
+    let checkpoint = open(path, base, global)?;
     let cache = cache(global);
     let scratch = cache.as_ref().and_then(Cache::folder);
     let settings = Settings { lists, memory: global.memory, scratch, ..Settings::default() };
@@ -121,7 +132,13 @@ fn warn(what: &str) {
     anstream::eprintln!("{style}warning:{style:#} {what}");
 }
 
-fn scan_paths(paths: &[PathBuf], folders: &[PathBuf], output: &Output, global: &Global) -> Result<u8> {
+fn scan_paths(
+    paths: &[PathBuf],
+    folders: &[PathBuf],
+    base: Option<&Path>,
+    output: &Output,
+    global: &Global,
+) -> Result<u8> {
     refuse_overwriting(output.output.as_deref(), output.force)?;
     let catalogs = open_catalogs(folders)?;
     let mut lists = Vec::new();
@@ -132,7 +149,7 @@ fn scan_paths(paths: &[PathBuf], folders: &[PathBuf], output: &Output, global: &
     lists.dedup();
     let (mut reports, mut codes) = (Vec::new(), Vec::new());
     for path in paths {
-        let result = read(path, &lists, global).and_then(|input| Ok(scan::scan(&input, &catalogs)?));
+        let result = read(path, base, &lists, global).and_then(|input| Ok(scan::scan(&input, &catalogs)?));
         match result {
             Ok(report) => reports.push(report),
             Err(error) if paths.len() > 1 => codes.push(complain(&error)),

@@ -101,6 +101,9 @@ pub(super) fn run(
 
 /// The repository; otherwise the one file, if its name says something; otherwise the folder.
 fn subject_name(checkpoint: &Checkpoint) -> String {
+    if let Some(merged) = &checkpoint.merged {
+        return merged.adapter.clone();
+    }
     let lossy = |name: &std::ffi::OsStr| name.to_string_lossy().into_owned();
     let file = || match checkpoint.shards.as_slice() {
         [one] => Path::new(&one.name).file_stem().map(lossy).filter(|stem| !GENERIC_NAMES.contains(&stem.as_str())),
@@ -123,17 +126,20 @@ fn subject(checkpoint: &Checkpoint, files: Vec<FileRecord>) -> Subject {
         parameters: checkpoint.parameters(),
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
         tokenizer_sha256: checkpoint.sidecar.tokenizer.as_ref().map(|tokenizer| tokenizer.sha256.clone()),
+        merged: checkpoint.merged.clone(),
     }
 }
 
-/// Shards with sizes, and digests of those that a published digest could match.
+/// Shards with sizes, and digests of those that a published digest could match. Of an adapter and its base all have
+/// one: there is no merged file that could be looked at again.
 fn file_records(checkpoint: &Checkpoint) -> Result<Vec<FileRecord>> {
     let record = |shard: &crate::checkpoint::Shard| {
         if let Some(stated) = &shard.stated {
             let (bytes, sha256) = (stated.bytes, Some(stated.sha256.clone()));
             return Ok(FileRecord { path: shard.name.clone(), bytes, sha256 });
         }
-        let sha256 = digests::could_match_size(shard.bytes).then(|| shard.sha256()).transpose()?;
+        let wanted = checkpoint.merged.is_some() || digests::could_match_size(shard.bytes);
+        let sha256 = wanted.then(|| shard.sha256()).transpose()?;
         Ok(FileRecord { path: shard.name.clone(), bytes: shard.bytes, sha256 })
     };
     checkpoint.shards.par_iter().map(record).collect()

@@ -77,6 +77,10 @@ fn norms_candidate(model: &str, tensor: &str, evidence: &NormsEvidence, tries: u
 
 /// Models all of whose weight files have a published digest that the subject's files have.
 pub(super) fn digests(print: &Fingerprint) -> Vec<Candidate> {
+    // The files are not what an adapter and its base make together.
+    if print.subject.merged.is_some() {
+        return Vec::new();
+    }
     let files = &print.subject.files;
     let models = |file: &FileRecord| {
         let published = file.sha256.as_deref().map(catalog::digests::lookup_sha256).unwrap_or_default();

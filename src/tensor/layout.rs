@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::changed::Changed;
 use super::packed::Packed;
 use super::{DType, matrix};
 
@@ -23,6 +24,8 @@ pub enum Layout {
     View(Arc<View>),
     /// The values are put together from codes and scales.
     Packed(Arc<Packed>),
+    /// The values are those of another tensor with a low-rank change added.
+    Changed(Arc<Changed>),
 }
 
 impl Layout {

@@ -191,7 +191,7 @@ pub fn name(theirs: &str) -> String {
 }
 
 /// Rows as llama.cpp's export has them: in each head, the halves of every rotary pair side by side.
-fn paired(values: &[f32], cols: usize, heads: usize) -> Vec<f32> {
+pub fn paired(values: &[f32], cols: usize, heads: usize) -> Vec<f32> {
     let rows = values.len() / cols;
     let half = rows / heads / 2;
     let mut out = Vec::with_capacity(values.len());

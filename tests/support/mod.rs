@@ -4,7 +4,9 @@
 pub mod disguise;
 pub mod gguf;
 pub mod model;
+pub mod onnx;
 pub mod pairs;
+pub mod quantise;
 pub mod reports;
 pub mod torch;
 

@@ -12,21 +12,36 @@ use crate::finding::{Code, Finding, Level};
 use crate::tensor::layout::{Extent, MAX_PIECES, Piece, View};
 use crate::tensor::{Layout, TensorMeta};
 
-/// Architectures whose query and key rows llama.cpp's `convert_hf_to_gguf.py` permutes.
-const PERMUTED: [&str; 13] = [
+/// Architectures whose query and key rows llama.cpp's exporter permutes, as its `conversion/*.py` have them: classes that
+/// take `LlamaModel.modify_tensors` over with `undo_permute` set (arcee, eagle3, granite, granitehybrid, granitemoe,
+/// llama-embed, mistral3, nanbeige, smollm3), and those that permute by themselves (arctic, baichuan, bailingmoe,
+/// chameleon, deci, deepseek, internlm2, llada, minicpm, olmo, xverse). Written as `llama` are also Mistral, Mixtral and
+/// InternLM3; a file made from Mistral's own format has the pairs side by side already, so it comes out alike.
+///
+/// Not among them, though their classes derive from `LlamaModel`: afmoe, apertus and llama4, which keep the rows. Of
+/// chameleon the norms of query and key, which the exporter spreads over the heads, stay as stored.
+const PERMUTED: [&str; 21] = [
     "llama",
-    "baichuan",
-    "internlm2",
-    "deci",
-    "granite",
-    "granitemoe",
-    "minicpm",
-    "xverse",
-    "olmo",
-    "deepseek",
-    "smollm3",
     "arcee",
+    "arctic",
+    "baichuan",
+    "bailingmoe",
+    "chameleon",
+    "deci",
+    "deepseek",
+    "eagle3",
+    "granite",
+    "granitehybrid",
+    "granitemoe",
+    "internlm2",
+    "llada",
+    "llama-embed",
+    "minicpm",
     "mistral3",
+    "nanbeige",
+    "olmo",
+    "smollm3",
+    "xverse",
 ];
 
 /// Gives the tensors concerned their layout. Where the metadata do not tell the heads, they stay as stored, and a

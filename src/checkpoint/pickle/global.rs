@@ -34,6 +34,8 @@ pub(in crate::checkpoint) enum Global {
     Element(Element),
     /// The tuple that is its argument: `torch.Size`.
     Size,
+    /// A set, kept as the list that is its argument.
+    Set,
     /// A class whose objects hold settings, not weights: known to be harmless, and opaque.
     Inert,
 }
@@ -114,6 +116,10 @@ const INERT: [(&str, &str); 17] = [
     ("pathlib", "PureWindowsPath"),
 ];
 
+/// Functions of TorchScript that give their first argument back.
+const SCRIPT: [&str; 5] =
+    ["build_intlist", "build_tensorlist", "build_doublelist", "build_boollist", "restore_type_tag"];
+
 impl Global {
     /// What `module.name` is, if it is listed.
     pub(super) fn find(module: &str, name: &str) -> Option<Self> {
@@ -122,9 +128,10 @@ impl Global {
             ("collections", "OrderedDict") => Some(Self::OrderedDict),
             ("collections", "defaultdict") => Some(Self::DefaultDict),
             ("builtins" | "__builtin__", "dict") => Some(Self::OrderedDict),
-            ("builtins" | "__builtin__", "set" | "frozenset" | "bytearray" | "complex" | "int" | "float" | "list") => {
-                Some(Self::Inert)
-            }
+            ("builtins" | "__builtin__", "set" | "frozenset") => Some(Self::Set),
+            ("builtins" | "__builtin__", "bytearray" | "complex" | "int" | "float" | "list") => Some(Self::Inert),
+            // What TorchScript puts around lists and dictionaries to keep their types.
+            ("torch.jit._pickle", name) if SCRIPT.contains(&name) => Some(Self::Size),
             ("torch._utils", "_rebuild_tensor") => Some(Self::RebuildTensor),
             ("torch._utils", "_rebuild_tensor_v2") => Some(Self::RebuildTensorV2),
             ("torch._utils", "_rebuild_tensor_v3") => Some(Self::RebuildTensorV3),

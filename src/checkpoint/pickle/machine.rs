@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::cursor::{Cursor, unescape, utf8};
-use super::{Fault, Global, Node, NodeId, Pickle, Refusals, Storage, Text, Value, Why};
+use super::{Fault, Global, Node, NodeId, Pickle, Refusals, Text, Value, Why};
 use crate::limits::{MAX_NAME_BYTES, MAX_PICKLE_MARKS, MAX_PICKLE_STACK, MAX_PICKLE_VALUES};
 
 /// Highest protocol that there is.
@@ -50,7 +50,7 @@ pub(super) struct Machine<'a> {
     /// Those at places beyond a gap.
     far_memo: HashMap<u64, Value>,
     pub(super) nodes: Vec<Node>,
-    texts: Vec<Cow<'a, str>>,
+    pub(super) texts: Vec<Cow<'a, str>>,
     pub(super) refusals: Refusals,
     /// Values and entries built so far, dropped ones too.
     built: u64,
@@ -103,10 +103,10 @@ impl<'a> Machine<'a> {
             b'e' => self.pop_mark().and_then(|items| self.append(items))?,
             b's' => self.pop_pair().and_then(|pair| self.set_items(pair))?,
             b'u' => self.pop_mark().and_then(|items| self.set_items(items))?,
-            // Sets hold no weights.
-            0x8f => self.push(Value::Opaque)?,
-            0x90 => drop(self.pop_mark()?),
-            0x91 => self.pop_mark().and_then(|_| self.push(Value::Opaque))?,
+            // Sets are kept as lists.
+            0x8f => self.push_node(Node::List(Vec::new()), 0)?,
+            0x90 => self.pop_mark().and_then(|items| self.append(items))?,
+            0x91 => self.pop_mark().and_then(|items| self.push_list(items))?,
             other => self.step_object(other)?,
         }
         Ok(None)
@@ -146,10 +146,11 @@ impl<'a> Machine<'a> {
             }
             0x92 => {
                 let _keywords = self.pop()?;
-                self.reduce()
+                self.new_object()
             }
-            b'R' | 0x81 => self.reduce(),
-            b'b' => self.pop().and_then(|_| self.top()).map(drop),
+            b'R' => self.reduce(),
+            0x81 => self.new_object(),
+            b'b' => self.build(),
             b'P' => self.cursor.line().and_then(|_| self.push(Value::Opaque)),
             b'Q' => {
                 let id = self.pop()?;
@@ -253,7 +254,7 @@ impl<'a> Machine<'a> {
     }
 
     /// The topmost value, which must lie above the last mark.
-    fn pop(&mut self) -> Result<Value, Fault> {
+    pub(super) fn pop(&mut self) -> Result<Value, Fault> {
         let floor = self.marks.last().copied().unwrap_or(0);
         match self.stack.pop() {
             Some(value) if self.stack.len() >= floor => Ok(value),
@@ -261,7 +262,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn top(&self) -> Result<Value, Fault> {
+    pub(super) fn top(&self) -> Result<Value, Fault> {
         self.stack.last().copied().ok_or_else(|| self.broken("the stack is empty"))
     }
 
@@ -315,6 +316,8 @@ impl<'a> Machine<'a> {
         let Value::Node(NodeId(position)) = target else { return Ok(()) };
         match self.nodes.get_mut(position as usize) {
             Some(Node::List(items)) => items.extend(new),
+            // What an unknown class makes of them is unknown.
+            Some(Node::Object(_)) => {}
             _ => return Err(self.broken("items are added to what is no list")),
         }
         Ok(())
@@ -330,6 +333,7 @@ impl<'a> Machine<'a> {
         let Value::Node(NodeId(position)) = self.top()? else { return Ok(()) };
         match self.nodes.get_mut(position as usize) {
             Some(Node::Dict(entries)) => entries.extend(pairs.map(|pair| (pair[0], pair[1]))),
+            Some(Node::Object(_)) => {}
             _ => return Err(self.broken("entries are set in what is no dictionary")),
         }
         Ok(())
@@ -413,29 +417,6 @@ impl<'a> Machine<'a> {
         let arguments = self.node(Node::Tuple(arguments.into_boxed_slice()), parts)?;
         let result = self.call(callable, arguments)?;
         self.push(result)
-    }
-
-    /// A storage that lies outside the pickle: `("storage", class, key, device, number of elements, …)`.
-    fn persistent(&mut self, id: Value) -> Result<Value, Fault> {
-        let Some(items) = self.tuple(id) else { return Ok(Value::Opaque) };
-        let found = match *items {
-            [Value::Text(kind), class, key, _, count] => Some((kind, class, key, count, Value::None)),
-            [Value::Text(kind), class, key, _, count, view] => Some((kind, class, key, count, view)),
-            _ => None,
-        };
-        let Some((_, class, key, count, view)) =
-            found.filter(|(Text(kind), ..)| self.texts[*kind as usize] == "storage")
-        else {
-            return Ok(Value::Opaque);
-        };
-        let (Value::Global(Global::Storage(element)), Value::Text(key), Value::Int(count)) = (class, key, count) else {
-            return Err(self.broken("a storage is not named by class, key and number of elements"));
-        };
-        if view != Value::None {
-            return Err(self.broken("a storage that is a part of another, as PyTorch wrote them before 0.4"));
-        }
-        let count = u64::try_from(count).map_err(|_| self.broken(format!("a storage of {count} elements")))?;
-        self.node(Node::Storage(Storage { key, element, count }), 0)
     }
 
     /// The items of a tuple.

@@ -1,10 +1,63 @@
-//! What the listed functions would build of their arguments.
+//! What the listed functions would build of their arguments, and objects of classes that are not listed.
 
 use super::machine::Machine;
-use super::{Fault, Global, Node, NodeId, Storage, Tensor, Value};
+use super::{Fault, Global, Node, NodeId, Storage, Tensor, Text, Value};
 use crate::limits::MAX_RANK;
 
 impl Machine<'_> {
+    /// An object without its attributes, which a loader would get by importing its class.
+    pub(super) fn new_object(&mut self) -> Result<(), Fault> {
+        let (arguments, class) = (self.pop()?, self.pop()?);
+        let object = match class {
+            Value::Refused(class) => {
+                self.refusals.build(class);
+                self.node(Node::Object(Value::None), 0)?
+            }
+            _ => self.call(class, arguments)?,
+        };
+        self.push(object)
+    }
+
+    /// Sets the attributes of an object; those of dictionaries are not kept.
+    pub(super) fn build(&mut self) -> Result<(), Fault> {
+        let state = self.pop()?;
+        if let Value::Node(NodeId(position)) = self.top()?
+            && let Some(Node::Object(object)) = self.nodes.get_mut(position as usize)
+        {
+            *object = state;
+        }
+        Ok(())
+    }
+
+    /// A storage that lies outside the pickle: `("storage", class, key, device, number of elements, …)`.
+    pub(super) fn persistent(&mut self, id: Value) -> Result<Value, Fault> {
+        let Some(items) = self.tuple(id) else { return Ok(Value::Opaque) };
+        if let [Value::Text(Text(kind)), class, ..] = *items
+            && self.texts[kind as usize] == "module"
+        {
+            // A class of modules, with its source for whoever wants to compare.
+            return Ok(class);
+        }
+        let found = match *items {
+            [Value::Text(kind), class, key, _, count] => Some((kind, class, key, count, Value::None)),
+            [Value::Text(kind), class, key, _, count, view] => Some((kind, class, key, count, view)),
+            _ => None,
+        };
+        let Some((_, class, key, count, view)) =
+            found.filter(|(Text(kind), ..)| self.texts[*kind as usize] == "storage")
+        else {
+            return Ok(Value::Opaque);
+        };
+        let (Value::Global(Global::Storage(element)), Value::Text(key), Value::Int(count)) = (class, key, count) else {
+            return Err(self.broken("a storage is not named by class, key and number of elements"));
+        };
+        if view != Value::None {
+            return Err(self.broken("a storage that is a part of another, as PyTorch wrote them before 0.4"));
+        }
+        let count = u64::try_from(count).map_err(|_| self.broken(format!("a storage of {count} elements")))?;
+        self.node(Node::Storage(Storage { key, element, count }), 0)
+    }
+
     /// The value that calling `callable` would give, where that is known to be plain data.
     pub(super) fn call(&mut self, callable: Value, arguments: Value) -> Result<Value, Fault> {
         match callable {
@@ -25,6 +78,10 @@ impl Machine<'_> {
                 self.rebuild_tensor(global, arguments)
             }
             Global::RebuildParameter | Global::Size => self.first(arguments),
+            Global::Set => match self.tuple(arguments).and_then(|items| items.first().copied()) {
+                Some(items @ Value::Node(_)) => Ok(items),
+                _ => self.node(Node::List(Vec::new()), 0),
+            },
             Global::RebuildFromType => self.rebuild_from_type(arguments),
             Global::Storage(_) | Global::Element(_) | Global::Inert => Ok(Value::Opaque),
         }

@@ -69,13 +69,11 @@ fn a_pickle_cut_off_anywhere_says_so() {
 
 #[test]
 fn calls_are_refused_whatever_opcode_makes_them() {
-    let calls: [(&str, &[u8]); 8] = [
+    let calls: [(&str, &[u8]); 6] = [
         ("REDUCE", b"cos\nsystem\n(S'id'\ntR."),
         ("REDUCE of STACK_GLOBAL", b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x02id\x85R."),
         ("INST", b"(S'id'\nios\nsystem\n."),
         ("OBJ", b"(cos\nsystem\nS'id'\no."),
-        ("NEWOBJ", b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00id\x85\x81."),
-        ("NEWOBJ_EX", b"\x80\x04cos\nsystem\n\x8c\x02id\x85}\x92."),
         ("a name out of the memo", b"cos\nsystem\np0\n0g0\n(S'id'\ntR."),
         ("called twice over", b"cos\nsystem\n(tR(tR."),
     ];
@@ -93,6 +91,26 @@ fn calls_are_refused_whatever_opcode_makes_them() {
     // A name that is listed in another module is another name.
     let pickle = load(b"cevil\n_rebuild_tensor_v2\n)R.").unwrap();
     assert_eq!(pickle.refused[0].name, "evil._rebuild_tensor_v2");
+}
+
+#[test]
+fn objects_of_unknown_classes_are_their_attributes_and_nothing_else() {
+    let pickles: [(&str, &[u8]); 4] = [
+        ("NEWOBJ", b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00id\x85\x81}K\x01K\x02sb."),
+        ("NEWOBJ_EX", b"\x80\x04cos\nsystem\n\x8c\x02id\x85}\x92}K\x01K\x02sb."),
+        ("with slots", b"\x80\x02cos\nsystem\n)\x81}K\x01K\x02s}\x86b."),
+        ("filled like a container", b"\x80\x02cos\nsystem\n)\x81K\x03aK\x03K\x04s}K\x01K\x02sb."),
+    ];
+    for (what, bytes) in pickles {
+        let pickle = load(bytes).unwrap_or_else(|fault| panic!("{what}: {fault:?}"));
+        assert_eq!(pickle.attributes(pickle.root), Some(&[(Value::Int(1), Value::Int(2))][..]), "{what}");
+        let refusal = &pickle.refused[0];
+        assert_eq!((refusal.name.as_str(), refusal.called, refusal.built), ("os.system", false, true), "{what}");
+    }
+    // Attributes of what is listed are not kept, and an object of a refused result is refused.
+    assert_eq!(load(b"\x80\x02ctorch\ndevice\n)\x81}b.").unwrap().root, Value::Opaque);
+    let pickle = load(b"\x80\x02cx\ny\n)R)\x81.").unwrap();
+    assert!(pickle.refused[0].called && pickle.attributes(pickle.root).is_none());
 }
 
 #[test]

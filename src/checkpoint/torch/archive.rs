@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use super::super::pickle::Pickle;
 use super::{Header, Named, Ranges, tensors};
 use crate::limits::{MAX_PICKLE_BYTES, MAX_SIDECAR_BYTES, MAX_TENSORS};
 use crate::{Error, Result};
@@ -33,7 +34,7 @@ pub(super) fn read(file: Named<'_>) -> Result<Header> {
     pickles.sort_unstable_by_key(|prefix| prefix.len());
     let prefix = match pickles.as_slice() {
         [] => {
-            let why = "a zip archive without the `data.pkl` of a PyTorch checkpoint".to_owned();
+            let why = foreign(&members).to_owned();
             return Err(Error::Nothing { path: file.path.to_path_buf(), why });
         }
         [only] => (*only).to_owned(),
@@ -45,18 +46,60 @@ pub(super) fn read(file: Named<'_>) -> Result<Header> {
         let path = file.path.to_path_buf();
         return Err(Error::Limit { path, what: "length of a pickle in bytes", found: len, limit: MAX_PICKLE_BYTES });
     }
-    file.pickle(start, len, |pickle| {
-        let mut ranges = Ranges::new();
-        for storage in pickle.storages() {
-            let key = pickle.text(storage.key);
-            // A key that the archive lacks is only an error if a tensor needs it.
-            let member = format!("{prefix}/data/{key}");
-            if !ranges.contains_key(key) && members.contains_key(&member) {
-                ranges.insert(key.to_owned(), place(file, &member, &members)?);
-            }
+    let constants = constants(file, &members, &prefix)?;
+    let others = constants.is_some();
+    let mut header = file.pickle(start, len, |pickle| {
+        let ranges = storages(file, pickle, &members, &format!("{prefix}/data"))?;
+        tensors::read(file, pickle, &ranges, others)
+    })?;
+    if let Some(constants) = constants {
+        header.tensors.extend(constants.tensors);
+        header.tensors.sort_unstable_by(|a, b| (a.offset, &a.name).cmp(&(b.offset, &b.name)));
+        header.aliases.extend(constants.aliases);
+        header.findings.extend(constants.findings);
+    }
+    Ok(header)
+}
+
+/// Where the storages lie that the pickle names, each a member of the archive in `folder`.
+fn storages(file: Named<'_>, pickle: &Pickle<'_>, members: &HashMap<String, Member>, folder: &str) -> Result<Ranges> {
+    let mut ranges = Ranges::new();
+    for storage in pickle.storages() {
+        let key = pickle.text(storage.key);
+        // A key that the archive lacks is only an error if a tensor needs it.
+        let member = format!("{folder}/{key}");
+        if !ranges.contains_key(key) && members.contains_key(&member) {
+            ranges.insert(key.to_owned(), place(file, &member, members)?);
         }
-        tensors::read(file, pickle, &ranges)
+    }
+    Ok(ranges)
+}
+
+/// The constants of a TorchScript archive, if it has any.
+fn constants(file: Named<'_>, members: &HashMap<String, Member>, prefix: &str) -> Result<Option<Header>> {
+    let name = format!("{prefix}/constants.pkl");
+    if !members.contains_key(&name) {
+        return Ok(None);
+    }
+    let (start, len) = place(file, &name, members)?;
+    file.pickle(start, len, |pickle| {
+        let ranges = storages(file, pickle, members, &format!("{prefix}/constants"))?;
+        tensors::read_constants(file, pickle, &ranges)
     })
+}
+
+/// What an archive is that is no checkpoint of PyTorch.
+fn foreign(members: &HashMap<String, Member>) -> &'static str {
+    let has = |ending: &str| members.keys().any(|name| name.ends_with(ending));
+    if has(".weights.h5") {
+        "a Keras model, which is not read"
+    } else if has(".npy") {
+        "a zip archive of NumPy arrays, which is not read"
+    } else if has(".mlmodel") {
+        "a Core ML package, which is not read"
+    } else {
+        "a zip archive without the `data.pkl` of a PyTorch checkpoint"
+    }
 }
 
 /// Newer files state the byte order of their numbers; older ones were only written on little-endian machines.

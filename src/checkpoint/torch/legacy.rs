@@ -31,7 +31,7 @@ pub(super) fn read(file: Named<'_>) -> Result<Header> {
     file.pickle(data, file.source.len() - data, |pickle| {
         let start = data + pickle.len as u64;
         let ranges = storages(file, pickle, start)?;
-        tensors::read(file, pickle, &ranges)
+        tensors::read(file, pickle, &ranges, false)
     })
 }
 

@@ -1,13 +1,14 @@
 //! Which of the values of a pickle are the model's tensors, and what they are called.
 //!
 //! A checkpoint is a dictionary of tensors, or a dictionary that has one under a known name beside the training's
-//! state. Dictionaries inside it are followed, their keys joined with dots.
+//! state. Dictionaries inside it are followed, their keys joined with dots. A whole pickled module, or one of
+//! TorchScript, is walked like its own `state_dict` does: parameters, buffers, then the modules inside.
 
 use std::collections::{HashMap, HashSet};
 
 use super::super::pickle::{Node, NodeId, Pickle, Tensor, Value};
 use super::Named;
-use crate::limits::{MAX_HEADER_BYTES, MAX_NAME_BYTES, MAX_STATE_DEPTH, MAX_TENSORS};
+use crate::limits::{MAX_HEADER_BYTES, MAX_MODULE_DEPTH, MAX_NAME_BYTES, MAX_STATE_DEPTH, MAX_TENSORS};
 use crate::{Error, Result};
 
 /// Keys under which trainers put the model, the better known first.
@@ -46,9 +47,13 @@ pub(super) fn find<'p>(file: Named<'_>, pickle: &'p Pickle<'_>) -> Result<Option
         }
         root = model;
     }
-    let Some(entries) = pickle.dict(root) else { return Ok(None) };
     let mut found = Found { names: HashMap::new(), tensors: Vec::new(), refused: Vec::new(), left_out, unwanted };
-    search.collect(entries, "", 0, &mut found)?;
+    search.is_new(root);
+    match (pickle.dict(root), pickle.attributes(root)) {
+        (Some(entries), _) => search.collect(entries, "", 0, &mut found)?,
+        (None, Some(attributes)) => search.module(attributes, "", 0, &mut found)?,
+        (None, None) => return Ok(None),
+    }
     let Found { tensors, refused, left_out, unwanted, .. } = found;
     Ok(Some(State { tensors, left_out, unwanted, refused }))
 }
@@ -99,7 +104,7 @@ impl<'p> Search<'_, 'p, '_> {
         for wanted in MODEL_KEYS {
             let named = |(key, _): &&(Value, Value)| self.pickle.key(*key).is_some_and(|key| key == wanted);
             if let Some((_, value)) = entries.iter().rev().find(named)
-                && self.pickle.dict(*value).is_some()
+                && (self.pickle.dict(*value).is_some() || self.pickle.attributes(*value).is_some())
                 && self.holds_tensors(*value, 0)?
             {
                 return Ok(Some(*value));
@@ -116,7 +121,8 @@ impl<'p> Search<'_, 'p, '_> {
         }
         let values: Vec<Value> = match self.pickle.node(value) {
             Some(Node::Tensor(_)) => return Ok(true),
-            _ if depth == MAX_STATE_DEPTH => return Ok(false),
+            _ if depth == MAX_MODULE_DEPTH => return Ok(false),
+            Some(Node::Object(state)) => vec![*state],
             Some(Node::Dict(entries)) => entries.iter().map(|(_, value)| *value).collect(),
             Some(Node::List(items)) => items.clone(),
             Some(Node::Tuple(items)) => items.to_vec(),
@@ -174,11 +180,84 @@ impl<'p> Search<'_, 'p, '_> {
                 Some(Node::Dict(inner)) if depth < MAX_STATE_DEPTH && self.is_new(*value) => {
                     self.collect(inner, &format!("{name}."), depth + 1, found)?;
                 }
-                Some(Node::List(_) | Node::Tuple(_) | Node::Dict(_)) if self.holds_tensors(*value, 0)? => {
+                Some(Node::Object(_)) if depth < MAX_STATE_DEPTH && self.is_new(*value) => {
+                    let attributes = self.pickle.attributes(*value).unwrap_or_default();
+                    self.module(attributes, &format!("{name}."), depth + 1, found)?;
+                }
+                Some(Node::List(_) | Node::Tuple(_) | Node::Dict(_) | Node::Object(_))
+                    if self.holds_tensors(*value, 0)? =>
+                {
                     found.left_out.push(name);
                     found.unwanted.push(*value);
                 }
                 _ if matches!(value, Value::Refused(_)) => found.refused.push(name),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'p> Search<'_, 'p, '_> {
+    /// The tensors of a module, from its attributes. Those that its class would not save are left out.
+    fn module(
+        &mut self,
+        attributes: &'p [(Value, Value)],
+        prefix: &str,
+        depth: usize,
+        found: &mut Found<'p>,
+    ) -> Result<()> {
+        let pickle = self.pickle;
+        let named = |wanted: &str| {
+            let is = |(key, _): &&(Value, Value)| pickle.key(*key).is_some_and(|key| key == wanted);
+            attributes.iter().rev().find(is).map(|(_, value)| *value)
+        };
+        let (parameters, modules) = (named("_parameters"), named("_modules"));
+        let (Some(parameters), Some(modules)) =
+            (parameters.and_then(|value| pickle.dict(value)), modules.and_then(|value| pickle.dict(value)))
+        else {
+            // Of TorchScript, whose modules have everything as attributes.
+            return self.members(attributes, prefix, depth, found);
+        };
+        let unsaved = named("_non_persistent_buffers_set").and_then(|value| pickle.items(value)).unwrap_or_default();
+        let unsaved: HashSet<_> = unsaved.iter().filter_map(|key| pickle.key(*key)).collect();
+        let buffers = named("_buffers").and_then(|value| pickle.dict(value)).unwrap_or_default();
+        self.members(parameters, prefix, depth, found)?;
+        for (key, value) in buffers {
+            match pickle.key(*key) {
+                Some(text) if unsaved.contains(&text) => {
+                    self.visit()?;
+                    if pickle.node(*value).is_some() {
+                        found.left_out.push(self.name(prefix, &text)?);
+                        found.unwanted.push(*value);
+                    }
+                }
+                _ => self.members(std::slice::from_ref(&(*key, *value)), prefix, depth, found)?,
+            }
+        }
+        self.members(modules, prefix, depth, found)
+    }
+
+    /// Tensors and modules among the entries; anything else is no part of the state.
+    fn members(&mut self, entries: &[(Value, Value)], prefix: &str, depth: usize, found: &mut Found<'p>) -> Result<()> {
+        let pickle = self.pickle;
+        for (key, value) in entries {
+            self.visit()?;
+            let Some(key) = pickle.key(*key) else { continue };
+            match pickle.node(*value) {
+                Some(Node::Tensor(tensor)) => {
+                    let name = self.name(prefix, &key)?;
+                    found.push(name, tensor);
+                }
+                Some(Node::Object(_)) if depth < MAX_MODULE_DEPTH && self.is_new(*value) => {
+                    let prefix = self.name(prefix, &key)? + ".";
+                    let attributes = pickle.attributes(*value).unwrap_or_default();
+                    self.module(attributes, &prefix, depth + 1, found)?;
+                }
+                _ if matches!(value, Value::Refused(_)) => {
+                    let name = self.name(prefix, &key)?;
+                    found.refused.push(name);
+                }
                 _ => {}
             }
         }
@@ -218,6 +297,7 @@ pub(super) fn unread(pickle: &Pickle<'_>, state: &State<'_>) -> u64 {
             Some(Node::Dict(entries)) => open.extend(entries.iter().map(|(_, value)| *value)),
             Some(Node::List(items)) => open.extend(items),
             Some(Node::Tuple(items)) => open.extend(items.iter()),
+            Some(Node::Object(state)) => open.push(*state),
             _ => {}
         }
     }

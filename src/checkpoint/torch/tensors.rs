@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::super::pickle::{Pickle, Tensor};
+use super::super::pickle::{Node, Pickle, Tensor, Value};
 use super::super::text::listed;
 use super::{Header, Named, Ranges, shown, state};
 use crate::finding::{Code, Finding, Level};
@@ -13,12 +13,42 @@ use crate::tensor::layout::{Extent, MAX_PIECES, Piece, View};
 use crate::tensor::{DType, Layout, TensorMeta};
 use crate::{Error, Result};
 
-/// The tensors that the pickle names, with the storages at `ranges`.
-pub(super) fn read(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges) -> Result<Header> {
+/// The tensors that the pickle names, with the storages at `ranges`. `others` says that the file has tensors besides.
+pub(super) fn read(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges, others: bool) -> Result<Header> {
+    if is_optimizer(pickle) {
+        let why = "the state of an optimizer, which is no model".to_owned();
+        return Err(Error::Nothing { path: file.path.to_path_buf(), why });
+    }
     let Some(state) = state::find(file, pickle)? else { return Err(file.no_state(pickle)) };
-    if state.tensors.is_empty() && !pickle.refused.is_empty() {
+    if state.tensors.is_empty() && !pickle.refused.is_empty() && !others {
         return Err(file.no_state(pickle));
     }
+    from_state(file, pickle, ranges, state)
+}
+
+/// The constants of a TorchScript archive, which is where freezing puts the weights. `None` where none is a tensor.
+pub(super) fn read_constants(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges) -> Result<Option<Header>> {
+    let items = pickle.items(pickle.root).unwrap_or_default();
+    let tensor = |(at, value): (usize, &Value)| match pickle.node(*value) {
+        Some(Node::Tensor(tensor)) => Some((format!("constants.{at}"), &**tensor)),
+        _ => None,
+    };
+    let tensors: Vec<_> = items.iter().enumerate().filter_map(tensor).collect();
+    if tensors.is_empty() {
+        return Ok(None);
+    }
+    let state = state::State { tensors, left_out: Vec::new(), unwanted: Vec::new(), refused: Vec::new() };
+    from_state(file, pickle, ranges, state).map(Some)
+}
+
+/// Whether all there is are an optimizer's moments and settings, as its own `state_dict` gives them.
+fn is_optimizer(pickle: &Pickle<'_>) -> bool {
+    let entries = pickle.dict(pickle.root).unwrap_or_default();
+    let has = |wanted: &str| entries.iter().any(|(key, _)| pickle.key(*key).is_some_and(|key| key == wanted));
+    entries.len() == 2 && has("state") && has("param_groups")
+}
+
+fn from_state(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges, state: state::State<'_>) -> Result<Header> {
     if state.tensors.len() > MAX_TENSORS {
         let (path, found, limit) = (file.path.to_path_buf(), state.tensors.len() as u64, MAX_TENSORS as u64);
         return Err(Error::Limit { path, what: "number of tensors", found, limit });
