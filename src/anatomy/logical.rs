@@ -102,9 +102,7 @@ fn parts(
     }
     let blocks = tensor.dtype.bytes().is_none();
     match tensor.shape[..] {
-        [experts, rows, cols] if settled => {
-            experts_of(tensor, assignment, architecture, scheme, [experts, rows, cols])
-        }
+        [experts, rows, cols] if settled => experts_of(tensor, assignment, architecture, scheme, [experts, rows, cols]),
         [rows, cols] => {
             let d = architecture.hidden_size;
             let projections = assignment.roles.iter().copied().all(is_projection);
@@ -117,7 +115,8 @@ fn parts(
             match settled.then(|| runs(role, outs, architecture, scheme)).flatten() {
                 Some(runs) => Some(split(&matrix, assignment, architecture, &runs)),
                 None if turned => {
-                    let whole = matrix.part(&[Run::new(0, outs)], tensor.name.clone(), assignment.clone(), architecture);
+                    let whole =
+                        matrix.part(&[Run::new(0, outs)], tensor.name.clone(), assignment.clone(), architecture);
                     whole.map(|part| vec![part])
                 }
                 None => None,

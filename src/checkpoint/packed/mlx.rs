@@ -22,8 +22,7 @@ impl Beside<'_> {
                 }
                 let code = Code::Bits { bits: bits as u32, middle: 0 };
                 let form = ByRow { code, block: (1, group), scale: Scale::Plain, offset: Offset::Added };
-                let packed =
-                    Packed { offsets: Some(bias), ..Packed::new(Packing::ByRow(form), words.bytes()?, scale) };
+                let packed = Packed { offsets: Some(bias), ..Packed::new(Packing::ByRow(form), words.bytes()?, scale) };
                 let (shape, parts) = (with_ins(&codes.shape, ins), vec![scales.0, biases.0]);
                 Some(Found { name: codes.name.clone(), kind: format!("MLX-{bits}"), shape, packed, parts })
             }
