@@ -1,7 +1,8 @@
 //! Opening a checkpoint: which files hold the weights, what their headers say, and what lies beside them.
 //!
-//! Opening reads headers and small files only, never a tensor's bytes, and nothing that it reads is executed. What a
-//! tensor is for is not known here.
+//! Opening reads headers and small files only, and nothing that it reads is executed. Of a tensor's bytes it reads those
+//! few in which a quantisation tool states the shape or the levels of another tensor. What a tensor is for is not known
+//! here.
 
 pub mod adapter;
 pub mod gguf;
@@ -264,7 +265,7 @@ impl Checkpoint {
             sidecar = sidecar.with_metadata(metadata);
         }
         findings.extend(adapter::describe(&tensors, &mut sidecar));
-        let tensors = packed::join(tensors, sidecar.config.as_ref());
+        let tensors = packed::join(tensors, sidecar.config.as_ref(), &shards)?;
         let Place { root, repository, revision, .. } = place;
         let shards = Arc::new(shards);
         Ok(Self { root, format, shards, tensors, sidecar, findings, repository, revision })

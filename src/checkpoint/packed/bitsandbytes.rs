@@ -1,0 +1,108 @@
+//! bitsandbytes' 4-bit types: codes in reading order, their shape and block in a small JSON text beside them.
+
+use serde::Deserialize;
+
+use super::{Beside, Found, floats, stored};
+use crate::Result;
+use crate::tensor::packed::{Levels, Nested, Packed, Packing, Stored};
+use crate::tensor::{DType, TensorMeta};
+
+/// Longest JSON text that is read; honest ones have about 150 bytes.
+const MOST_STATE: u64 = 4096;
+
+/// Values that may share a scale, as bitsandbytes has them.
+const BLOCKS: [u64; 8] = [32, 64, 128, 256, 512, 1024, 2048, 4096];
+
+/// What the JSON text says, as far as it is needed.
+#[derive(Debug, Deserialize)]
+struct State {
+    quant_type: String,
+    blocksize: u64,
+    shape: Vec<u64>,
+    nested_blocksize: Option<u64>,
+    nested_offset: Option<f64>,
+}
+
+impl Beside<'_> {
+    /// NF4 and FP4, with plain or nested scales.
+    pub(super) fn four_bits(&self, stem: &str, codes: &TensorMeta) -> Result<Option<Found>> {
+        let of = &codes.name;
+        let kinds = [("nf4", "BNB-NF4", Levels::Nf4), ("fp4", "BNB-FP4", Levels::Fp4)];
+        let mut found = kinds.into_iter().filter_map(|(name, kind, levels)| {
+            self.part(of, &format!(".quant_state.bitsandbytes__{name}")).map(|part| (name, kind, levels, part))
+        });
+        let (Some((name, kind, levels, state)), None) = (found.next(), found.next()) else { return Ok(None) };
+        let (Some(scales), Some(map)) = (self.part(of, ".absmax"), self.part(of, ".quant_map")) else {
+            return Ok(None);
+        };
+        let Some(text) = self.small(state.1, MOST_STATE)?.filter(|_| state.1.dtype == DType::U8) else {
+            return Ok(None);
+        };
+        let Some(table) = self.small(map.1, 64)?.filter(|table| table.len() == 64 && map.1.dtype == DType::F32) else {
+            return Ok(None);
+        };
+        let Ok(said) = serde_json::from_slice::<State>(&text) else { return Ok(None) };
+        if said.quant_type != name || !is_table(&table, levels) {
+            return Ok(None);
+        }
+        let mut parts = vec![scales.0, map.0, state.0];
+        let nested = ["nested_absmax", "nested_quant_map"].map(|ending| self.part(of, &format!(".{ending}")));
+        let packed = match nested {
+            [None, None] => plain(&said, codes, scales.1, levels),
+            [Some(second), Some(book)] => {
+                parts.extend([second.0, book.0]);
+                nested_scales(&said, codes, scales.1, levels, [second.1, book.1])
+            }
+            _ => None,
+        };
+        let (name, kind) = (format!("{stem}.weight"), kind.to_owned());
+        Ok(packed.map(|packed| Found { name, kind, shape: said.shape, packed, parts }))
+    }
+}
+
+/// Whether the levels stated are those of the type. Kernels have theirs built in, so a table that says something else is
+/// not what the model computes with.
+fn is_table(stated: &[u8], levels: Levels) -> bool {
+    let stated = stated.as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value));
+    stated.zip(levels.table()).all(|(stated, level)| (stated - level).abs() <= 1e-6)
+}
+
+/// All of a tensor's values as one row.
+fn vector(stored: Stored) -> Option<Stored> {
+    Some(Stored { rows: 1, cols: stored.rows.checked_mul(stored.cols)?, ..stored })
+}
+
+/// Codes and scales as vectors, if they are as many as the text says.
+fn sized(said: &State, codes: &TensorMeta, scales: Stored) -> Option<(Stored, Stored, u64)> {
+    let (codes, scales) = (vector(stored(codes)?)?, vector(scales)?);
+    let count = said.shape.iter().try_fold(1u64, |product, &size| product.checked_mul(size))?;
+    let cols = said.shape.last().copied().filter(|_| matches!(said.shape.len(), 2 | 3))?;
+    let fits = count > 0 && BLOCKS.contains(&said.blocksize);
+    let as_many = codes.cols == count.div_ceil(2) && scales.cols == count.div_ceil(said.blocksize.max(1));
+    (fits && as_many).then_some((codes, scales, cols))
+}
+
+fn plain(said: &State, codes: &TensorMeta, scales: &TensorMeta, levels: Levels) -> Option<Packed> {
+    let (codes, scales, cols) = sized(said, codes, floats(scales)?)?;
+    Some(Packed::new(Packing::Flat { levels, cols, block: said.blocksize, nested: None }, codes, scales))
+}
+
+fn nested_scales(
+    said: &State,
+    codes: &TensorMeta,
+    scales: &TensorMeta,
+    levels: Levels,
+    [second, book]: [&TensorMeta; 2],
+) -> Option<Packed> {
+    let scales = stored(scales).filter(|scales| scales.dtype == DType::U8)?;
+    let (codes, scales, cols) = sized(said, codes, scales)?;
+    let (second, book) = (vector(floats(second)?)?, vector(floats(book)?)?);
+    let block = said.nested_blocksize.filter(|block| BLOCKS.contains(block))?;
+    let offset = said.nested_offset.map(|offset| offset as f32).filter(|offset| offset.is_finite())?;
+    if book.cols != 256 || second.cols != scales.cols.div_ceil(block) {
+        return None;
+    }
+    let nested = Some(Nested { block, offset: offset.to_bits() });
+    let packing = Packing::Flat { levels, cols, block: said.blocksize, nested };
+    Some(Packed { second: Some(second), book: Some(book), ..Packed::new(packing, codes, scales) })
+}
