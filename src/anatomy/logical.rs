@@ -102,7 +102,7 @@ fn parts(
     }
     if let Layout::View(_) = tensor.layout {
         let (offset, outs) = (transposed(tensor)?, *tensor.shape.first()?);
-        let matrix = Matrix { tensor, outs, ins: architecture.hidden_size, turned: true, offset };
+        let matrix = Matrix { tensor, outs, ins: architecture.hidden_size, turned: true, first: 0, offset };
         let fused = settled && tensor.shape[1..] == [matrix.ins];
         let runs = fused.then(|| runs(role, outs, architecture, scheme)).flatten()?;
         return Some(split(&matrix, assignment, architecture, &runs));

@@ -2,6 +2,7 @@
 
 mod columns;
 mod flat;
+mod linear;
 mod rows;
 
 use super::Checkpoint;
@@ -58,6 +59,7 @@ impl Parts<'_> {
     fn read(&self, window: Window, out: &mut [f32]) -> Result<Option<()>> {
         match self.packed.packing {
             Packing::ByRow(form) => self.by_row(form, window, out),
+            Packing::Linear(form) => self.linear(form, window, out),
             Packing::Gptq { bits, group, plus } => {
                 self.by_column(columns::Form { bits, group, plus, places: None }, window, out)
             }

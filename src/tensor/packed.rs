@@ -74,6 +74,8 @@ pub enum Packing {
     },
     /// Codes of (out, in), one scale for each block of rows and columns.
     ByRow(ByRow),
+    /// `(q - z)·s`, as ONNX has it.
+    Linear(Linear),
     /// `level[q]·s`; two codes to a byte, the high half first, and one scale for each run of values in reading order.
     Flat {
         /// What codes stand for.
@@ -85,6 +87,20 @@ pub enum Packing {
         /// How scales are themselves stored as codes.
         nested: Option<Nested>,
     },
+}
+
+/// Whole numbers with one scale for all, one for each out, or one for each run of ins of an out. Zero points lie like
+/// the scales, and are as wide as the codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Linear {
+    /// Bits of a code, 2, 4 or 8; those of a row one after the other, lowest bits first.
+    pub bits: u32,
+    /// The zero point where none is stored beside the codes.
+    pub middle: i32,
+    /// Whether codes lie by (in, out); only those of 8 bits do.
+    pub turned: bool,
+    /// Ins that share a scale.
+    pub group: u64,
 }
 
 /// Codes of (out, in), each row by itself.
