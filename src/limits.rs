@@ -51,3 +51,7 @@ pub const MAX_STATE_DEPTH: usize = 8;
 /// How often the bytes of a file may be part of a tensor, on average. Tensors may share bytes; a file in which they
 /// share many times would cost more to read than its size says.
 pub const MAX_SHARING: u64 = 4;
+
+/// Longest text in which bitsandbytes states the shape and the blocks of a quantised matrix; honest ones have about 150
+/// bytes.
+pub const MAX_QUANT_STATE_BYTES: u64 = 4096;

@@ -230,6 +230,46 @@ fn experts_as_gpt_oss_has_them() {
     assert_eq!(class(&compare(floats::gpt_oss, "moe-scratch")), "same-architecture");
 }
 
+/// As MLX has Mixtral: the experts' gates in one stack, their ups and downs in others, each with its own groups.
+fn switch(tensors: &[Raw], bits: u32) -> Vec<Raw> {
+    let mut out: Vec<Raw> = tensors.iter().filter(|raw| !raw.name.contains(".experts.")).cloned().collect();
+    for (layer, (which, called)) in
+        (0..4).flat_map(|layer| [("w1", "gate"), ("w3", "up"), ("w2", "down")].map(|pair| (layer, pair)))
+    {
+        let prefix = format!("model.layers.{layer}.block_sparse_moe");
+        let each: Vec<Raw> =
+            (0..4).map(|expert| named(tensors, &format!("{prefix}.experts.{expert}.{which}.weight"))).collect();
+        let together = fused(format!("{prefix}.switch_mlp.{called}_proj.weight"), &each);
+        out.extend(integers::mlx(&together, bits).into_iter().map(|part| {
+            let [rows, cols] = part.shape[..] else { panic!("a matrix") };
+            Raw { shape: vec![4, rows / 4, cols], ..part }
+        }));
+    }
+    out
+}
+
+#[test]
+fn experts_as_mlx_has_them() {
+    let mut config = json!({"quantization": {"group_size": 64, "bits": 8}});
+    for (layer, which) in (0..4).flat_map(|layer| ["gate", "up", "down"].map(|which| (layer, which))) {
+        let name = format!("model.layers.{layer}.block_sparse_moe.switch_mlp.{which}_proj");
+        config["quantization"][name] = json!({"group_size": GROUP, "bits": 5});
+    }
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), &switch(&load("a-moe-upcycled"), 5), &config);
+    let against = |reference: &str| {
+        let report = report(folder.path(), &zoo(reference));
+        say(&format!("MLX experts against {reference}: {} ({})", class(&report), test(&report, "bits")["says"]));
+        assert_eq!(report["subject"]["coverage"], 1.0);
+        report
+    };
+    let copy = against("a-moe-upcycled");
+    assert_eq!(class(&copy), "re-encoded", "{}", copy["verdict"]["summary"]);
+    assert!(test(&copy, "neuron-labels")["effect"].as_f64().unwrap() > 0.9, "{}", test(&copy, "neuron-labels"));
+    assert_eq!(class(&against("base-a")), "derived");
+    assert_eq!(class(&against("moe-scratch")), "same-architecture");
+}
+
 /// AWQ takes a factor for each channel out of the norm gain and into the matrices that read it, before it rounds.
 /// Values at equal labels are then no longer those of the base within rounding: labels stay, `re-encoded` is lost.
 #[test]

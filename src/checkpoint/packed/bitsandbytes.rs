@@ -4,11 +4,9 @@ use serde::Deserialize;
 
 use super::{Beside, Found, floats, stored};
 use crate::Result;
+use crate::limits::MAX_QUANT_STATE_BYTES;
 use crate::tensor::packed::{Levels, Nested, Packed, Packing, Stored};
 use crate::tensor::{DType, TensorMeta};
-
-/// Longest JSON text that is read; honest ones have about 150 bytes.
-const MOST_STATE: u64 = 4096;
 
 /// Values that may share a scale, as bitsandbytes has them.
 const BLOCKS: [u64; 8] = [32, 64, 128, 256, 512, 1024, 2048, 4096];
@@ -35,7 +33,7 @@ impl Beside<'_> {
         let (Some(scales), Some(map)) = (self.part(of, ".absmax"), self.part(of, ".quant_map")) else {
             return Ok(None);
         };
-        let Some(text) = self.small(state.1, MOST_STATE)?.filter(|_| state.1.dtype == DType::U8) else {
+        let Some(text) = self.small(state.1, MAX_QUANT_STATE_BYTES)?.filter(|_| state.1.dtype == DType::U8) else {
             return Ok(None);
         };
         let Some(table) = self.small(map.1, 64)?.filter(|table| table.len() == 64 && map.1.dtype == DType::F32) else {
