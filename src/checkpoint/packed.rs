@@ -84,11 +84,13 @@ impl<'a> Beside<'a> {
             return Ok(self.blocks(stem, codes));
         }
         let Some(stem) = codes.name.strip_suffix(".weight") else { return Ok(None) };
+        if self.part(&codes.name, ".absmax").is_some() {
+            return self.four_bits(stem, codes);
+        }
         Ok(match codes.dtype {
-            DType::U8 if self.part(&codes.name, ".absmax").is_some() => self.four_bits(stem, codes)?,
             DType::U8 => self.nvfp4(stem, codes),
             DType::U32 | DType::I32 => self.mlx(stem, codes),
-            DType::I8 => self.int8(stem, codes).or_else(|| self.scaled(stem, codes)),
+            DType::I8 => self.int8(stem, codes)?.or_else(|| self.scaled(stem, codes)),
             DType::F8E4M3 | DType::F8E5M2 => self.scaled(stem, codes),
             _ => None,
         })

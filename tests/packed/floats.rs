@@ -129,6 +129,15 @@ pub(crate) fn bnb_nested(raw: &Raw) -> Vec<Raw> {
     bitsandbytes(raw, "nf4", &NF4, true)
 }
 
+/// The same bytes said to be 16-bit floats, as for training in shards.
+pub(crate) fn bnb_wide(raw: &Raw) -> Vec<Raw> {
+    let mut parts = bitsandbytes(raw, "nf4", &NF4, false);
+    for codes in parts.iter_mut().filter(|part| part.name == raw.name) {
+        (codes.dtype, codes.shape[0]) = (Dtype::BF16, codes.shape[0] / 2);
+    }
+    parts
+}
+
 pub(crate) fn bnb_fp4(raw: &Raw) -> Vec<Raw> {
     bitsandbytes(raw, "fp4", &fp4(), false)
 }

@@ -71,7 +71,7 @@ fn compressed(raw: &Raw) -> Vec<Raw> {
 #[test]
 fn parts_that_do_not_fit_together_stay_apart_and_lower_the_coverage() {
     let nf4 = floats::bnb_nested as Pack;
-    let cases: [(&str, Pack, Spoil); 38] = [
+    let cases: [(&str, Pack, Spoil); 39] = [
         ("GPTQ: no scales", gptq, |parts| without(parts, ".scales")),
         ("GPTQ: zero points too few", gptq, |parts| shorten(parts, ".qzeros")),
         ("GPTQ: order too short", gptq, |parts| shorten(parts, ".g_idx")),
@@ -116,6 +116,9 @@ fn parts_that_do_not_fit_together_stay_apart_and_lower_the_coverage() {
         ("NF4: half a book", nf4, |parts| shorten(parts, ".nested_quant_map")),
         ("NF4: scales too few", nf4, |parts| shorten(parts, ".absmax")),
         ("LLM.int8: scales too few", integers::llm_int8, |parts| shorten(parts, ".SCB")),
+        ("LLM.int8: in tiles", integers::llm_int8, |parts| {
+            ending(parts, ".weight_format").for_each(|format| format.bytes[0] = 2);
+        }),
         ("compressed: no shape", compressed, |parts| without(parts, ".weight_shape")),
         ("compressed: huge shape", compressed, |parts| stated_shape(parts, [i64::MAX, i64::MAX])),
         ("compressed: negative shape", compressed, |parts| stated_shape(parts, [-1, -1])),

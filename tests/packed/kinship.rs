@@ -81,6 +81,7 @@ fn bitsandbytes() {
         ("LLM.int8", "BNB-INT8", integers::llm_int8, json!({})),
         ("NF4", "BNB-NF4", floats::bnb_nf4, json!({})),
         ("NF4, nested scales", "BNB-NF4", floats::bnb_nested, json!({})),
+        ("NF4, bytes said to be wider", "BNB-NF4", floats::bnb_wide, json!({})),
         ("FP4", "BNB-FP4", floats::bnb_fp4, json!({})),
     ]);
 }

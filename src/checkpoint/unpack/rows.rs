@@ -134,14 +134,14 @@ impl Parts<'_> {
     /// What the codes of the window stand for.
     fn codes(&self, code: Code, window: Window, out: &mut [f32]) -> Result<Option<()>> {
         let stored = &self.packed.codes;
-        let bits = match code {
+        let (bits, table): (u32, Vec<f32>) = match code {
             Code::Number => {
                 let Some(numbers) = self.floats(stored, window)? else { return Ok(None) };
                 out.copy_from_slice(&numbers);
                 return Ok(Some(()));
             }
-            Code::Bits { bits, .. } => bits,
-            Code::E2m1 => 4,
+            Code::Bits { bits, middle } => (bits, (0..1u32 << bits).map(|code| code as f32 - middle as f32).collect()),
+            Code::E2m1 => (4, E2M1_BY_CODE.into_iter().chain(E2M1_BY_CODE.map(|level| -level)).collect()),
         };
         let (first, count) = span(window.col, window.cols, bits, 8);
         let Some(bytes) = self.bytes(stored, Window { col: first, cols: count, ..window })? else { return Ok(None) };
@@ -150,15 +150,11 @@ impl Parts<'_> {
             for (index, slot) in (window.col..).zip(out) {
                 let bit = index * u64::from(bits);
                 let (at, shift) = ((bit / 8 - first) as usize, (bit % 8) as u32);
-                let pair = u32::from(line[at]) | u32::from(line.get(at + 1).copied().unwrap_or(0)) << 8;
-                let field = pair >> shift & ((1 << bits) - 1);
-                *slot = match code {
-                    Code::Bits { middle, .. } => field as f32 - middle as f32,
-                    Code::E2m1 | Code::Number => {
-                        let size = E2M1_BY_CODE[(field & 7) as usize];
-                        if field & 8 == 0 { size } else { -size }
-                    }
-                };
+                let mut code = u32::from(line[at]) >> shift;
+                if shift + bits > 8 {
+                    code |= u32::from(line[at + 1]) << (8 - shift);
+                }
+                *slot = table[code as usize & (table.len() - 1)];
             }
         }
         Ok(Some(()))
