@@ -198,6 +198,25 @@ pub(crate) fn compressed_mxfp4(raw: &Raw) -> Vec<Raw> {
     ]
 }
 
+/// The same, its scales of the type that newer files have for them.
+pub(crate) fn typed_mxfp4(raw: &Raw) -> Vec<Raw> {
+    let mut parts = compressed_mxfp4(raw);
+    parts[1].dtype = Dtype::F8_E8M0;
+    parts
+}
+
+/// MXFP8: 8-bit floats with an exponent of two for each 32.
+pub(crate) fn mxfp8(raw: &Raw) -> Vec<Raw> {
+    let (outs, ins, values) = (raw.shape[0], raw.shape[1], raw.values());
+    let powers: Vec<i32> = values.chunks(32).map(|part| largest(part).log2().floor() as i32 - 8).collect();
+    let codes = values.iter().enumerate().map(|(at, value)| e4m3(value / 2f32.powi(powers[at / 32]))).collect();
+    let scales = powers.iter().map(|power| (power + 127) as u8).collect();
+    vec![
+        Raw { dtype: Dtype::F8_E4M3, bytes: codes, ..raw.clone() },
+        bytes(format!("{}.weight_scale", stem(raw)), vec![outs, ins / 32], scales),
+    ]
+}
+
 /// MXFP4 as gpt-oss has it: of a stack (experts, outs, ins), `X_blocks` and `X_scales`.
 pub(crate) fn gpt_oss(raw: &Raw) -> Vec<Raw> {
     let [experts, outs, ins] = raw.shape[..] else { panic!("a stack") };

@@ -150,6 +150,21 @@ fn parts_that_do_not_fit_together_stay_apart_and_lower_the_coverage() {
     }
 }
 
+/// Two sets of codes for one matrix: one becomes it, the other stays, so that no name occurs twice.
+#[test]
+fn no_name_comes_out_twice() {
+    let base = load("base-a");
+    let raw = base.iter().find(|raw| raw.name.contains("q_proj")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let both = [gptq(raw), compressed(raw)].concat();
+    write_file(&folder.path().join("model.safetensors"), &both);
+    let checkpoint = Checkpoint::open(folder.path(), OpenOptions::default()).unwrap();
+    let matrices = checkpoint.tensors.iter().filter(|meta| meta.name == raw.name).count();
+    assert_eq!(matrices, 1);
+    // The other's parts are all there.
+    assert!(matches!(checkpoint.tensors.len(), 5 | 6), "{:?}", checkpoint.tensors);
+}
+
 /// A group beyond the last is an error that names the tensor, not a value.
 #[test]
 fn a_group_beyond_the_last_is_an_error() {

@@ -56,6 +56,7 @@ fn check(kinds: Vec<Kind>) {
 fn gptq_and_awq() {
     let format = |name: &str| json!({"quantization_config": {"quant_method": "gptq", "checkpoint_format": name}});
     check(vec![
+        ("GPTQ, 2 bits", "GPTQ-2", |raw| integers::gptq(raw, 2, 1, false), json!({})),
         ("GPTQ, 3 bits", "GPTQ-3", |raw| integers::gptq(raw, 3, 1, false), format("gptq")),
         ("GPTQ, 4 bits, act-order", "GPTQ-4", |raw| integers::gptq(raw, 4, 1, true), format("gptq")),
         ("GPTQ, 8 bits", "GPTQ-8", |raw| integers::gptq(raw, 8, 1, false), json!({})),
@@ -68,6 +69,7 @@ fn gptq_and_awq() {
 fn mlx() {
     let config = |bits: u32| json!({"quantization": {"group_size": GROUP, "bits": bits}});
     check(vec![
+        ("MLX, 2 bits", "MLX-2", |raw| integers::mlx(raw, 2), config(2)),
         ("MLX, 3 bits", "MLX-3", |raw| integers::mlx(raw, 3), config(3)),
         ("MLX, 4 bits", "MLX-4", |raw| integers::mlx(raw, 4), config(4)),
         ("MLX, 6 bits", "MLX-6", |raw| integers::mlx(raw, 6), config(6)),
@@ -89,6 +91,7 @@ fn bitsandbytes() {
 #[test]
 fn compressed_tensors() {
     check(vec![
+        ("pack-quantized, 2 bits", "INT2-PACKED", |raw| integers::compressed(raw, 2, false), json!({})),
         ("pack-quantized, 4 bits", "INT4-PACKED", |raw| integers::compressed(raw, 4, false), json!({})),
         ("pack-quantized, 4 bits, act-order", "INT4-PACKED", |raw| integers::compressed(raw, 4, true), json!({})),
         ("pack-quantized, 8 bits", "INT8-PACKED", |raw| integers::compressed(raw, 8, false), json!({})),
@@ -103,6 +106,8 @@ fn small_floats() {
     check(vec![
         ("FP8 in blocks", "F8_E4M3-SCALED", floats::fp8, json!({})),
         ("FP8, one scale", "F8_E4M3-SCALED", floats::fp8_tensor, json!({})),
+        ("MXFP8", "MXFP8-SCALED", floats::mxfp8, json!({})),
+        ("MXFP4, scales of a type of their own", "MXFP4-SCALED", floats::typed_mxfp4, json!({})),
         ("NVFP4 of ModelOpt", "NVFP4-SCALED", floats::modelopt_nvfp4, json!({})),
     ]);
 }
