@@ -89,7 +89,7 @@ fn parts_that_do_not_fit_together_stay_apart_and_lower_the_coverage() {
         ("NF4: no levels", nf4, |parts| without(parts, ".quant_map")),
         ("NF4: other levels", nf4, |parts| ending(parts, ".quant_map").for_each(|map| map.bytes[3] ^= 0x80)),
         ("NF4: levels that are no numbers", nf4, |parts| {
-            ending(parts, ".quant_map").for_each(|map| map.bytes.fill(0xff))
+            ending(parts, ".quant_map").for_each(|map| map.bytes.fill(0xff));
         }),
         ("NF4: a text of FP4", nf4, |parts| say(parts, "quant_type", &json!("fp4"))),
         ("NF4: huge shape", nf4, |parts| say(parts, "shape", &json!([u64::MAX, 2]))),

@@ -8,7 +8,7 @@ use weightprint::checkpoint::{Checkpoint, OpenOptions};
 use weightprint::tensor::{DType, TensorMeta};
 
 use super::support::reports::{class, report, say, test};
-use super::support::{Raw, load, write_file, zoo};
+use super::support::{Raw, load, write_file, write_sharded, zoo};
 use super::{GROUP, Pack, floats, integers, packed};
 
 /// What it is, its type in reports, how it is made, and what `config.json` says of it.
@@ -110,6 +110,26 @@ fn small_floats() {
         ("MXFP4, scales of a type of their own", "MXFP4-SCALED", floats::typed_mxfp4, json!({})),
         ("NVFP4 of ModelOpt", "NVFP4-SCALED", floats::modelopt_nvfp4, json!({})),
     ]);
+}
+
+#[test]
+fn parts_in_several_files() {
+    let base = load("base-a");
+    for (what, pack) in [
+        ("NF4, nested scales", floats::bnb_nested as Pack),
+        ("GPTQ", |raw| integers::gptq(raw, 4, 1, true)),
+        ("pack-quantized", |raw| integers::compressed(raw, 4, true)),
+        ("MXFP4", floats::typed_mxfp4),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        write_sharded(folder.path(), &packed(&base, pack), 3);
+        let copy = report(folder.path(), &zoo("base-a"));
+        say(&format!("{what} in three files: {} ({})", class(&copy), test(&copy, "bits")["says"]));
+        assert_eq!(class(&copy), "re-encoded", "{what}: {}", copy["verdict"]["summary"]);
+        assert_eq!(copy["subject"]["coverage"], 1.0, "{what}");
+        let unknown = |finding: &&Value| finding["code"] == "dtype-unknown";
+        assert_eq!(copy["findings"].as_array().unwrap().iter().filter(unknown).count(), 0, "{what}");
+    }
 }
 
 fn named(tensors: &[Raw], name: &str) -> Raw {
