@@ -42,7 +42,8 @@ use self::text::{listed, shown};
 pub use self::values::Values;
 use crate::finding::{Code, Finding, Level};
 use crate::limits::MAX_TENSORS;
-use crate::tensor::TensorMeta;
+use crate::tensor::layout::Extent;
+use crate::tensor::{Layout, TensorMeta};
 use crate::{Error, Result};
 
 const FORMAT: &str = "checkpoint";
@@ -257,7 +258,7 @@ impl Checkpoint {
         if let Some(index) = index {
             findings.extend(index.compare(&shards, &tensors, &aliases));
         }
-        findings.extend(remarks(&tensors));
+        let remarked = findings.len();
         let mut sidecar = Sidecar::read(&place, &mut findings);
         if let Some(metadata) = stated.first() {
             gguf::check_split(&place.root, &stated, tensors.len())?;
@@ -266,6 +267,8 @@ impl Checkpoint {
         }
         findings.extend(adapter::describe(&tensors, &mut sidecar));
         let tensors = packed::join(tensors, sidecar.config.as_ref(), &shards)?;
+        // What was joined is no longer of an unknown type.
+        findings.splice(remarked..remarked, remarks(&tensors));
         let Place { root, repository, revision, .. } = place;
         let shards = Arc::new(shards);
         Ok(Self { root, format, shards, tensors, sidecar, findings, repository, revision })
@@ -309,8 +312,16 @@ impl Checkpoint {
     /// Says that a tensor's bytes are not needed any more for now, so that a scan of a large checkpoint does not push
     /// everything else out of memory. A hint: they can be read again.
     pub fn release(&self, tensor: &TensorMeta) {
-        if let Some(shard) = self.shards.get(tensor.shard).filter(|_| tensor.layout.is_plain()) {
-            shard.source.release(tensor.offset, tensor.len);
+        let release = |Extent { shard, offset, len }| {
+            if let Some(shard) = self.shards.get(shard) {
+                shard.source.release(offset, len);
+            }
+        };
+        match &tensor.layout {
+            Layout::Plain => release(Extent { shard: tensor.shard, offset: tensor.offset, len: tensor.len }),
+            Layout::Packed(packed) => packed.stored().for_each(|stored| release(stored.extent)),
+            // Its pages may be those of other parts.
+            Layout::View(_) => {}
         }
     }
 

@@ -193,6 +193,15 @@ impl TensorPrint {
     pub fn counts(&self) -> bool {
         !self.formula && self.elements() > 0
     }
+
+    /// How many weights the tensor may hold: its elements, or two to each byte of integers, which stand for weights
+    /// only as codes, and codes have four bits as a rule; saturates.
+    pub fn weights(&self) -> u64 {
+        match self.dtype.bytes().filter(|_| !self.dtype.is_float() && self.dtype != DType::Bool) {
+            Some(width) => self.elements().saturating_mul(2 * width),
+            None => self.elements(),
+        }
+    }
 }
 
 impl ValuePrint {

@@ -32,12 +32,12 @@ pub(super) fn join(
     let by_name = tensors.iter().enumerate().map(|(at, meta)| (meta.name.as_str(), at)).collect();
     let beside = Beside { tensors: &tensors, by_name, config, shards };
     let mut joined: BTreeMap<usize, TensorMeta> = BTreeMap::new();
-    let mut used = BTreeSet::new();
+    let (mut used, mut names) = (BTreeSet::new(), BTreeSet::new());
     for (at, codes) in tensors.iter().enumerate() {
         let Some(Found { name, kind, shape, packed, parts }) = beside.recognise(codes)? else { continue };
         let elements = shape.iter().try_fold(1u64, |product, &size| product.checked_mul(size));
-        // A tensor of that name may be there besides.
-        let free = name == codes.name || !beside.by_name.contains_key(name.as_str());
+        // A tensor of that name may be there besides, or have come out of other codes.
+        let free = (name == codes.name || !beside.by_name.contains_key(name.as_str())) && names.insert(name.clone());
         let (Some(kind), Some(_), true) = (Kind::named(&kind), elements, free) else { continue };
         let (len, layout, dtype) = (packed.len(), Layout::Packed(Arc::new(packed)), DType::Packed(kind));
         joined.insert(at, TensorMeta { name, dtype, shape, len, layout, ..codes.clone() });
@@ -84,11 +84,13 @@ impl<'a> Beside<'a> {
             return Ok(self.blocks(stem, codes));
         }
         let Some(stem) = codes.name.strip_suffix(".weight") else { return Ok(None) };
+        if self.part(&codes.name, ".absmax").is_some() {
+            return self.four_bits(stem, codes);
+        }
         Ok(match codes.dtype {
-            DType::U8 if self.part(&codes.name, ".absmax").is_some() => self.four_bits(stem, codes)?,
             DType::U8 => self.nvfp4(stem, codes),
             DType::U32 | DType::I32 => self.mlx(stem, codes),
-            DType::I8 => self.int8(stem, codes).or_else(|| self.scaled(stem, codes)),
+            DType::I8 => self.int8(stem, codes)?.or_else(|| self.scaled(stem, codes)),
             DType::F8E4M3 | DType::F8E5M2 => self.scaled(stem, codes),
             _ => None,
         })

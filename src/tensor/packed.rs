@@ -327,18 +327,26 @@ impl Packed {
         if first >= end || end > rows {
             return None;
         }
-        if let Packing::ByRow(ByRow { block: (1, _), offset: Offset::None | Offset::Added | Offset::Zero, .. }) =
-            self.packing
+        if let Packing::ByRow(form) = self.packing
+            && form.offset != Offset::ZeroCodes
             && self.codes.rows == rows
-            && self.scales.rows == rows
         {
-            part.codes = self.codes.narrowed(first, end - first)?;
-            part.scales = self.scales.narrowed(first, end - first)?;
-            if let Some(offsets) = &self.offsets {
-                part.offsets = Some(offsets.narrowed(first, end - first)?);
-            }
-            let moved = runs.iter().map(|run| Run { first: run.first - first, ..*run }).collect();
-            part.rows = Some(moved);
+            // Blocks of rows stay whole, but one that is shared by all.
+            let (tall, shared) = (form.block.0.max(1), self.scales.rows == 1);
+            let start = if shared { first } else { first / tall * tall };
+            let scales = |stored: &Stored| match shared {
+                true => Some(stored.clone()),
+                false => stored.narrowed(start / tall, end.div_ceil(tall) - start / tall),
+            };
+            part.codes = self.codes.narrowed(start, end - start)?;
+            part.scales = scales(&self.scales)?;
+            part.offsets = match &self.offsets {
+                Some(offsets) => Some(scales(offsets)?),
+                None => None,
+            };
+            let block = (if shared { end - start } else { tall }, form.block.1);
+            part.packing = Packing::ByRow(ByRow { block, ..form });
+            part.rows = Some(runs.iter().map(|run| Run { first: run.first - start, ..*run }).collect());
         }
         Some(part)
     }
@@ -374,8 +382,17 @@ mod tests {
         assert_eq!((part.scales.extent.offset, part.scales.extent.len), (1005, 3));
         assert_eq!(part.rows, Some(vec![Run { first: 0, count: 2, step: 2 }]));
         assert_eq!(part.part(&odd, 8), None, "a part of a part");
-        let whole = by_row((128, 128)).part(&odd, 8).unwrap();
-        assert_eq!((whole.codes.extent.len, whole.rows), (128, Some(odd.to_vec())));
+        // One scale for all, and one for each pair of rows.
+        let scaled = |tall, count| {
+            let form = ByRow { code: Code::Number, block: (tall, 16), scale: Scale::Plain, offset: Offset::None };
+            Packed::new(Packing::ByRow(form), stored(DType::I8, 8, 16, 100), stored(DType::F32, count, 1, 1000))
+        };
+        let whole = scaled(8, 1).part(&odd, 8).unwrap();
+        assert_eq!((whole.codes.extent.offset, whole.codes.rows, whole.scales.extent.len), (180, 3, 4));
+        let pairs = scaled(2, 4).part(&odd, 8).unwrap();
+        assert_eq!((pairs.codes.extent.offset, pairs.codes.rows), (164, 4));
+        assert_eq!((pairs.scales.extent.offset, pairs.scales.rows), (1008, 2));
+        assert_eq!(pairs.rows, Some(vec![Run { first: 1, count: 2, step: 2 }]));
         for wrong in [Run { first: 7, count: 2, step: 1 }, Run { first: 0, count: 3, step: u64::MAX }] {
             assert_eq!(by_row((1, 32)).part(&[wrong], 8), None);
         }

@@ -129,6 +129,15 @@ pub(crate) fn bnb_nested(raw: &Raw) -> Vec<Raw> {
     bitsandbytes(raw, "nf4", &NF4, true)
 }
 
+/// The same bytes said to be 16-bit floats, as for training in shards.
+pub(crate) fn bnb_wide(raw: &Raw) -> Vec<Raw> {
+    let mut parts = bitsandbytes(raw, "nf4", &NF4, false);
+    for codes in parts.iter_mut().filter(|part| part.name == raw.name) {
+        (codes.dtype, codes.shape[0]) = (Dtype::BF16, codes.shape[0] / 2);
+    }
+    parts
+}
+
 pub(crate) fn bnb_fp4(raw: &Raw) -> Vec<Raw> {
     bitsandbytes(raw, "fp4", &fp4(), false)
 }
@@ -185,6 +194,25 @@ pub(crate) fn compressed_mxfp4(raw: &Raw) -> Vec<Raw> {
     let (codes, scales) = halves(&raw.values(), 32, exponent);
     vec![
         bytes(format!("{}.weight_packed", stem(raw)), vec![outs, ins / 2], codes),
+        bytes(format!("{}.weight_scale", stem(raw)), vec![outs, ins / 32], scales),
+    ]
+}
+
+/// The same, its scales of the type that newer files have for them.
+pub(crate) fn typed_mxfp4(raw: &Raw) -> Vec<Raw> {
+    let mut parts = compressed_mxfp4(raw);
+    parts[1].dtype = Dtype::F8_E8M0;
+    parts
+}
+
+/// MXFP8: 8-bit floats with an exponent of two for each 32.
+pub(crate) fn mxfp8(raw: &Raw) -> Vec<Raw> {
+    let (outs, ins, values) = (raw.shape[0], raw.shape[1], raw.values());
+    let powers: Vec<i32> = values.chunks(32).map(|part| largest(part).log2().floor() as i32 - 8).collect();
+    let codes = values.iter().enumerate().map(|(at, value)| e4m3(value / 2f32.powi(powers[at / 32]))).collect();
+    let scales = powers.iter().map(|power| (power + 127) as u8).collect();
+    vec![
+        Raw { dtype: Dtype::F8_E4M3, bytes: codes, ..raw.clone() },
         bytes(format!("{}.weight_scale", stem(raw)), vec![outs, ins / 32], scales),
     ]
 }

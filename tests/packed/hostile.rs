@@ -7,7 +7,7 @@ use weightprint::checkpoint::{Checkpoint, OpenOptions};
 use weightprint::tensor::DType;
 
 use super::support::reports::{class, report};
-use super::support::{Raw, load, write_file, zoo};
+use super::support::{Random, Raw, load, write_file, zoo};
 use super::{Pack, floats, integers, packed};
 
 type Spoil = fn(&mut Vec<Raw>);
@@ -71,7 +71,7 @@ fn compressed(raw: &Raw) -> Vec<Raw> {
 #[test]
 fn parts_that_do_not_fit_together_stay_apart_and_lower_the_coverage() {
     let nf4 = floats::bnb_nested as Pack;
-    let cases: [(&str, Pack, Spoil); 38] = [
+    let cases: [(&str, Pack, Spoil); 39] = [
         ("GPTQ: no scales", gptq, |parts| without(parts, ".scales")),
         ("GPTQ: zero points too few", gptq, |parts| shorten(parts, ".qzeros")),
         ("GPTQ: order too short", gptq, |parts| shorten(parts, ".g_idx")),
@@ -89,7 +89,7 @@ fn parts_that_do_not_fit_together_stay_apart_and_lower_the_coverage() {
         ("NF4: no levels", nf4, |parts| without(parts, ".quant_map")),
         ("NF4: other levels", nf4, |parts| ending(parts, ".quant_map").for_each(|map| map.bytes[3] ^= 0x80)),
         ("NF4: levels that are no numbers", nf4, |parts| {
-            ending(parts, ".quant_map").for_each(|map| map.bytes.fill(0xff))
+            ending(parts, ".quant_map").for_each(|map| map.bytes.fill(0xff));
         }),
         ("NF4: a text of FP4", nf4, |parts| say(parts, "quant_type", &json!("fp4"))),
         ("NF4: huge shape", nf4, |parts| say(parts, "shape", &json!([u64::MAX, 2]))),
@@ -116,6 +116,9 @@ fn parts_that_do_not_fit_together_stay_apart_and_lower_the_coverage() {
         ("NF4: half a book", nf4, |parts| shorten(parts, ".nested_quant_map")),
         ("NF4: scales too few", nf4, |parts| shorten(parts, ".absmax")),
         ("LLM.int8: scales too few", integers::llm_int8, |parts| shorten(parts, ".SCB")),
+        ("LLM.int8: in tiles", integers::llm_int8, |parts| {
+            ending(parts, ".weight_format").for_each(|format| format.bytes[0] = 2);
+        }),
         ("compressed: no shape", compressed, |parts| without(parts, ".weight_shape")),
         ("compressed: huge shape", compressed, |parts| stated_shape(parts, [i64::MAX, i64::MAX])),
         ("compressed: negative shape", compressed, |parts| stated_shape(parts, [-1, -1])),
@@ -137,10 +140,29 @@ fn parts_that_do_not_fit_together_stay_apart_and_lower_the_coverage() {
         // A shape that one matrix has may be stated of all.
         let most = if what.contains("one row less") { 0 } else { 4 };
         assert!(checkpoint.tensors.iter().filter(joined).count() <= most, "{what}");
+        if what.contains("no codes") {
+            // What there is was looked at.
+            continue;
+        }
         let found = report(folder.path(), &zoo("base-b"));
         assert_eq!(class(&found), "inconclusive", "{what}: {}", found["verdict"]["summary"]);
         assert!(found["subject"]["coverage"].as_f64().unwrap() < 0.5, "{what}: {}", found["subject"]["coverage"]);
     }
+}
+
+/// Two sets of codes for one matrix: one becomes it, the other stays, so that no name occurs twice.
+#[test]
+fn no_name_comes_out_twice() {
+    let base = load("base-a");
+    let raw = base.iter().find(|raw| raw.name.contains("q_proj")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let both = [gptq(raw), compressed(raw)].concat();
+    write_file(&folder.path().join("model.safetensors"), &both);
+    let checkpoint = Checkpoint::open(folder.path(), OpenOptions::default()).unwrap();
+    let matrices = checkpoint.tensors.iter().filter(|meta| meta.name == raw.name).count();
+    assert_eq!(matrices, 1);
+    // The other's parts are all there.
+    assert!(matches!(checkpoint.tensors.len(), 5 | 6), "{:?}", checkpoint.tensors);
 }
 
 /// A group beyond the last is an error that names the tensor, not a value.
@@ -159,6 +181,86 @@ fn a_group_beyond_the_last_is_an_error() {
             let mut out = vec![0.0; tensor.elements() as usize];
             let error = checkpoint.values(tensor, 0, &mut out, &mut Vec::new()).unwrap_err().to_string();
             assert!(error.contains("q_proj.weight"), "{error}");
+        }
+    }
+}
+
+/// Bytes, shapes and types changed at random: an error or values, never a panic, and no memory but for what is asked.
+#[test]
+fn random_damage_is_survived() {
+    let source = load("base-a");
+    let raw = source.iter().find(|raw| raw.name.contains("layers.0.self_attn.k_proj")).unwrap();
+    let stack = Raw { name: "w".into(), shape: vec![2, raw.shape[0] / 2, raw.shape[1]], ..raw.clone() };
+    let packs: [Pack; 10] = [
+        gptq,
+        gptq3,
+        compressed,
+        integers::awq,
+        integers::llm_int8,
+        integers::int_rows,
+        floats::bnb_nested,
+        floats::compressed_nvfp4,
+        floats::fp8,
+        |raw| integers::mlx(raw, 6),
+    ];
+    let mut random = Random(11);
+    let (mut read, mut refused, mut apart) = (0, 0, 0);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let config = json!({"quantization": {"group_size": 32, "bits": 6}});
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    for pack in packs.into_iter().map(|pack| pack(raw)).chain([floats::gpt_oss(&stack)]) {
+        for _ in 0..150 {
+            let mut parts = pack.clone();
+            for _ in 0..1 + random.below(3) {
+                let at = random.below(parts.len());
+                damage(&mut parts[at], &mut random);
+            }
+            write_file(&path, &parts);
+            let checkpoint = Checkpoint::open(folder.path(), OpenOptions::default()).unwrap();
+            let Some(tensor) = checkpoint.tensors.iter().find(|meta| matches!(meta.dtype, DType::Packed(_))) else {
+                apart += 1;
+                continue;
+            };
+            // No packing here has less than a bit for a value.
+            assert!(tensor.elements() <= 8 * std::fs::metadata(&path).unwrap().len(), "{tensor:?}");
+            let mut out = vec![0.0; tensor.elements() as usize];
+            match checkpoint.values(tensor, 0, &mut out, &mut Vec::new()) {
+                Ok(_) => read += 1,
+                Err(_) => refused += 1,
+            }
+        }
+    }
+    assert!(read > 100 && refused > 10 && apart > 100, "{read} {refused} {apart}");
+}
+
+/// One change that leaves the file a valid one.
+fn damage(part: &mut Raw, random: &mut Random) {
+    match random.below(5) {
+        0 if !part.bytes.is_empty() => {
+            let at = random.below(part.bytes.len());
+            part.bytes[at] = random.next() as u8;
+        }
+        1 if part.shape.len() > 1 => part.shape.reverse(),
+        2 => {
+            let all = part.shape.iter().product();
+            part.shape = if random.below(2) == 0 { vec![all] } else { vec![1, all] };
+        }
+        3 if part.shape.first().is_some_and(|&size| size > 0) => {
+            let keep = random.below(part.shape[0]);
+            part.bytes.truncate(part.bytes.len() / part.shape[0] * keep);
+            part.shape[0] = keep;
+        }
+        _ => {
+            part.dtype = match part.dtype {
+                Dtype::I32 => Dtype::U32,
+                Dtype::U8 => Dtype::I8,
+                Dtype::F16 => Dtype::BF16,
+                Dtype::F32 => Dtype::I32,
+                Dtype::F8_E4M3 => Dtype::U8,
+                Dtype::I8 => Dtype::F8_E5M2,
+                other => other,
+            }
         }
     }
 }

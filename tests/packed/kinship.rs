@@ -8,7 +8,7 @@ use weightprint::checkpoint::{Checkpoint, OpenOptions};
 use weightprint::tensor::{DType, TensorMeta};
 
 use super::support::reports::{class, report, say, test};
-use super::support::{Raw, load, write_file, zoo};
+use super::support::{Raw, load, write_file, write_sharded, zoo};
 use super::{GROUP, Pack, floats, integers, packed};
 
 /// What it is, its type in reports, how it is made, and what `config.json` says of it.
@@ -56,6 +56,7 @@ fn check(kinds: Vec<Kind>) {
 fn gptq_and_awq() {
     let format = |name: &str| json!({"quantization_config": {"quant_method": "gptq", "checkpoint_format": name}});
     check(vec![
+        ("GPTQ, 2 bits", "GPTQ-2", |raw| integers::gptq(raw, 2, 1, false), json!({})),
         ("GPTQ, 3 bits", "GPTQ-3", |raw| integers::gptq(raw, 3, 1, false), format("gptq")),
         ("GPTQ, 4 bits, act-order", "GPTQ-4", |raw| integers::gptq(raw, 4, 1, true), format("gptq")),
         ("GPTQ, 8 bits", "GPTQ-8", |raw| integers::gptq(raw, 8, 1, false), json!({})),
@@ -68,6 +69,7 @@ fn gptq_and_awq() {
 fn mlx() {
     let config = |bits: u32| json!({"quantization": {"group_size": GROUP, "bits": bits}});
     check(vec![
+        ("MLX, 2 bits", "MLX-2", |raw| integers::mlx(raw, 2), config(2)),
         ("MLX, 3 bits", "MLX-3", |raw| integers::mlx(raw, 3), config(3)),
         ("MLX, 4 bits", "MLX-4", |raw| integers::mlx(raw, 4), config(4)),
         ("MLX, 6 bits", "MLX-6", |raw| integers::mlx(raw, 6), config(6)),
@@ -81,6 +83,7 @@ fn bitsandbytes() {
         ("LLM.int8", "BNB-INT8", integers::llm_int8, json!({})),
         ("NF4", "BNB-NF4", floats::bnb_nf4, json!({})),
         ("NF4, nested scales", "BNB-NF4", floats::bnb_nested, json!({})),
+        ("NF4, bytes said to be wider", "BNB-NF4", floats::bnb_wide, json!({})),
         ("FP4", "BNB-FP4", floats::bnb_fp4, json!({})),
     ]);
 }
@@ -88,6 +91,7 @@ fn bitsandbytes() {
 #[test]
 fn compressed_tensors() {
     check(vec![
+        ("pack-quantized, 2 bits", "INT2-PACKED", |raw| integers::compressed(raw, 2, false), json!({})),
         ("pack-quantized, 4 bits", "INT4-PACKED", |raw| integers::compressed(raw, 4, false), json!({})),
         ("pack-quantized, 4 bits, act-order", "INT4-PACKED", |raw| integers::compressed(raw, 4, true), json!({})),
         ("pack-quantized, 8 bits", "INT8-PACKED", |raw| integers::compressed(raw, 8, false), json!({})),
@@ -102,8 +106,30 @@ fn small_floats() {
     check(vec![
         ("FP8 in blocks", "F8_E4M3-SCALED", floats::fp8, json!({})),
         ("FP8, one scale", "F8_E4M3-SCALED", floats::fp8_tensor, json!({})),
+        ("MXFP8", "MXFP8-SCALED", floats::mxfp8, json!({})),
+        ("MXFP4, scales of a type of their own", "MXFP4-SCALED", floats::typed_mxfp4, json!({})),
         ("NVFP4 of ModelOpt", "NVFP4-SCALED", floats::modelopt_nvfp4, json!({})),
     ]);
+}
+
+#[test]
+fn parts_in_several_files() {
+    let base = load("base-a");
+    for (what, pack) in [
+        ("NF4, nested scales", floats::bnb_nested as Pack),
+        ("GPTQ", |raw| integers::gptq(raw, 4, 1, true)),
+        ("pack-quantized", |raw| integers::compressed(raw, 4, true)),
+        ("MXFP4", floats::typed_mxfp4),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        write_sharded(folder.path(), &packed(&base, pack), 3);
+        let copy = report(folder.path(), &zoo("base-a"));
+        say(&format!("{what} in three files: {} ({})", class(&copy), test(&copy, "bits")["says"]));
+        assert_eq!(class(&copy), "re-encoded", "{what}: {}", copy["verdict"]["summary"]);
+        assert_eq!(copy["subject"]["coverage"], 1.0, "{what}");
+        let unknown = |finding: &&Value| finding["code"] == "dtype-unknown";
+        assert_eq!(copy["findings"].as_array().unwrap().iter().filter(unknown).count(), 0, "{what}");
+    }
 }
 
 fn named(tensors: &[Raw], name: &str) -> Raw {
@@ -228,6 +254,46 @@ fn experts_as_gpt_oss_has_them() {
     assert!(test(&copy, "neuron-labels")["effect"].as_f64().unwrap() > 0.9, "{}", test(&copy, "neuron-labels"));
     assert_eq!(class(&compare(floats::gpt_oss, "base-a")), "derived");
     assert_eq!(class(&compare(floats::gpt_oss, "moe-scratch")), "same-architecture");
+}
+
+/// As MLX has Mixtral: the experts' gates in one stack, their ups and downs in others, each with its own groups.
+fn switch(tensors: &[Raw], bits: u32) -> Vec<Raw> {
+    let mut out: Vec<Raw> = tensors.iter().filter(|raw| !raw.name.contains(".experts.")).cloned().collect();
+    for (layer, (which, called)) in
+        (0..4).flat_map(|layer| [("w1", "gate"), ("w3", "up"), ("w2", "down")].map(|pair| (layer, pair)))
+    {
+        let prefix = format!("model.layers.{layer}.block_sparse_moe");
+        let each: Vec<Raw> =
+            (0..4).map(|expert| named(tensors, &format!("{prefix}.experts.{expert}.{which}.weight"))).collect();
+        let together = fused(format!("{prefix}.switch_mlp.{called}_proj.weight"), &each);
+        out.extend(integers::mlx(&together, bits).into_iter().map(|part| {
+            let [rows, cols] = part.shape[..] else { panic!("a matrix") };
+            Raw { shape: vec![4, rows / 4, cols], ..part }
+        }));
+    }
+    out
+}
+
+#[test]
+fn experts_as_mlx_has_them() {
+    let mut config = json!({"quantization": {"group_size": 64, "bits": 8}});
+    for (layer, which) in (0..4).flat_map(|layer| ["gate", "up", "down"].map(|which| (layer, which))) {
+        let name = format!("model.layers.{layer}.block_sparse_moe.switch_mlp.{which}_proj");
+        config["quantization"][name] = json!({"group_size": GROUP, "bits": 5});
+    }
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), &switch(&load("a-moe-upcycled"), 5), &config);
+    let against = |reference: &str| {
+        let report = report(folder.path(), &zoo(reference));
+        say(&format!("MLX experts against {reference}: {} ({})", class(&report), test(&report, "bits")["says"]));
+        assert_eq!(report["subject"]["coverage"], 1.0);
+        report
+    };
+    let copy = against("a-moe-upcycled");
+    assert_eq!(class(&copy), "re-encoded", "{}", copy["verdict"]["summary"]);
+    assert!(test(&copy, "neuron-labels")["effect"].as_f64().unwrap() > 0.9, "{}", test(&copy, "neuron-labels"));
+    assert_eq!(class(&against("base-a")), "derived");
+    assert_eq!(class(&against("moe-scratch")), "same-architecture");
 }
 
 /// AWQ takes a factor for each channel out of the norm gain and into the matrices that read it, before it rounds.

@@ -1,14 +1,13 @@
-//! bitsandbytes' 4-bit types: codes in reading order, their shape and block in a small JSON text beside them.
+//! bitsandbytes: its 4-bit types, whose codes lie in reading order with their shape and block in a small JSON text
+//! beside them, and LLM.int8.
 
 use serde::Deserialize;
 
 use super::{Beside, Found, floats, stored};
 use crate::Result;
-use crate::tensor::packed::{Levels, Nested, Packed, Packing, Stored};
+use crate::limits::MAX_QUANT_STATE_BYTES;
+use crate::tensor::packed::{ByRow, Code, Levels, Nested, Offset, Packed, Packing, Scale, Stored};
 use crate::tensor::{DType, TensorMeta};
-
-/// Longest JSON text that is read; honest ones have about 150 bytes.
-const MOST_STATE: u64 = 4096;
 
 /// Values that may share a scale, as bitsandbytes has them.
 const BLOCKS: [u64; 8] = [32, 64, 128, 256, 512, 1024, 2048, 4096];
@@ -35,7 +34,7 @@ impl Beside<'_> {
         let (Some(scales), Some(map)) = (self.part(of, ".absmax"), self.part(of, ".quant_map")) else {
             return Ok(None);
         };
-        let Some(text) = self.small(state.1, MOST_STATE)?.filter(|_| state.1.dtype == DType::U8) else {
+        let Some(text) = self.small(state.1, MAX_QUANT_STATE_BYTES)?.filter(|_| state.1.dtype == DType::U8) else {
             return Ok(None);
         };
         let Some(table) = self.small(map.1, 64)?.filter(|table| table.len() == 64 && map.1.dtype == DType::F32) else {
@@ -60,6 +59,35 @@ impl Beside<'_> {
     }
 }
 
+impl Beside<'_> {
+    /// LLM.int8: the largest magnitude of each row, which 127 stands for.
+    pub(super) fn int8(&self, stem: &str, codes: &TensorMeta) -> Result<Option<Found>> {
+        let Some(scales) = self.part(stem, ".SCB").or_else(|| self.part(stem, ".weight.SCB")) else { return Ok(None) };
+        let order = self.part(stem, ".weight_format").or_else(|| self.part(stem, ".weight.weight_format"));
+        if let Some((_, order)) = order
+            && self.small(order, 1)?.as_deref() != Some(&[0])
+        {
+            // Codes in the order of some device's tiles.
+            return Ok(None);
+        }
+        let parts = [Some(scales), order].into_iter().flatten().map(|part| part.0).collect();
+        let packed = by_rows(codes, scales.1);
+        let (name, shape) = (codes.name.clone(), codes.shape.clone());
+        Ok(packed.map(|packed| Found { name, kind: "BNB-INT8".to_owned(), shape, packed, parts }))
+    }
+}
+
+fn by_rows(codes: &TensorMeta, scales: &TensorMeta) -> Option<Packed> {
+    let (matrix, mut scale) = (stored(codes).filter(|_| codes.shape.len() == 2)?, floats(scales)?);
+    let (rows, cols) = (matrix.rows, matrix.cols);
+    if scale.rows.checked_mul(scale.cols) != Some(rows) || rows == 0 || cols == 0 {
+        return None;
+    }
+    (scale.rows, scale.cols) = (rows, 1);
+    let form = ByRow { code: Code::Number, block: (1, cols), scale: Scale::Of127, offset: Offset::None };
+    Some(Packed::new(Packing::ByRow(form), matrix, scale))
+}
+
 /// Whether the levels stated are those of the type. Kernels have theirs built in, so a table that says something else is
 /// not what the model computes with.
 fn is_table(stated: &[u8], levels: Levels) -> bool {
@@ -74,7 +102,8 @@ fn vector(stored: Stored) -> Option<Stored> {
 
 /// Codes and scales as vectors, if they are as many as the text says.
 fn sized(said: &State, codes: &TensorMeta, scales: Stored) -> Option<(Stored, Stored, u64)> {
-    let (codes, scales) = (vector(stored(codes)?)?, vector(scales)?);
+    // The bytes may be said to be numbers of a wider type.
+    let (codes, scales) = (vector(stored(codes)?.bytes()?)?, vector(scales)?);
     let count = said.shape.iter().try_fold(1u64, |product, &size| product.checked_mul(size))?;
     let cols = said.shape.last().copied().filter(|_| matches!(said.shape.len(), 2 | 3))?;
     let fits = count > 0 && BLOCKS.contains(&said.blocksize);

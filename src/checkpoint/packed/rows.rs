@@ -44,22 +44,6 @@ impl Beside<'_> {
         Some(Found { name, kind: kind.to_owned(), shape, packed, parts })
     }
 
-    /// bitsandbytes' LLM.int8: the largest magnitude of each row, which 127 stands for.
-    pub(super) fn int8(&self, stem: &str, codes: &TensorMeta) -> Option<Found> {
-        let scales = self.part(stem, ".SCB").or_else(|| self.part(stem, ".weight.SCB"))?;
-        let (matrix, mut scale) = (stored(codes).filter(|_| codes.shape.len() == 2)?, floats(scales.1)?);
-        let (rows, cols) = (matrix.rows, matrix.cols);
-        if scale.rows.checked_mul(scale.cols) != Some(rows) || rows == 0 || cols == 0 {
-            return None;
-        }
-        (scale.rows, scale.cols) = (rows, 1);
-        let form = ByRow { code: Code::Number, block: (1, cols), scale: Scale::Of127, offset: Offset::None };
-        let packed = Packed::new(Packing::ByRow(form), matrix, scale);
-        let format = self.part(stem, ".weight_format").or_else(|| self.part(stem, ".weight.weight_format"));
-        let parts = [Some(scales), format].into_iter().flatten().map(|part| part.0).collect();
-        Some(Found { name: codes.name.clone(), kind: "BNB-INT8".to_owned(), shape: codes.shape.clone(), packed, parts })
-    }
-
     /// compressed-tensors: integers of a few bits, or 4-bit floats.
     pub(super) fn compressed(&self, stem: &str, codes: &TensorMeta) -> Result<Option<Found>> {
         let Some(scales) = self.part(stem, ".weight_scale").filter(|_| is_matrix(codes)) else { return Ok(None) };

@@ -47,7 +47,13 @@ impl Parts<'_> {
             return Ok(None);
         };
         // Of the eight outs of a word, the place of this one.
-        let placed = |places: [u64; 8], out: u64| out / 8 * 8 + places[(out % 8) as usize];
+        let placed = |out: u64| form.places.map_or(out, |places| out / 8 * 8 + places[(out % 8) as usize]);
+        let zero = |group: u64, row: u64| {
+            let word = |word: u64| zeros[(group * words.cols + word - first) as usize];
+            (field(word, placed(window.row + row), bits) + form.plus) as f32
+        };
+        let zeros: Vec<f32> =
+            (0..all_groups * window.rows).map(|at| zero(at / window.rows, at % window.rows)).collect();
         for at in 0..window.cols {
             let column = window.col + at;
             let group = match &order {
@@ -57,21 +63,18 @@ impl Parts<'_> {
             if group >= all_groups {
                 return Ok(None);
             }
+            let own = (group * window.rows) as usize..;
+            let (scales, zeros) = (&scales[own.clone()], &zeros[own]);
             for row in 0..window.rows {
-                let label = window.row + row;
-                let zero_at = |word: u64| zeros[(group * words.cols + word - first) as usize];
-                let code_in_row = |word: u64| codes[(at * words.cols + word - first) as usize];
-                let code_in_column = |word: u64| codes[((word - top) * window.rows + row) as usize];
-                let (code, zero) = match form.places {
-                    Some(places) => {
-                        let place = placed(places, label);
-                        (field(code_in_row, place, bits), field(zero_at, place, bits))
+                let code = match form.places {
+                    Some(_) => {
+                        field(|word| codes[(at * words.cols + word - first) as usize], placed(window.row + row), bits)
                     }
-                    None => (field(code_in_column, column, bits), field(zero_at, label, bits)),
+                    None => field(|word| codes[((word - top) * window.rows + row) as usize], column, bits),
                 };
-                let scale = scales[(group * window.rows + row) as usize];
+                let (scale, zero) = (scales[row as usize], zeros[row as usize]);
                 out[(row * window.cols + at) as usize] =
-                    if self.steps { scale.abs() } else { (code as f32 - (zero + form.plus) as f32) * scale };
+                    if self.steps { scale.abs() } else { (code as f32 - zero) * scale };
             }
         }
         Ok(Some(()))

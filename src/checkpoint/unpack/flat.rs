@@ -45,12 +45,16 @@ impl Parts<'_> {
         let Some(codes) = self.bytes(&self.packed.codes, part(half, end.div_ceil(2)))? else { return Ok(None) };
         let Some(scales) = self.flat_scales(form, book, from, end.div_ceil(form.block))? else { return Ok(None) };
         let (table, sorted) = (form.levels.table(), form.levels.sorted());
-        for (at, slot) in (first..end).zip(out) {
-            let byte = codes[(at / 2 - half) as usize];
-            let code = if at % 2 == 0 { byte >> 4 } else { byte & 15 };
-            let scale = scales[(at / form.block - from) as usize];
-            let value = table[usize::from(code)] * scale;
-            *slot = if self.steps { gap(sorted, scale, value) } else { value };
+        let mut at = first;
+        for (scale, block) in scales.into_iter().zip(from..) {
+            let stop = end.min((block + 1).saturating_mul(form.block));
+            for index in at..stop {
+                let byte = codes[(index / 2 - half) as usize];
+                let code = if index % 2 == 0 { byte >> 4 } else { byte & 15 };
+                let value = table[usize::from(code)] * scale;
+                out[(index - first) as usize] = if self.steps { gap(sorted, scale, value) } else { value };
+            }
+            at = stop;
         }
         Ok(Some(()))
     }

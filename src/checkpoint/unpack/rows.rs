@@ -11,24 +11,8 @@ use crate::tensor::packed::{ByRow, Code, Offset, Scale};
 /// The values of the codes of a 4-bit float, of which the highest bit is the sign.
 const E2M1_BY_CODE: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
 
-/// 1/127 as bitsandbytes multiplies with it.
+/// 1/127, with which bitsandbytes multiplies last.
 const ONE_127TH: f32 = 1.0 / 127.0;
-
-/// Scales, or what lies as they do, around a window.
-struct Around {
-    values: Vec<f32>,
-    top: u64,
-    left: u64,
-    cols: u64,
-    block: (u64, u64),
-}
-
-impl Around {
-    /// Where the one for a row and a group of columns is.
-    fn place(&self, row: u64, group: u64) -> usize {
-        ((row / self.block.0 - self.top) * self.cols + group - self.left) as usize
-    }
-}
 
 impl Parts<'_> {
     pub(super) fn by_row(&self, form: ByRow, window: Window, out: &mut [f32]) -> Result<Option<()>> {
@@ -44,29 +28,51 @@ impl Parts<'_> {
             None => (window.col / wide, (window.col + window.cols).div_ceil(wide)),
         };
         let cover = Window { row: top, rows: bottom - top, col: left, cols: right - left };
-        let Some(values) = self.scales(form.scale, cover)? else { return Ok(None) };
-        let scales = Around { values, top, left, cols: cover.cols, block: form.block };
+        let Some(scales) = self.scales(form.scale, cover)? else { return Ok(None) };
         let Some(offsets) = self.offsets(form, window, cover)? else { return Ok(None) };
         let Some(()) = self.codes(form.code, window, out)? else { return Ok(None) };
-        for (at, slot) in out.iter_mut().enumerate() {
-            let (row, at) = (window.row + at as u64 / window.cols, at as u64 % window.cols);
-            let group = match &order {
-                Some(order) => u64::from(order[at as usize]),
-                None => (window.col + at) / wide,
+        if order.iter().flatten().any(|&group| u64::from(group) >= right) {
+            return Ok(None);
+        }
+        for (row, line) in (window.row..).zip(out.chunks_exact_mut(window.cols.max(1) as usize)) {
+            let first = ((row / tall - top) * cover.cols) as usize;
+            // Scale and offset of a group.
+            let of = |group: u64| {
+                let place = first + (group - left) as usize;
+                (scales[place], offsets.get(place).copied().unwrap_or(0.0))
             };
-            if group >= right {
-                return Ok(None);
+            match &order {
+                Some(order) => {
+                    for (value, &group) in line.iter_mut().zip(order) {
+                        self.finish(form, of(group.into()), std::slice::from_mut(value));
+                    }
+                }
+                None => {
+                    let mut from = 0;
+                    while from < window.cols {
+                        let group = (window.col + from) / wide;
+                        let to = window.cols.min((group + 1).saturating_mul(wide) - window.col);
+                        self.finish(form, of(group), &mut line[from as usize..to as usize]);
+                        from = to;
+                    }
+                }
             }
-            let place = scales.place(row, group);
-            let (code, scale) = (*slot, scales.values[place]);
-            *slot = match (self.steps, form.offset) {
-                (true, _) => self.step(form.code, code, scale),
-                (false, Offset::None) => code * scale,
-                (false, Offset::Added) => code * scale + offsets[place],
-                (false, Offset::Zero | Offset::ZeroCodes) => (code - offsets[place]) * scale,
-            };
         }
         Ok(Some(()))
+    }
+
+    /// What codes stand for to values, or to the distances of the levels around them.
+    fn finish(&self, form: ByRow, (scale, offset): (f32, f32), values: &mut [f32]) {
+        let last = if form.scale == Scale::Of127 { ONE_127TH } else { 1.0 };
+        for value in values {
+            *value = last
+                * match (self.steps, form.offset) {
+                    (true, _) => self.step(form.code, *value, scale),
+                    (false, Offset::None) => *value * scale,
+                    (false, Offset::Added) => *value * scale + offset,
+                    (false, Offset::Zero | Offset::ZeroCodes) => (*value - offset) * scale,
+                };
+        }
     }
 
     /// The distance of the levels around a value.
@@ -88,8 +94,7 @@ impl Parts<'_> {
         }
         let Some(mut values) = self.floats(&packed.scales, cover)? else { return Ok(None) };
         let whole = match (scale, &packed.second) {
-            (Scale::Plain | Scale::Exponent, _) => return Ok(Some(values)),
-            (Scale::Of127, _) => ONE_127TH,
+            (Scale::Plain | Scale::Of127 | Scale::Exponent, _) => return Ok(Some(values)),
             (Scale::Times | Scale::Over, Some(second)) => {
                 let one = self.floats(second, Window { row: 0, col: 0, rows: 1, cols: 1 })?;
                 let Some(&[whole]) = one.as_deref() else { return Ok(None) };
@@ -129,14 +134,14 @@ impl Parts<'_> {
     /// What the codes of the window stand for.
     fn codes(&self, code: Code, window: Window, out: &mut [f32]) -> Result<Option<()>> {
         let stored = &self.packed.codes;
-        let bits = match code {
+        let (bits, table): (u32, Vec<f32>) = match code {
             Code::Number => {
                 let Some(numbers) = self.floats(stored, window)? else { return Ok(None) };
                 out.copy_from_slice(&numbers);
                 return Ok(Some(()));
             }
-            Code::Bits { bits, .. } => bits,
-            Code::E2m1 => 4,
+            Code::Bits { bits, middle } => (bits, (0..1u32 << bits).map(|code| code as f32 - middle as f32).collect()),
+            Code::E2m1 => (4, E2M1_BY_CODE.into_iter().chain(E2M1_BY_CODE.map(|level| -level)).collect()),
         };
         let (first, count) = span(window.col, window.cols, bits, 8);
         let Some(bytes) = self.bytes(stored, Window { col: first, cols: count, ..window })? else { return Ok(None) };
@@ -145,15 +150,11 @@ impl Parts<'_> {
             for (index, slot) in (window.col..).zip(out) {
                 let bit = index * u64::from(bits);
                 let (at, shift) = ((bit / 8 - first) as usize, (bit % 8) as u32);
-                let pair = u32::from(line[at]) | u32::from(line.get(at + 1).copied().unwrap_or(0)) << 8;
-                let field = pair >> shift & ((1 << bits) - 1);
-                *slot = match code {
-                    Code::Bits { middle, .. } => field as f32 - middle as f32,
-                    Code::E2m1 | Code::Number => {
-                        let size = E2M1_BY_CODE[(field & 7) as usize];
-                        if field & 8 == 0 { size } else { -size }
-                    }
-                };
+                let mut code = u32::from(line[at]) >> shift;
+                if shift + bits > 8 {
+                    code |= u32::from(line[at + 1]) << (8 - shift);
+                }
+                *slot = table[code as usize & (table.len() - 1)];
             }
         }
         Ok(Some(()))
