@@ -84,7 +84,8 @@ fn values_beside_the_file_are_read_from_one_file_and_from_several() {
             assert_eq!((checkpoint.format, checkpoint.shards.len()), (Format::Onnx, 1 + files.len()));
             let names: Vec<&str> = checkpoint.shards.iter().skip(1).map(|shard| shard.name.as_str()).collect();
             let (mut names, mut files) = (names, files.to_vec());
-            (names.sort_unstable(), files.sort_unstable());
+            names.sort_unstable();
+            files.sort_unstable();
             assert_eq!(names, files);
             let found = report(path, &zoo("base-a"));
             assert_eq!((class(&found), &found["subject"]["coverage"]), ("derived", &1.0.into()));
