@@ -165,7 +165,8 @@ fn kernels(c: &mut Criterion) {
     for dtype in types.into_iter().chain(["Q8_0", "Q4_0", "Q4_K", "IQ3_S"].map(block)) {
         let len = dtype.size_of(VALUES as u64).unwrap();
         group.throughput(Throughput::Bytes(len));
-        group.bench_function(format!("{dtype} to f32"), |b| b.iter(|| decode(&dtype, &bytes[..len as usize], &mut out)));
+        group
+            .bench_function(format!("{dtype} to f32"), |b| b.iter(|| decode(&dtype, &bytes[..len as usize], &mut out)));
     }
     group.throughput(Throughput::Bytes(bytes.len() as u64));
     group.bench_function("SHA-256", |b| b.iter(|| Sha256::digest(&bytes)));

@@ -1,7 +1,8 @@
 //! Opening a checkpoint: which files hold the weights, what their headers say, and what lies beside them.
 //!
-//! Opening reads headers and small files only, never a tensor's bytes, and nothing that it reads is executed. What a
-//! tensor is for is not known here.
+//! Opening reads headers and small files only, and nothing that it reads is executed. Of a tensor's bytes it reads those
+//! few in which a quantisation tool states the shape or the levels of another tensor. What a tensor is for is not known
+//! here.
 
 pub mod adapter;
 mod changed;
@@ -42,6 +43,7 @@ use self::text::{listed, shown};
 pub use self::values::Values;
 use crate::finding::{Code, Finding, Level};
 use crate::limits::MAX_TENSORS;
+use crate::tensor::layout::Extent;
 use crate::tensor::{Layout, TensorMeta};
 use crate::{Error, Result};
 
@@ -262,7 +264,7 @@ impl Checkpoint {
         if let Some(index) = index {
             findings.extend(index.compare(&shards, &tensors, &aliases));
         }
-        findings.extend(remarks(&tensors));
+        let remarked = findings.len();
         let mut sidecar = Sidecar::read(&place, &mut findings);
         if let Some(metadata) = stated.first() {
             gguf::check_split(&place.root, &stated, tensors.len())?;
@@ -270,7 +272,9 @@ impl Checkpoint {
             sidecar = sidecar.with_metadata(metadata);
         }
         findings.extend(adapter::describe(&tensors, &mut sidecar));
-        let tensors = packed::join(tensors, sidecar.config.as_ref());
+        let tensors = packed::join(tensors, sidecar.config.as_ref(), &shards)?;
+        // What was joined is no longer of an unknown type.
+        findings.splice(remarked..remarked, remarks(&tensors));
         let Place { root, repository, revision, .. } = place;
         let shards = Arc::new(shards);
         Ok(Self { root, format, shards, tensors, sidecar, findings, repository, revision, merged: None })
@@ -315,11 +319,17 @@ impl Checkpoint {
     /// Says that a tensor's bytes are not needed any more for now, so that a scan of a large checkpoint does not push
     /// everything else out of memory. A hint: they can be read again.
     pub fn release(&self, tensor: &TensorMeta) {
-        if let Layout::Changed(changed) = &tensor.layout {
-            return self.release(&changed.base);
-        }
-        if let Some(shard) = self.shards.get(tensor.shard).filter(|_| tensor.layout.is_plain()) {
-            shard.source.release(tensor.offset, tensor.len);
+        let release = |Extent { shard, offset, len }| {
+            if let Some(shard) = self.shards.get(shard) {
+                shard.source.release(offset, len);
+            }
+        };
+        match &tensor.layout {
+            Layout::Plain => release(Extent { shard: tensor.shard, offset: tensor.offset, len: tensor.len }),
+            Layout::Packed(packed) => packed.stored().for_each(|stored| release(stored.extent)),
+            // Its pages may be those of other parts.
+            Layout::View(_) => {}
+            Layout::Changed(changed) => self.release(&changed.base),
         }
     }
 

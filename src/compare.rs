@@ -306,7 +306,7 @@ pub fn coverage(suspect: &Fingerprint) -> f64 {
         return 0.0;
     }
     // Types that are not decoded may state any shape.
-    let sum = |sum: u64, tensor: &TensorPrint| sum.saturating_add(tensor.elements());
+    let sum = |sum: u64, tensor: &TensorPrint| sum.saturating_add(tensor.weights());
     let all = suspect.tensors.iter().filter(|tensor| tensor.counts()).fold(0, sum);
     let seen = suspect.tensors.iter().filter(|tensor| tensor.dtype.is_float() && tensor.informative().is_some());
     let seen = seen.fold(0, sum);

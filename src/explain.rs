@@ -154,7 +154,8 @@ fn finding_text(code: Code) -> &'static str {
         Code::PickleRefused => {
             "Finding. A pickle names functions or classes that are not needed to rebuild tensors. Python would call \
              them when the file is loaded; here nothing in a pickle is ever executed, and what they would have built was \
-             not read. Settings of training programs do this honestly; os.system does not."
+             not read. Settings of training programs do this honestly; os.system does not. Of a whole module that was \
+             pickled, or an archive of TorchScript, the tensors are read off the attributes of its objects."
         }
         Code::SharedStorage => {
             "Finding. Several names of a checkpoint stand for the same tensor, as with tied embeddings. It was read once, \

@@ -38,8 +38,8 @@ pub use frame::{Anchor, DIRECTIONS, FrameKind, FrameRecord, SAMPLED_NEURONS};
 pub use heads::{Attention, FORM_NUMBERS, form_places};
 pub use neurons::{Matrix, Unit};
 pub use pass::Progress;
-pub use shape::{LANDMARKS, SHAPE_NUMBERS};
 pub use sample::Sample;
+pub use shape::{LANDMARKS, SHAPE_NUMBERS};
 pub use spool::Numbers;
 
 use crate::anatomy::{Anatomy, Architecture, Assignment};
@@ -199,6 +199,15 @@ impl TensorPrint {
     /// Whether the tensor counts among what a scan has to look at: anything but formulas and empty tensors.
     pub fn counts(&self) -> bool {
         !self.formula && self.elements() > 0
+    }
+
+    /// How many weights the tensor may hold: its elements, or two to each byte of integers, which stand for weights
+    /// only as codes, and codes have four bits as a rule; saturates.
+    pub fn weights(&self) -> u64 {
+        match self.dtype.bytes().filter(|_| !self.dtype.is_float() && self.dtype != DType::Bool) {
+            Some(width) => self.elements().saturating_mul(2 * width),
+            None => self.elements(),
+        }
     }
 }
 

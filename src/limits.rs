@@ -63,3 +63,7 @@ pub const MAX_ONNX_NODES: usize = 1_000_000;
 
 /// Deepest nesting of graphs in the nodes of graphs.
 pub const MAX_ONNX_DEPTH: usize = 16;
+
+/// Longest text in which bitsandbytes states the shape and the blocks of a quantised matrix; honest ones have about 150
+/// bytes.
+pub const MAX_QUANT_STATE_BYTES: u64 = 4096;

@@ -84,7 +84,8 @@ fn values_beside_the_file_are_read_from_one_file_and_from_several() {
             assert_eq!((checkpoint.format, checkpoint.shards.len()), (Format::Onnx, 1 + files.len()));
             let names: Vec<&str> = checkpoint.shards.iter().skip(1).map(|shard| shard.name.as_str()).collect();
             let (mut names, mut files) = (names, files.to_vec());
-            (names.sort_unstable(), files.sort_unstable());
+            names.sort_unstable();
+            files.sort_unstable();
             assert_eq!(names, files);
             let found = report(path, &zoo("base-a"));
             assert_eq!((class(&found), &found["subject"]["coverage"]), ("derived", &1.0.into()));
@@ -253,6 +254,112 @@ fn every_type_reads_as_the_onnx_package_reads_it() {
     let metadata = &checkpoint.shards[0].metadata;
     assert_eq!((metadata["producer_name"].as_str(), metadata["base_model"].as_str()), ("make.py", "org/name"));
     assert_eq!(checkpoint.shards[1].name, "types.data");
+}
+
+#[test]
+fn quantised_files_read_as_onnx_runtime_computes_with_them() {
+    for name in ["int8", "uint8", "nbits", "nbits.zeros"] {
+        let expected = read(&fixture(&format!("{name}.safetensors")), true);
+        let path = fixture(&format!("{name}.onnx"));
+        for mmap in [true, false] {
+            let found = read(&path, mmap);
+            assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{name}");
+            for (tensor, (shape, values)) in &expected {
+                let (own_shape, own) = &found[tensor];
+                assert_eq!(own_shape, shape, "{name}: {tensor}");
+                // Its products of four bits are computed with one rounding less.
+                let slack = if name.starts_with("nbits") { 1e-6 } else { 0.0 };
+                let close = own.iter().zip(values).all(|(a, b)| (a - b).abs() <= slack * b.abs());
+                assert!(close, "{name}: {tensor}: {:?} and {:?}", &own[..8], &values[..8]);
+            }
+        }
+        assert_eq!(codes(&open(&path)), [], "{name}");
+    }
+}
+
+/// A quantised product with a matrix: its nodes and tensors.
+fn quantised(tensor: &Raw, blocks: bool) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    let module = tensor.name.strip_suffix(".weight").unwrap();
+    let path = module.replace('.', "/").replace("layers/", "layers.");
+    let [rows, cols] = tensor.shape[..] else { panic!() };
+    let values = tensor.values();
+    let largest = |values: &[f32]| values.iter().fold(0f32, |most, value| most.max(value.abs()));
+    let codes_name = format!("onnx::MatMul_{}", module.len() * 7919 + values.len());
+    let (codes_name, scales_name) = (format!("{codes_name}{module}_quantized"), format!("{codes_name}{module}_scale"));
+    if blocks {
+        let scales: Vec<f32> = values.chunks(32).map(|block| largest(block) / 7.0).collect();
+        let code = |(at, value): (usize, &f32)| (value / scales[at / 32]).round() as i32 + 8;
+        let codes: Vec<i32> = values.iter().enumerate().map(code).collect();
+        let bytes = codes.chunks(2).map(|pair| (pair[0] | pair[1] << 4) as u8).collect();
+        let (dtype, shape) = (Dtype::U8, vec![rows, cols / 32, 16]);
+        let codes = Raw { name: codes_name, dtype, shape, bytes };
+        let scales = Raw::from_f32(&scales_name, &[rows * cols / 32], &scales);
+        let inputs = ["x", &codes.name, &scales.name];
+        let mut node = onnx::node("MatMulNBits", &format!("/{path}/MatMul_Q4"), &inputs, &format!("{path}/y"));
+        for (name, value) in [("K", cols), ("N", rows), ("bits", 4), ("block_size", 32)] {
+            let attribute = [onnx::bytes(1, name), onnx::number(3, value as u64), onnx::number(20, 2)].concat();
+            node.extend(onnx::bytes(5, attribute));
+        }
+        return (vec![node], vec![onnx::raw(&codes), onnx::raw(&scales)]);
+    }
+    // One scale for each out, codes by (in, out).
+    let scales: Vec<f32> = values.chunks(cols).map(|row| largest(row) / 127.0).collect();
+    let code = |(at, value): (usize, &f32)| (value / scales[at / cols]).round() as i8 as u8;
+    let bytes = values.iter().enumerate().map(code).collect();
+    let codes = onnx::transposed(&Raw { name: codes_name, dtype: Dtype::I8, bytes, ..tensor.clone() });
+    let scales = Raw::from_f32(&scales_name, &[rows], &scales);
+    let dequantised = format!("{path}/weight");
+    let nodes = vec![
+        onnx::node(
+            "DequantizeLinear",
+            &format!("/{path}/DequantizeLinear"),
+            &[&codes.name, &scales.name],
+            &dequantised,
+        ),
+        onnx::node("MatMul", &format!("/{path}/MatMul"), &["x", &dequantised], &format!("{path}/y")),
+    ];
+    (nodes, vec![onnx::raw(&codes), onnx::raw(&scales)])
+}
+
+#[test]
+fn quantised_models_keep_their_kinship() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    for blocks in [false, true] {
+        for (name, expected) in [("base-a", "re-encoded"), ("a-sft", "derived"), ("base-b", "same-architecture")] {
+            let (mut nodes, mut stored) = (Vec::new(), Vec::new());
+            for tensor in &load(name) {
+                if onnx::is_linear(tensor) {
+                    let parts = quantised(tensor, blocks);
+                    nodes.extend(parts.0);
+                    stored.extend(parts.1);
+                } else {
+                    stored.push(onnx::raw(tensor));
+                }
+            }
+            fs::write(&path, onnx::model(&nodes, &stored)).unwrap();
+            let found = report(&path, &zoo("base-a"));
+            assert_eq!(class(&found), expected, "{name} {blocks}: {}", found["verdict"]["summary"]);
+            assert_eq!(found["subject"]["coverage"], 1.0, "{name} {blocks}");
+        }
+    }
+}
+
+#[test]
+fn codes_without_their_scales_lower_the_coverage() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    let (mut nodes, mut stored) = (Vec::new(), Vec::new());
+    for tensor in load("base-a").iter().filter(|tensor| onnx::is_linear(tensor)) {
+        let parts = quantised(tensor, true);
+        nodes.extend(parts.0);
+        stored.push(parts.1[0].clone());
+    }
+    stored.push(onnx::raw(&load("base-a")[1]));
+    fs::write(&path, onnx::model(&nodes, &stored)).unwrap();
+    assert!(codes(&open(&path)).contains(&(Code::ValuesNotRead, Level::Warning)));
+    let found = report(&path, &zoo("base-a"));
+    assert!(found["subject"]["coverage"].as_f64().unwrap() < 0.5, "{}", found["subject"]);
 }
 
 #[test]

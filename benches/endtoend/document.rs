@@ -50,7 +50,8 @@ fn gigabytes(bytes: u64) -> String {
 
 /// What this program and the rival make of pairs, as a Markdown table.
 pub(crate) fn pairs(pairs: &[Pair]) -> String {
-    let mut text = String::from("| suspect, against base-a | weightprint | s (processor s) | the rival | s (processor s) |\n");
+    let mut text =
+        String::from("| suspect, against base-a | weightprint | s (processor s) | the rival | s (processor s) |\n");
     text += "|---|---|---|---|---|\n";
     for Pair { suspect, relation, ours, kit } in pairs {
         let cells = |(says, spent): &(String, Spent)| format!("{says} | {:.1} ({:.1})", spent.seconds, spent.processor);

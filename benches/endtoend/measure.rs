@@ -157,7 +157,10 @@ pub(crate) fn output<'a>(program: &str, arguments: impl Iterator<Item = &'a OsSt
     let output = Command::new(program).args(arguments).stderr(Stdio::null()).output().ok()?;
     let seconds = start.elapsed().as_secs_f64();
     let processor = processor_time("/proc/self/stat", 15) - before;
-    output.status.success().then(|| (String::from_utf8_lossy(&output.stdout).into_owned(), Spent { seconds, processor }))
+    output
+        .status
+        .success()
+        .then(|| (String::from_utf8_lossy(&output.stdout).into_owned(), Spent { seconds, processor }))
 }
 
 /// What a run of another program took.

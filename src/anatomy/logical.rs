@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{Anatomy, Architecture, Assignment, Role, residual};
 use crate::tensor::changed::Changed;
-use crate::tensor::layout::{Extent, Piece, View};
+use crate::tensor::layout::{Extent, Piece, Run, View};
 use crate::tensor::{Layout, TensorMeta};
 
 /// What a checkpoint looks like with one tensor for each role.
@@ -83,8 +83,10 @@ struct Matrix<'a> {
     ins: u64,
     /// Whether the stored rows are the ins.
     turned: bool,
-    /// First byte of the matrix.
+    /// First byte of the matrix; of a packed one nothing is asked.
     offset: u64,
+    /// Of a packed stack, the first row of the matrix.
+    first: u64,
     /// What is added to it.
     change: Option<&'a Changed>,
 }
@@ -106,9 +108,9 @@ fn parts(
     if !tensor.dtype.is_decoded() || !tensor.dtype.is_float() {
         return None;
     }
-    if !tensor.layout.is_plain() {
+    if let Layout::View(_) = tensor.layout {
         let (offset, outs) = (transposed(tensor).filter(|_| change.is_none())?, *tensor.shape.first()?);
-        let matrix = Matrix { tensor, outs, ins: architecture.hidden_size, turned: true, offset, change };
+        let matrix = Matrix { tensor, outs, ins: architecture.hidden_size, turned: true, offset, first: 0, change };
         let fused = settled && tensor.shape[1..] == [matrix.ins];
         let runs = fused.then(|| runs(role, outs, architecture, scheme)).flatten()?;
         return Some(split(&matrix, assignment, architecture, &runs));
@@ -116,7 +118,7 @@ fn parts(
     let blocks = tensor.dtype.bytes().is_none();
     match tensor.shape[..] {
         [experts, rows, cols] if settled && change.is_none() => {
-            experts_of(tensor, assignment, role, architecture, [experts, rows, cols])
+            experts_of(tensor, assignment, architecture, scheme, [experts, rows, cols])
         }
         [rows, cols] => {
             let d = architecture.hidden_size;
@@ -126,11 +128,12 @@ fn parts(
             if turned && blocks || role == Role::AttnQkv && ins != d {
                 return None;
             }
-            let matrix = Matrix { tensor, outs, ins, turned, offset: tensor.offset, change };
+            let matrix = Matrix { tensor, outs, ins, turned, offset: tensor.offset, first: 0, change };
             match settled.then(|| runs(role, outs, architecture, scheme)).flatten() {
                 Some(runs) => Some(split(&matrix, assignment, architecture, &runs)),
                 None if turned => {
-                    let whole = matrix.part(&[(0, outs)], tensor.name.clone(), assignment.clone(), architecture);
+                    let whole =
+                        matrix.part(&[Run::new(0, outs)], tensor.name.clone(), assignment.clone(), architecture);
                     whole.map(|part| vec![part])
                 }
                 None => None,
@@ -138,7 +141,7 @@ fn parts(
         }
         [size] if settled => {
             let runs = runs(role, size, architecture, scheme)?;
-            let matrix = Matrix { tensor, outs: size, ins: 1, turned: false, offset: tensor.offset, change };
+            let matrix = Matrix { tensor, outs: size, ins: 1, turned: false, offset: tensor.offset, first: 0, change };
             Some(split(&matrix, assignment, architecture, &runs))
         }
         _ => None,
@@ -169,11 +172,20 @@ fn is_projection(role: Role) -> bool {
     )
 }
 
-/// What a part is called, its role, and the runs of rows (first, count) that it takes.
-type Run = (&'static str, Role, Vec<(u64, u64)>);
+/// What a part is called, its role, and the rows that it takes.
+type Share = (&'static str, Role, Vec<Run>);
+
+/// The rows of gate and of up in a matrix of both: first all of gate, or in turn, as gpt-oss has them.
+fn gate_and_up(outs: u64, scheme: Option<&str>) -> Option<[Run; 2]> {
+    let half = outs.is_multiple_of(2).then_some(outs / 2)?;
+    Some(match scheme {
+        Some("gpt_oss") => [0, 1].map(|first| Run { first, count: half, step: 2 }),
+        _ => [0, half].map(|first| Run::new(first, half)),
+    })
+}
 
 /// The parts of a fused matrix or bias; `None` for another role or an unknown arrangement.
-fn runs(role: Role, outs: u64, a: &Architecture, scheme: Option<&str>) -> Option<Vec<Run>> {
+fn runs(role: Role, outs: u64, a: &Architecture, scheme: Option<&str>) -> Option<Vec<Share>> {
     let roles = match role {
         Role::AttnQkv => [Role::AttnQ, Role::AttnK, Role::AttnV],
         Role::AttnQkvBias => [Role::AttnQBias, Role::AttnKBias, Role::AttnVBias],
@@ -181,8 +193,8 @@ fn runs(role: Role, outs: u64, a: &Architecture, scheme: Option<&str>) -> Option
             if outs.is_multiple_of(2)
                 && (role == Role::FfnGateUp || a.fused_gate_up && a.intermediate_size == Some(outs / 2)) =>
         {
-            let half = outs / 2;
-            return Some(vec![("gate", Role::FfnGate, vec![(0, half)]), ("up", Role::FfnUp, vec![(half, half)])]);
+            let [gate, up] = gate_and_up(outs, scheme)?;
+            return Some(vec![("gate", Role::FfnGate, vec![gate]), ("up", Role::FfnUp, vec![up])]);
         }
         _ => return None,
     };
@@ -192,38 +204,38 @@ fn runs(role: Role, outs: u64, a: &Architecture, scheme: Option<&str>) -> Option
     }
     let [q_role, k_role, v_role] = roles;
     let [q_runs, k_runs, v_runs] = match fusion(scheme)? {
-        Fusion::InTurn => [vec![(0, q)], vec![(q, kv)], vec![(q + kv, kv)]],
+        Fusion::InTurn => [(0, q), (q, kv), (q + kv, kv)].map(|(first, count)| vec![Run::new(first, count)]),
         Fusion::ByGroup => {
             let head = a.head_dim.filter(|head| *head > 0 && kv % head == 0 && q % kv == 0)?;
             let (groups, queries) = (kv / head, q / kv * head);
             let group = queries + 2 * head;
-            let each = |from: u64, count: u64| (0..groups).map(|g| (g * group + from, count)).collect();
+            let each = |from: u64, count: u64| (0..groups).map(|g| Run::new(g * group + from, count)).collect();
             [each(0, queries), each(queries, head), each(queries + head, head)]
         }
     };
     Some(vec![("q", q_role, q_runs), ("k", k_role, k_runs), ("v", v_role, v_runs)])
 }
 
-fn split(matrix: &Matrix<'_>, assignment: &Assignment, architecture: &Architecture, runs: &[Run]) -> Vec<Part> {
-    let part = |(name, role, rows): &Run| {
+fn split(matrix: &Matrix<'_>, assignment: &Assignment, architecture: &Architecture, shares: &[Share]) -> Vec<Part> {
+    let part = |(name, role, rows): &Share| {
         let assignment = Assignment { roles: vec![*role], ..assignment.clone() };
         matrix.part(rows, format!("{}#{name}", matrix.tensor.name), assignment, architecture)
     };
-    runs.iter().map(part).collect::<Option<_>>().unwrap_or_default()
+    shares.iter().map(part).collect::<Option<_>>().unwrap_or_default()
 }
 
 /// The matrices of each expert in a stack of all.
 fn experts_of(
     tensor: &TensorMeta,
     assignment: &Assignment,
-    role: Role,
     architecture: &Architecture,
+    scheme: Option<&str>,
     [experts, rows, cols]: [u64; 3],
 ) -> Option<Vec<Part>> {
     /// Experts that a layer has at most; beyond, the stack stays as it is.
     const MOST: u64 = 4096;
 
-    let d = architecture.hidden_size;
+    let (role, d) = (*assignment.roles.first()?, architecture.hidden_size);
     let reads = match role {
         Role::ExpertGate | Role::ExpertUp | Role::ExpertGateUp => true,
         Role::ExpertDown => false,
@@ -235,19 +247,21 @@ fn experts_of(
     if !(2..=MOST).contains(&experts) || !(usual || turned) || turned && tensor.dtype.bytes().is_none() {
         return None;
     }
-    let size = tensor.dtype.size_of(rows.checked_mul(cols)?)?;
+    let packed = matches!(tensor.layout, Layout::Packed(_));
+    let size = if packed { 0 } else { tensor.dtype.size_of(rows.checked_mul(cols)?)? };
     let (outs, ins) = if turned { (cols, rows) } else { (rows, cols) };
     let mut parts = Vec::new();
     for expert in 0..experts {
-        let matrix = Matrix { tensor, outs, ins, turned, offset: tensor.offset + expert * size, change: None };
+        let (offset, first) = (tensor.offset + expert * size, expert * rows);
+        let matrix = Matrix { tensor, outs, ins, turned, offset, first, change: None };
         let own = |role: Role| Assignment { roles: vec![role], expert: Some(expert as u32), ..assignment.clone() };
         let name = |part: &str| format!("{}#{expert}{part}", tensor.name);
         if role == Role::ExpertGateUp {
-            let half = (outs % 2 == 0).then_some(outs / 2)?;
-            parts.push(matrix.part(&[(0, half)], name(".gate"), own(Role::ExpertGate), architecture)?);
-            parts.push(matrix.part(&[(half, half)], name(".up"), own(Role::ExpertUp), architecture)?);
+            let [gate, up] = gate_and_up(outs, scheme)?;
+            parts.push(matrix.part(&[gate], name(".gate"), own(Role::ExpertGate), architecture)?);
+            parts.push(matrix.part(&[up], name(".up"), own(Role::ExpertUp), architecture)?);
         } else {
-            parts.push(matrix.part(&[(0, outs)], name(""), own(role), architecture)?);
+            parts.push(matrix.part(&[Run::new(0, outs)], name(""), own(role), architecture)?);
         }
     }
     Some(parts)
@@ -257,30 +271,41 @@ impl Matrix<'_> {
     /// The rows of the given runs, one after the other, as a tensor of its own.
     fn part(
         &self,
-        runs: &[(u64, u64)],
+        runs: &[Run],
         name: String,
         mut assignment: Assignment,
         architecture: &Architecture,
     ) -> Option<Part> {
-        let Self { tensor, outs, ins, turned, offset, change } = *self;
-        let line = tensor.dtype.size_of(if turned { outs } else { ins })?;
-        let count = runs.iter().map(|run| run.1).sum();
+        let Self { tensor, outs, ins, turned, offset, first, change } = *self;
+        let count = runs.iter().map(|run| run.count).sum();
         let shape = if tensor.shape.len() == 1 { vec![count] } else { vec![count, ins] };
         let stored = TensorMeta { name, shape, ..tensor.clone() };
-        let meta = match *runs {
-            [(first, count)] if !turned => TensorMeta { offset: offset + first * line, len: count * line, ..stored },
+        let upright = Architecture { conv1d_transposed: false, ..architecture.clone() };
+        let line = || tensor.dtype.size_of(if turned { outs } else { ins });
+        let meta = match (&tensor.layout, runs) {
+            (Layout::Packed(packed), _) => {
+                let runs: Vec<Run> = runs.iter().map(|run| Run { first: first + run.first, ..*run }).collect();
+                let rows = tensor.matrix().0;
+                let part = if turned { None } else { packed.part(&runs, rows) }?;
+                let (offset, len) = (part.codes.extent.offset, part.len());
+                TensorMeta { offset, len, layout: Layout::Packed(Arc::new(part)), ..stored }
+            }
+            (_, &[Run { first, count, step: 1 }]) if !turned => {
+                let line = line()?;
+                TensorMeta { offset: offset + first * line, len: count * line, ..stored }
+            }
             _ => {
+                let line = line()?;
                 let pieces = self.pieces(runs, line)?;
                 let extents = if turned {
                     // Columns of the stored rows: the bytes of the whole matrix are the part's.
                     vec![Extent { shard: tensor.shard, offset, len: ins * line }]
                 } else {
-                    let extent = |&(first, count): &(u64, u64)| Extent {
-                        shard: tensor.shard,
-                        offset: offset + first * line,
-                        len: count * line,
+                    let extent = |run: &Run| {
+                        let len = (run.end()? - run.first) * line;
+                        Some(Extent { shard: tensor.shard, offset: offset + run.first * line, len })
                     };
-                    runs.iter().map(extent).collect()
+                    runs.iter().map(extent).collect::<Option<Vec<Extent>>>()?
                 };
                 let len = extents.iter().map(|extent| extent.len).sum();
                 let view = View::new(&tensor.dtype, &stored.shape, pieces, extents).ok()?;
@@ -288,28 +313,31 @@ impl Matrix<'_> {
             }
         };
         let meta = match change {
-            Some(change) => change.part(meta, runs, turned)?,
+            Some(change) => {
+                let pairs = runs.iter().map(|run| (run.step == 1).then_some((run.first, run.count)));
+                change.part(meta, &pairs.collect::<Option<Vec<_>>>()?, turned)?
+            }
             None => meta,
         };
-        let upright = Architecture { conv1d_transposed: false, ..architecture.clone() };
         assignment.residual = residual(&assignment.roles, &meta.shape, &upright);
         Some((meta, assignment))
     }
 
-    fn pieces(&self, runs: &[(u64, u64)], line: u64) -> Option<Vec<Piece>> {
+    fn pieces(&self, runs: &[Run], line: u64) -> Option<Vec<Piece>> {
         let (shard, flat) = (self.tensor.shard, self.tensor.shape.len() == 1);
         let width = self.tensor.dtype.bytes().unwrap_or(0);
         let mut at = 0;
         let mut pieces = Vec::new();
-        for &(first, count) in runs {
+        for &Run { first, count, step } in runs {
             let piece =
                 Piece { row: at, col: 0, rows: count, cols: self.ins, shard, offset: 0, row_step: 0, col_step: width };
             pieces.push(if self.turned {
-                Piece { offset: self.offset + first * width, row_step: width, col_step: line, ..piece }
+                Piece { offset: self.offset + first * width, row_step: step * width, col_step: line, ..piece }
             } else if flat {
-                Piece { row: 0, col: at, rows: 1, cols: count, offset: self.offset + first * line, ..piece }
+                let col_step = step * width;
+                Piece { row: 0, col: at, rows: 1, cols: count, offset: self.offset + first * line, col_step, ..piece }
             } else {
-                Piece { offset: self.offset + first * line, row_step: line, ..piece }
+                Piece { offset: self.offset + first * line, row_step: step * line, ..piece }
             });
             at += count;
         }

@@ -196,7 +196,7 @@ fn role_of_no_stream(role: Role, shape: &[u64]) -> bool {
 }
 
 /// Endings of names that quantisation tools add to a matrix's own: codes, scales, offsets.
-const QUANTISED: [(&str, Role); 15] = [
+const QUANTISED: [(&str, Role); 22] = [
     (".qweight", Role::Quant),
     (".weight_packed", Role::Quant),
     (".qzeros", Role::QuantBias),
@@ -211,6 +211,13 @@ const QUANTISED: [(&str, Role); 15] = [
     (".input_scale", Role::QuantScale),
     (".weight.absmax", Role::QuantScale),
     (".weight.nested_absmax", Role::QuantScale),
+    (".weight.SCB", Role::QuantScale),
+    (".weight_scale_2", Role::QuantScale),
+    (".weight_global_scale", Role::QuantScale),
+    (".weight.quant_map", Role::Buffer),
+    (".weight.nested_quant_map", Role::Buffer),
+    (".weight.quant_state.bitsandbytes__nf4", Role::Buffer),
+    (".weight.quant_state.bitsandbytes__fp4", Role::Buffer),
     (".biases", Role::QuantBias),
 ];
 

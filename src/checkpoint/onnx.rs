@@ -8,6 +8,7 @@
 mod external;
 mod graph;
 mod names;
+mod quantised;
 mod tensors;
 mod wire;
 
@@ -76,9 +77,10 @@ pub(super) fn read_header(place: &Place, path: &Path, name: &str, source: &Sourc
     let consumers = graph::consumers(&mut reader, &model)?;
     let mut external = External::new(place, name);
     let mut findings = Vec::new();
-    let placed = tensors::place(&reader, &model, &mut external, &mut findings)?;
+    let (placed, small) = tensors::place(&reader, &model, &consumers.recipes, &mut external, &mut findings)?;
     let tensors::Kept { tensors, aliases } = tensors::check_overlaps(&reader, placed, &external, name, &mut findings)?;
-    let mut tensors = names::recover(tensors, &consumers, &mut findings);
+    let tensors = quantised::join(tensors, &small, &model, &consumers, &mut findings);
+    let mut tensors = names::recover(tensors, &consumers.uses, &mut findings);
     tensors.sort_by(|a, b| (a.shard, a.offset, &a.name).cmp(&(b.shard, b.offset, &b.name)));
     findings.extend(graph::remarks(&model, name));
     Ok(Header { metadata: model.metadata, tensors, files: external.into_files(), aliases, findings })

@@ -1,67 +1,127 @@
 //! Packed codes joined with their scales into one tensor, by the endings that quantisation tools give their names.
 //!
 //! What does not fit together (a missing part, sizes that contradict each other) stays as it is stored, and is reported
-//! by type and coverage as before.
+//! by type and coverage as before. Of the tensors' bytes only those few are read in which a tool states a shape or a
+//! table; what they state is held against the sizes in the header before it is believed.
+
+mod bitsandbytes;
+mod columns;
+mod mlx;
+mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::Shard;
+use crate::Result;
 use crate::tensor::layout::Extent;
-use crate::tensor::packed::{Kind, Packed, Packing, Stored};
+use crate::tensor::packed::{Kind, Packed, Stored};
 use crate::tensor::{DType, Layout, TensorMeta};
 
-/// Side of the square blocks that DeepSeek's 8-bit floats share a scale in.
-const SQUARE: u64 = 128;
-
 /// Joins what fits together. The order of the tensors is that of their codes.
-pub(super) fn join(tensors: Vec<TensorMeta>, config: Option<&Map<String, Value>>) -> Vec<TensorMeta> {
-    let by_name: BTreeMap<&str, usize> =
-        tensors.iter().enumerate().map(|(at, meta)| (meta.name.as_str(), at)).collect();
-    let part = |stem: &str, ending: &str| by_name.get(format!("{stem}{ending}").as_str()).map(|&at| (at, &tensors[at]));
+///
+/// # Errors
+/// As [`Shard::read`].
+pub(super) fn join(
+    tensors: Vec<TensorMeta>,
+    config: Option<&Map<String, Value>>,
+    shards: &[Shard],
+) -> Result<Vec<TensorMeta>> {
+    let by_name = tensors.iter().enumerate().map(|(at, meta)| (meta.name.as_str(), at)).collect();
+    let beside = Beside { tensors: &tensors, by_name, config, shards };
     let mut joined: BTreeMap<usize, TensorMeta> = BTreeMap::new();
-    let mut used = BTreeSet::new();
+    let (mut used, mut names) = (BTreeSet::new(), BTreeSet::new());
     for (at, codes) in tensors.iter().enumerate() {
-        let found = if let Some(stem) = codes.name.strip_suffix(".qweight") {
-            let [scales, zeros, order] = [".scales", ".qzeros", ".g_idx"].map(|ending| part(stem, ending));
-            // A matrix of that name is there besides.
-            let free = part(stem, ".weight").is_none();
-            let packed = words(codes, scales.map(|s| s.1), zeros.map(|z| z.1), order.map(|o| o.1), config);
-            packed.filter(|_| free).map(|found| (stem, found, [scales, zeros, order]))
-        } else if let Some(stem) = codes.name.strip_suffix(".weight") {
-            let [scales, biases] = [".scales", ".biases"].map(|ending| part(stem, ending));
-            let scale = part(stem, ".weight_scale_inv").or_else(|| part(stem, ".weight_scale"));
-            match (scales, biases, scale) {
-                (Some(s), Some(b), _) => {
-                    mlx(codes, s.1, b.1, config).map(|found| (stem, found, [scales, biases, None]))
-                }
-                (_, _, Some(s)) => scaled(codes, s.1).map(|found| (stem, found, [scale, None, None])),
-                _ => None,
-            }
-        } else {
-            None
-        };
-        if let Some((stem, (kind, shape, packed), parts)) = found
-            && let Some(kind) = Kind::named(kind)
-        {
-            let len = packed.stored().fold(0u64, |sum, stored| sum.saturating_add(stored.extent.len));
-            let layout = Layout::Packed(Arc::new(packed));
-            let (name, dtype) = (format!("{stem}.weight"), DType::Packed(kind));
-            joined.insert(at, TensorMeta { name, dtype, shape, len, layout, ..codes.clone() });
-            used.extend(parts.into_iter().flatten().map(|(at, _)| at));
-        }
+        let Some(Found { name, kind, shape, packed, parts }) = beside.recognise(codes)? else { continue };
+        let elements = shape.iter().try_fold(1u64, |product, &size| product.checked_mul(size));
+        // A tensor of that name may be there besides, or have come out of other codes.
+        let free = (name == codes.name || !beside.by_name.contains_key(name.as_str())) && names.insert(name.clone());
+        let (Some(kind), Some(_), true) = (Kind::named(&kind), elements, free) else { continue };
+        let (len, layout, dtype) = (packed.len(), Layout::Packed(Arc::new(packed)), DType::Packed(kind));
+        joined.insert(at, TensorMeta { name, dtype, shape, len, layout, ..codes.clone() });
+        used.extend(parts);
     }
+    drop(beside);
     if joined.is_empty() {
-        return tensors;
+        return Ok(tensors);
     }
     let kept = |(at, meta)| joined.remove(&at).or_else(|| (!used.contains(&at)).then_some(meta));
-    tensors.into_iter().enumerate().filter_map(kept).collect()
+    Ok(tensors.into_iter().enumerate().filter_map(kept).collect())
 }
 
-/// Name of the type, shape and parts.
-type Found = (&'static str, Vec<u64>, Packed);
+/// A tensor put together, and which others went into it.
+struct Found {
+    name: String,
+    kind: String,
+    shape: Vec<u64>,
+    packed: Packed,
+    parts: Vec<usize>,
+}
 
+/// A tensor and its place among all.
+type Part<'a> = (usize, &'a TensorMeta);
+
+/// The tensors beside each other, and what is known of all.
+struct Beside<'a> {
+    tensors: &'a [TensorMeta],
+    by_name: BTreeMap<&'a str, usize>,
+    config: Option<&'a Map<String, Value>>,
+    shards: &'a [Shard],
+}
+
+impl<'a> Beside<'a> {
+    /// What this tensor is the codes of.
+    fn recognise(&self, codes: &TensorMeta) -> Result<Option<Found>> {
+        if let Some(stem) = codes.name.strip_suffix(".qweight") {
+            return Ok(self.by_column(stem, codes));
+        }
+        if let Some(stem) = codes.name.strip_suffix(".weight_packed") {
+            return self.compressed(stem, codes);
+        }
+        if let Some(stem) = codes.name.strip_suffix("_blocks") {
+            return Ok(self.blocks(stem, codes));
+        }
+        let Some(stem) = codes.name.strip_suffix(".weight") else { return Ok(None) };
+        if self.part(&codes.name, ".absmax").is_some() {
+            return self.four_bits(stem, codes);
+        }
+        Ok(match codes.dtype {
+            DType::U8 => self.nvfp4(stem, codes),
+            DType::U32 | DType::I32 => self.mlx(stem, codes),
+            DType::I8 => self.int8(stem, codes)?.or_else(|| self.scaled(stem, codes)),
+            DType::F8E4M3 | DType::F8E5M2 => self.scaled(stem, codes),
+            _ => None,
+        })
+    }
+
+    fn part(&self, stem: &str, ending: &str) -> Option<Part<'a>> {
+        self.by_name.get(format!("{stem}{ending}").as_str()).map(|&at| (at, &self.tensors[at]))
+    }
+
+    /// The bytes of a plain tensor of at most `most` of them; `None` for another one.
+    fn small(&self, meta: &TensorMeta, most: u64) -> Result<Option<Vec<u8>>> {
+        let Some(shard) = self.shards.get(meta.shard).filter(|_| meta.layout.is_plain() && meta.len <= most) else {
+            return Ok(None);
+        };
+        let within = meta.offset.checked_add(meta.len).is_some_and(|end| end <= shard.bytes);
+        if !within {
+            return Ok(None);
+        }
+        let mut buf = Vec::new();
+        Ok(Some(shard.read(meta.offset, meta.len as usize, &mut buf)?.to_vec()))
+    }
+
+    /// What `config.json` says of the quantisation.
+    fn stated(&self) -> Option<&'a Map<String, Value>> {
+        let config = self.config?;
+        config.get("quantization_config").or_else(|| config.get("quantization"))?.as_object()
+    }
+}
+
+/// A tensor as a stored matrix, leading dimensions folded into rows; `None` where its bytes are not one number after
+/// the other.
 fn stored(meta: &TensorMeta) -> Option<Stored> {
     let (rows, cols) = meta.matrix();
     let extent = Extent { shard: meta.shard, offset: meta.offset, len: meta.len };
@@ -69,113 +129,41 @@ fn stored(meta: &TensorMeta) -> Option<Stored> {
     whole.then(|| Stored { dtype: meta.dtype.clone(), rows, cols, extent })
 }
 
-fn is_words(meta: &TensorMeta) -> bool {
-    matches!(meta.dtype, DType::I32 | DType::U32) && meta.shape.len() == 2
+/// A tensor of floats, as a matrix.
+fn floats(meta: &TensorMeta) -> Option<Stored> {
+    stored(meta).filter(|stored| stored.dtype.is_float())
 }
 
-/// GPTQ, or AWQ: which one, the sizes tell.
-fn words(
-    codes: &TensorMeta,
-    scales: Option<&TensorMeta>,
-    zeros: Option<&TensorMeta>,
-    order: Option<&TensorMeta>,
-    config: Option<&Map<String, Value>>,
-) -> Option<Found> {
-    let (scales, zeros) = (scales.filter(|s| s.dtype.is_float())?, zeros.filter(|z| is_words(z))?);
-    if !is_words(codes) {
-        return None;
+/// A tensor of exponents of two, as a matrix of bytes. Newer files give them a type of their own.
+fn exponents(meta: &TensorMeta) -> Option<Stored> {
+    match &meta.dtype {
+        DType::U8 => stored(meta),
+        DType::Other(name) if name == "F8_E8M0" => stored(&TensorMeta { dtype: DType::U8, ..meta.clone() }),
+        _ => None,
     }
-    let (codes, scales, offsets) = (stored(codes)?, stored(scales)?, stored(zeros)?);
-    let (out, groups) = (scales.cols, scales.rows);
-    if groups == 0 || out == 0 || offsets.rows != groups {
-        return None;
-    }
-    if codes.cols.checked_mul(8) == Some(out) && offsets.cols == codes.cols {
-        let ins = codes.rows;
-        let group = (ins % groups == 0).then_some(ins / groups).filter(|group| *group > 0)?;
-        let offsets = Some(offsets);
-        let packed = Packed { packing: Packing::Awq, bits: 4, group, codes, scales, offsets, order: None };
-        return Some(("AWQ-4", vec![out, ins], packed));
-    }
-    let bits = offsets.cols.checked_mul(32)?.checked_div(out)?;
-    let name = match bits {
-        2 => "GPTQ-2",
-        4 => "GPTQ-4",
-        8 => "GPTQ-8",
-        _ => return None,
-    };
-    let ins = codes.rows.checked_mul(32 / bits)?;
-    let exact = codes.cols == out && offsets.cols.checked_mul(32) == out.checked_mul(bits);
-    let group = ins.div_ceil(groups);
-    let order = match order {
-        None => None,
-        Some(order) => Some(stored(order).filter(|o| matches!(o.dtype, DType::I32) && (o.rows, o.cols) == (1, ins))?),
-    };
-    let stated = |config: &Map<String, Value>| {
-        let quantised = config.get("quantization_config")?;
-        quantised.get("checkpoint_format").and_then(Value::as_str).map(str::to_owned)
-    };
-    let second = config.and_then(stated).is_some_and(|format| format == "gptq_v2");
-    let packing = Packing::Gptq { plus: u32::from(!second) };
-    let packed = Packed { packing, bits: bits as u32, group, codes, scales, offsets: Some(offsets), order };
-    (exact && group > 0 && groups <= ins).then_some((name, vec![out, ins], packed))
 }
 
-fn mlx(
-    codes: &TensorMeta,
-    scales: &TensorMeta,
-    biases: &TensorMeta,
-    config: Option<&Map<String, Value>>,
-) -> Option<Found> {
-    let stated = config?.get("quantization").or_else(|| config?.get("quantization_config"))?;
-    let group = stated.get("group_size")?.as_u64().filter(|group| *group > 0)?;
-    if !is_words(codes) || !scales.dtype.is_float() || !biases.dtype.is_float() {
-        return None;
-    }
-    let (codes, scales, biases) = (stored(codes)?, stored(scales)?, stored(biases)?);
-    let ins = scales.cols.checked_mul(group)?;
-    let bits = codes.cols.checked_mul(32)?.checked_div(ins)?;
-    let name = match bits {
-        2 => "MLX-2",
-        4 => "MLX-4",
-        8 => "MLX-8",
-        _ => return None,
-    };
-    let exact = codes.cols.checked_mul(32) == ins.checked_mul(bits)
-        && scales.rows == codes.rows
-        && (biases.rows, biases.cols) == (scales.rows, scales.cols);
-    let shape = vec![codes.rows, ins];
-    let offsets = Some(biases);
-    let packed = Packed { packing: Packing::Mlx, bits: bits as u32, group, codes, scales, offsets, order: None };
-    exact.then_some((name, shape, packed))
+/// A matrix of 32-bit words.
+fn words(meta: &TensorMeta) -> Option<Stored> {
+    let is = matches!(meta.dtype, DType::I32 | DType::U32) && meta.shape.len() == 2;
+    stored(meta).filter(|_| is)
 }
 
-/// One scale for the tensor, for each row, or for each square block.
-fn scaled(codes: &TensorMeta, scales: &TensorMeta) -> Option<Found> {
-    let name = match codes.dtype {
-        DType::F8E4M3 => "F8_E4M3-SCALED",
-        DType::F8E5M2 => "F8_E5M2-SCALED",
-        _ => return None,
-    };
-    if codes.shape.len() != 2 || !scales.dtype.is_float() {
-        return None;
+/// The group of each of `ins` columns.
+fn order(meta: &TensorMeta, ins: u64) -> Option<Stored> {
+    stored(meta).filter(|order| matches!(order.dtype, DType::I32) && (order.rows, order.cols) == (1, ins))
+}
+
+/// A shape with another last dimension.
+fn with_ins(shape: &[u64], ins: u64) -> Vec<u64> {
+    let mut shape = shape.to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = ins;
     }
-    let shape = codes.shape.clone();
-    let (codes, mut scales) = (stored(codes)?, stored(scales)?);
-    let (rows, cols) = (codes.rows, codes.cols);
-    let block = if (scales.rows, scales.cols) == (1, 1) {
-        (rows, cols)
-    } else if scales.rows * scales.cols == rows && (scales.cols == 1 || scales.rows == 1) {
-        (scales.rows, scales.cols) = (rows, 1);
-        (1, cols)
-    } else if (scales.rows, scales.cols) == (rows.div_ceil(SQUARE), cols.div_ceil(SQUARE)) {
-        (SQUARE, SQUARE)
-    } else {
-        return None;
-    };
-    if rows == 0 || cols == 0 {
-        return None;
-    }
-    let packing = Packing::Scaled { block };
-    Some((name, shape, Packed { packing, bits: 8, group: 1, codes, scales, offsets: None, order: None }))
+    shape
+}
+
+/// Whether it is a matrix, or a stack of matrices, with something in it.
+fn is_matrix(meta: &TensorMeta) -> bool {
+    matches!(meta.shape.len(), 2 | 3) && !meta.shape.contains(&0)
 }

@@ -1,15 +1,17 @@
 //! Values of packed tensors: codes, scales and zero points of the rows asked for, read and put together.
 
+mod columns;
+mod flat;
+mod linear;
+mod rows;
+
 use super::Checkpoint;
 use super::values::Window;
 use crate::Result;
 use crate::tensor::TensorMeta;
-use crate::tensor::decode::{decode, grid_step};
+use crate::tensor::decode::decode;
 use crate::tensor::layout::Extent;
 use crate::tensor::packed::{Packed, Packing, Stored};
-
-/// Where in a word of eight codes AWQ puts the columns.
-const AWQ_PLACES: [u64; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
 impl Checkpoint {
     /// Fills `out`, row by row, with the values in the window, or with the distances of the levels around them. `None`
@@ -22,21 +24,55 @@ impl Checkpoint {
         steps: bool,
         out: &mut [f32],
     ) -> Result<Option<()>> {
-        let parts = Parts { checkpoint: self, tensor };
-        match packed.packing {
-            Packing::Scaled { block } => parts.scaled(packed, block, window, steps, out),
-            Packing::Mlx => parts.mlx(packed, window, steps, out),
-            Packing::Gptq { .. } | Packing::Awq => parts.zeroed(packed, window, steps, out),
+        let parts = Parts { checkpoint: self, tensor, packed, steps };
+        let Some(runs) = &packed.rows else { return parts.read(window, out) };
+        // First row of the run in the tensor.
+        let mut at = 0;
+        for run in runs {
+            let (from, to) = (window.row.max(at), (window.row + window.rows).min(at + run.count));
+            let together = if run.step == 1 { to.saturating_sub(from) } else { 1 };
+            let mut row = from;
+            while row < to {
+                let place = ((row - window.row) * window.cols) as usize;
+                let part = Window { row: run.first + (row - at) * run.step, rows: together, ..window };
+                let Some(()) = parts.read(part, &mut out[place..][..(together * window.cols) as usize])? else {
+                    return Ok(None);
+                };
+                row += together;
+            }
+            at += run.count;
         }
+        Ok((window.row + window.rows <= at).then_some(()))
     }
 }
 
+/// What is read from, and whether it is values or distances of levels.
 struct Parts<'a> {
     checkpoint: &'a Checkpoint,
     tensor: &'a TensorMeta,
+    packed: &'a Packed,
+    steps: bool,
 }
 
 impl Parts<'_> {
+    /// The values of a window of the rows as they are stored.
+    fn read(&self, window: Window, out: &mut [f32]) -> Result<Option<()>> {
+        match self.packed.packing {
+            Packing::ByRow(form) => self.by_row(form, window, out),
+            Packing::Linear(form) => self.linear(form, window, out),
+            Packing::Gptq { bits, group, plus } => {
+                self.by_column(columns::Form { bits, group, plus, places: None }, window, out)
+            }
+            Packing::Awq { group } => {
+                let form = columns::Form { bits: 4, group, plus: 0, places: Some(columns::AWQ_PLACES) };
+                self.by_column(form, window, out)
+            }
+            Packing::Flat { levels, cols, block, nested } => {
+                self.flat(flat::Form { levels, cols, block, nested }, window, out)
+            }
+        }
+    }
+
     /// Bytes of a part of a stored matrix; `None` where it is not within the matrix.
     fn bytes(&self, stored: &Stored, part: Window) -> Result<Option<Vec<u8>>> {
         let Window { row, col, rows, cols } = part;
@@ -65,112 +101,37 @@ impl Parts<'_> {
         let mut values = vec![0.0; (part.rows * part.cols) as usize];
         Ok(decode(&stored.dtype, &bytes, &mut values).map(|_| values))
     }
-
-    fn scaled(
-        &self,
-        packed: &Packed,
-        (tall, wide): (u64, u64),
-        window: Window,
-        steps: bool,
-        out: &mut [f32],
-    ) -> Result<Option<()>> {
-        let (top, left) = (window.row / tall, window.col / wide);
-        let rows = (window.row + window.rows).div_ceil(tall) - top;
-        let cols = (window.col + window.cols).div_ceil(wide) - left;
-        let Some(scales) = self.floats(&packed.scales, Window { row: top, col: left, rows, cols })? else {
-            return Ok(None);
-        };
-        let Some(codes) = self.floats(&packed.codes, window)? else { return Ok(None) };
-        for (at, (slot, code)) in out.iter_mut().zip(codes).enumerate() {
-            let (row, col) = (window.row + at as u64 / window.cols, window.col + at as u64 % window.cols);
-            let scale = scales[((row / tall - top) * cols + col / wide - left) as usize];
-            *slot = match steps {
-                true => grid_step(&packed.codes.dtype, code).unwrap_or(0.0) * scale.abs(),
-                false => code * scale,
-            };
-        }
-        Ok(Some(()))
-    }
-
-    fn mlx(&self, packed: &Packed, window: Window, steps: bool, out: &mut [f32]) -> Result<Option<()>> {
-        let Some(biases) = &packed.offsets else { return Ok(None) };
-        let per_word = u64::from(32 / packed.bits);
-        let span = |size: u64| {
-            let first = window.col / size;
-            Window { col: first, cols: (window.col + window.cols).div_ceil(size) - first, ..window }
-        };
-        let (groups, words) = (span(packed.group), span(per_word));
-        let (Some(scales), Some(biases), Some(codes)) =
-            (self.floats(&packed.scales, groups)?, self.floats(biases, groups)?, self.words(&packed.codes, words)?)
-        else {
-            return Ok(None);
-        };
-        for (at, slot) in out.iter_mut().enumerate() {
-            let (row, col) = (at as u64 / window.cols, window.col + at as u64 % window.cols);
-            let group = (row * groups.cols + col / packed.group - groups.col) as usize;
-            let word = codes[(row * words.cols + col / per_word - words.col) as usize];
-            let code = field(word, col % per_word, packed.bits);
-            *slot = if steps { scales[group].abs() } else { code as f32 * scales[group] + biases[group] };
-        }
-        Ok(Some(()))
-    }
-
-    /// GPTQ and AWQ, whose matrices are stored by (in, out).
-    fn zeroed(&self, packed: &Packed, window: Window, steps: bool, out: &mut [f32]) -> Result<Option<()>> {
-        let Some(zeros) = &packed.offsets else { return Ok(None) };
-        let (bits, per_word) = (packed.bits, u64::from(32 / packed.bits));
-        let all_groups = packed.scales.rows;
-        // Outs of a stored row that the window takes, single and in words.
-        let outs = Window { row: 0, rows: all_groups, col: window.row, cols: window.rows };
-        let first = window.row / per_word;
-        let words = Window { col: first, cols: (window.row + window.rows).div_ceil(per_word) - first, ..outs };
-        let (Some(scales), Some(zeros)) = (self.floats(&packed.scales, outs)?, self.words(zeros, words)?) else {
-            return Ok(None);
-        };
-        let order = match &packed.order {
-            Some(order) => self.words(order, Window { row: 0, rows: 1, col: window.col, cols: window.cols })?,
-            None => None,
-        };
-        let (plus, awq) = match packed.packing {
-            Packing::Gptq { plus } => (plus, false),
-            _ => (0, true),
-        };
-        let top = if awq { window.col } else { window.col / per_word };
-        let lines = if awq { window.cols } else { (window.col + window.cols).div_ceil(per_word) - top };
-        let across = if awq { words } else { outs };
-        let Some(codes) = self.words(&packed.codes, Window { row: top, rows: lines, ..across })? else {
-            return Ok(None);
-        };
-        let place = |out: u64| if awq { AWQ_PLACES[(out % 8) as usize] } else { out % per_word };
-        for at in 0..window.cols {
-            let column = window.col + at;
-            let group = match &order {
-                Some(order) => u64::from(order[at as usize]),
-                None => column / packed.group,
-            };
-            if group >= all_groups {
-                return Ok(None);
-            }
-            for row in 0..window.rows {
-                let out_label = window.row + row;
-                let word = out_label / per_word - first;
-                let code = if awq {
-                    field(codes[(at * words.cols + word) as usize], place(out_label), bits)
-                } else {
-                    let line = column / per_word - top;
-                    field(codes[(line * window.rows + row) as usize], column % per_word, bits)
-                };
-                let zero = field(zeros[(group * words.cols + word) as usize], place(out_label), bits) + plus;
-                let scale = scales[(group * window.rows + row) as usize];
-                out[(row * window.cols + at) as usize] =
-                    if steps { scale.abs() } else { (code as f32 - zero as f32) * scale };
-            }
-        }
-        Ok(Some(()))
-    }
 }
 
-/// The code at a place of a word, the lowest bits first.
-fn field(word: u32, place: u64, bits: u32) -> u32 {
-    word >> (place as u32 * bits) & ((1 << bits) - 1)
+/// The words (first, count) that hold these codes of a stream of codes, lowest bits first.
+fn span(first: u64, count: u64, bits: u32, word: u64) -> (u64, u64) {
+    let bits = u64::from(bits);
+    let from = first * bits / word;
+    (from, ((first + count) * bits).div_ceil(word) - from)
+}
+
+/// A code of such a stream, of which `word` gives the words.
+fn field(word: impl Fn(u64) -> u32, index: u64, bits: u32) -> u32 {
+    let bit = index * u64::from(bits);
+    let (at, shift) = (bit / 32, (bit % 32) as u32);
+    let low = word(at) >> shift;
+    let all = if shift + bits > 32 { low | word(at + 1) << (32 - shift) } else { low };
+    all & (u32::MAX >> (32 - bits))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_cross_the_ends_of_words() {
+        // Thirty-two codes of three bits, 0, 1, … 7, 0, …, as one number of 96 bits.
+        let all = (0..32u128).fold(0, |all, at| all | (at % 8) << (3 * at));
+        let words = [all as u32, (all >> 32) as u32, (all >> 64) as u32];
+        for at in 0..32 {
+            assert_eq!(u64::from(field(|word| words[word as usize], at, 3)), at % 8);
+        }
+        assert_eq!(field(|_| u32::MAX, 0, 32), u32::MAX);
+        assert_eq!((span(0, 32, 3, 32), span(10, 1, 3, 32), span(11, 1, 3, 32)), ((0, 3), (0, 2), (1, 1)));
+    }
 }

@@ -96,7 +96,11 @@ pub fn nearness(suspect: &Fingerprint, probes: &[Probe]) -> Vec<f32> {
             }
             a
         };
-        let all = suspect.units.par_iter().map_init(Space::default, nearest).reduce(|| vec![Vec::new(); joined.len()], larger);
+        let all = suspect
+            .units
+            .par_iter()
+            .map_init(Space::default, nearest)
+            .reduce(|| vec![Vec::new(); joined.len()], larger);
         for (batch, nearest) in batches.iter().zip(all) {
             let mut rows = nearest.into_iter();
             for (index, vectors) in batch {

@@ -329,10 +329,7 @@ impl Cosines {
     /// Mutual nearest neighbours by the sum of cosines: reference row, suspect column, mean cosine.
     fn mutual(&self) -> Vec<Pair> {
         let matrices = self.by_matrix.len() as f32;
-        mutual(&self.sum, self.rows, self.cols)
-            .into_iter()
-            .map(|(row, col, sum)| (row, col, sum / matrices))
-            .collect()
+        mutual(&self.sum, self.rows, self.cols).into_iter().map(|(row, col, sum)| (row, col, sum / matrices)).collect()
     }
 
     /// Explained variance, gate or up aside: for pairs matched by the first matrix alone, the mean squared cosine of the

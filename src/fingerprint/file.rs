@@ -15,8 +15,8 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Anchor, Attention, Channels, DIRECTIONS, FORM_NUMBERS, Fingerprint, FrameKind, FrameRecord, Numbers, RowKey,
-    SAMPLED_NEURONS, SCHEMA, Sample, SHAPE_NUMBERS, Subject, Summary, TensorPrint, Unit, ValuePrint, energy_counts, labels,
-    sample_labels,
+    SAMPLED_NEURONS, SCHEMA, SHAPE_NUMBERS, Sample, Subject, Summary, TensorPrint, Unit, ValuePrint, energy_counts,
+    labels, sample_labels,
 };
 use crate::anatomy::{Architecture, Assignment};
 use crate::error::{Error, Result};

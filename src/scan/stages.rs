@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 
 use super::{Compared, Input, compare_one};
 use crate::catalog::Catalog;
-use crate::compare::{Depth, Suspect};
 use crate::compare::screen::{Probe, nearness};
+use crate::compare::{Depth, Suspect};
 use crate::error::Result;
 use crate::verdict::Class;
 

@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use half::slice::HalfFloatSliceExt;
 
 use super::DType;
-pub(crate) use steps::steps;
+pub(crate) use steps::{E2M1, gap, steps};
 
 /// Decodes `bytes` into `out`, one value for each element. Returns whether every value is exact.
 ///

@@ -1,5 +1,6 @@
 //! Files beside an ONNX file that hold values of its tensors: only those inside its folder.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Component, Path};
 
@@ -18,12 +19,19 @@ pub(super) struct External<'a> {
     /// Folder of the ONNX file, relative to the root.
     folder: &'a Path,
     files: Vec<(File, Source)>,
+    /// Shards by location as tensors spell it.
+    known: HashMap<String, usize>,
 }
 
 impl<'a> External<'a> {
     /// For the ONNX file called `name` in `place`.
     pub(super) fn new(place: &'a Place, name: &'a str) -> Self {
-        Self { place, folder: Path::new(name).parent().unwrap_or(Path::new("")), files: Vec::new() }
+        Self {
+            place,
+            folder: Path::new(name).parent().unwrap_or(Path::new("")),
+            files: Vec::new(),
+            known: HashMap::new(),
+        }
     }
 
     pub(super) fn into_files(self) -> Vec<(File, Source)> {
@@ -57,7 +65,14 @@ impl<'a> External<'a> {
             }
         };
         let location = value("location").unwrap_or_default();
-        let shard = self.open(reader, at, location)?;
+        let shard = match self.known.get(location) {
+            Some(shard) => *shard,
+            None => {
+                let shard = self.open(reader, at, location)?;
+                self.known.insert(location.to_owned(), shard);
+                shard
+            }
+        };
         let end = self.files[shard - 1].1.len();
         let begin = number("offset")?.unwrap_or(0);
         let stated = number("length")?;

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::names::{Uses, consume};
+use super::names::{Consumers, Known, consume};
 use super::wire::{Field, Reader, Span};
 use crate::Result;
 use crate::finding::{Code, Finding, Level};
@@ -13,6 +13,9 @@ use crate::limits::{MAX_NAME_BYTES, MAX_ONNX_DEPTH, MAX_ONNX_NODES, MAX_RANK, MA
 
 /// Inputs, attributes and properties of a node beyond this many are not looked at.
 const MAX_PARTS: usize = 64;
+
+/// Longest list of numbers of variable length that is gone through, in bytes.
+const MAX_NUMBERS: u64 = 1 << 20;
 
 /// Longest value of a property that is kept, in bytes.
 const MAX_PROPERTY: u64 = 4096;
@@ -55,6 +58,10 @@ pub(super) enum Values {
     Raw(Span),
     /// In numbers of variable length, or in parts: not read.
     Scattered,
+    /// As one number of variable length.
+    Number(i64),
+    /// As numbers of variable length that take one byte each, and so are the bytes of a type of one byte.
+    Single(Span),
     /// As indices and values of those that are not zero: not read.
     Sparse,
     /// In another file, by these keys.
@@ -99,15 +106,15 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<Model> {
 }
 
 /// What nodes do with the tensors, in the order of [`Model::tensors`].
-pub(super) fn consumers(reader: &mut Reader<'_>, model: &Model) -> Result<HashMap<String, Uses>> {
-    let mut known: HashMap<String, (String, bool)> =
-        model.tensors.iter().map(|tensor| (tensor.name.clone(), (tensor.name.clone(), false))).collect();
-    let mut uses = HashMap::new();
+pub(super) fn consumers(reader: &mut Reader<'_>, model: &Model) -> Result<Consumers> {
+    let known = |tensor: &Stored| (tensor.name.clone(), Known::stored(&tensor.name));
+    let mut known: HashMap<String, Known> = model.tensors.iter().map(known).collect();
+    let mut consumers = Consumers::default();
     for span in &model.nodes {
         let node = Node::read(reader, *span)?;
-        consume(reader, &node, &mut known, &mut uses)?;
+        consume(reader, &node, &mut known, &mut consumers)?;
     }
-    Ok(uses)
+    Ok(consumers)
 }
 
 /// What was left out.
@@ -268,8 +275,8 @@ impl Node {
         Ok(node)
     }
 
-    /// Whether the attribute `name` is a whole number other than zero.
-    pub(super) fn is_set(&self, reader: &mut Reader<'_>, name: &str) -> Result<bool> {
+    /// The whole number that the attribute `name` is.
+    pub(super) fn number(&self, reader: &mut Reader<'_>, name: &str) -> Result<Option<i64>> {
         for mut span in self.attributes.iter().copied() {
             let (mut called, mut number) = (false, 0);
             while let Some(field) = reader.next(&mut span)? {
@@ -278,15 +285,15 @@ impl Node {
                         called = text.len() == name.len() as u64
                             && reader.text(text, MAX_NAME_BYTES as u64, "length of a name in bytes")? == name;
                     }
-                    (3, None) => number = field.number_of().unwrap_or(0),
+                    (3, None) => number = field.number_of().unwrap_or(0).cast_signed(),
                     _ => {}
                 }
             }
             if called {
-                return Ok(number != 0);
+                return Ok(Some(number));
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// The value of the property `name`.
@@ -320,7 +327,11 @@ fn tensor_of(reader: &mut Reader<'_>, at: u64, mut span: Span) -> Result<Stored>
             }
             (4 | 10, None) => tensor.values = Values::Scattered,
             (5..=7 | 11, None) => tensor.values = Values::Scattered,
-            (5..=7 | 11, Some(numbers)) if numbers.len() > 0 => tensor.take(reader, field, Values::Scattered)?,
+            (5..=7 | 11, Some(numbers)) if numbers.len() > 0 => {
+                let is_short = field.number == 5 && numbers.len() <= MAX_NUMBERS;
+                let values = if is_short { few_numbers(reader, field, numbers)? } else { Values::Scattered };
+                tensor.take(reader, field, values)?;
+            }
             (13, Some(entry)) if keys.len() < MAX_PARTS => {
                 let (key, value) = entry_of(reader, entry)?;
                 keys.push((key, value.unwrap_or_default()));
@@ -337,6 +348,20 @@ fn tensor_of(reader: &mut Reader<'_>, at: u64, mut span: Span) -> Result<Stored>
         tensor.values = Values::External(keys);
     }
     Ok(tensor)
+}
+
+/// Zero points of quantised matrices are listed so.
+fn few_numbers(reader: &mut Reader<'_>, field: Field, span: Span) -> Result<Values> {
+    let (mut count, mut last) = (0, 0);
+    reader.numbers(field, |_, number| {
+        (count, last) = (count + 1, number);
+        Ok(())
+    })?;
+    Ok(match count {
+        1 => Values::Number(last.cast_signed()),
+        _ if count == span.len() => Values::Single(span),
+        _ => Values::Scattered,
+    })
 }
 
 impl Stored {

@@ -4,10 +4,11 @@
 //! `onnx::MatMul_1234`, by (in, out). The node is still called by the module, `/model/layers.0/mlp/up_proj/MatMul`, or
 //! says so in a property. Names that exporters keep are those of the modules themselves.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::graph::Node;
+use super::quantised::{self, Recipe};
 use super::wire::{Reader, Span};
 use crate::Result;
 use crate::checkpoint::text::listed;
@@ -40,42 +41,94 @@ pub(super) struct Uses {
     scopes: Vec<String>,
 }
 
-fn name_of(reader: &mut Reader<'_>, span: Span) -> Result<Option<String>> {
+impl Uses {
+    /// Whether it is only multiplied with, by (in, out).
+    pub(super) fn is_turned(&self) -> bool {
+        self.turned && !self.upright && !self.other
+    }
+}
+
+/// A value that is a tensor of the file.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    tensor: String,
+    /// Whether it is the transpose.
+    flipped: bool,
+    /// Whether it is only some of the rows.
+    gathered: bool,
+}
+
+impl Known {
+    /// The tensor itself.
+    pub(super) fn stored(tensor: &str) -> Self {
+        Self { tensor: tensor.to_owned(), flipped: false, gathered: false }
+    }
+}
+
+/// What the nodes of the graphs do, by the name of the tensor.
+#[derive(Debug, Default)]
+pub(super) struct Consumers {
+    pub(super) uses: HashMap<String, Uses>,
+    /// For tensors that are codes, what belongs to them.
+    pub(super) recipes: BTreeMap<String, Recipe>,
+}
+
+pub(super) fn name_of(reader: &mut Reader<'_>, span: Span) -> Result<Option<String>> {
     if span.len() == 0 || span.len() > MAX_NAME_BYTES as u64 {
         return Ok(None);
     }
     reader.text(span, MAX_NAME_BYTES as u64, "length of a name in bytes").map(Some)
 }
 
-/// Notes what `node` does with tensors. `known` has the values that are tensors of the file, by name, with the tensor
-/// and whether they are its transpose.
+/// Notes what `node` does with tensors. `known` has the values that are tensors of the file, by name.
 pub(super) fn consume(
     reader: &mut Reader<'_>,
     node: &Node,
-    known: &mut HashMap<String, (String, bool)>,
-    uses: &mut HashMap<String, Uses>,
+    known: &mut HashMap<String, Known>,
+    consumers: &mut Consumers,
 ) -> Result<()> {
+    let Consumers { uses, recipes } = consumers;
     let op = match node.op.filter(|op| op.len() <= MAX_OP) {
         Some(op) => name_of(reader, op)?.unwrap_or_default(),
         None => String::new(),
     };
     for (slot, input) in node.inputs.iter().enumerate() {
         let Some(input) = name_of(reader, *input)? else { continue };
-        let Some((tensor, flipped)) = known.get(&input).cloned() else { continue };
+        let Some(Known { tensor, flipped, gathered }) = known.get(&input).cloned() else { continue };
+        let codes = if op == "DequantizeLinear" { 0 } else { 1 };
+        if slot == codes
+            && !recipes.contains_key(&tensor)
+            && let Some(recipe) = quantised::recipe(reader, node, &op)?
+        {
+            recipes.insert(tensor.clone(), recipe);
+        }
+        if gathered {
+            continue;
+        }
         match (op.as_str(), slot) {
-            ("Identity" | "Cast" | "Transpose", 0) => {
+            ("Identity" | "Cast" | "Transpose" | "DequantizeLinear", 0) => {
                 if let Some(output) = node.output
                     && let Some(output) = name_of(reader, output)?
                 {
-                    known.entry(output).or_insert((tensor, flipped != (op == "Transpose")));
+                    let flipped = flipped != (op == "Transpose");
+                    known.entry(output).or_insert(Known { tensor, flipped, gathered });
                 }
             }
-            ("MatMul" | "FusedMatMul" | "Gemm", 1) => {
-                let flipped = flipped != (op != "MatMul" && node.is_set(reader, "transB")?);
+            (
+                "MatMul"
+                | "FusedMatMul"
+                | "Gemm"
+                | "MatMulInteger"
+                | "DynamicQuantizeMatMul"
+                | "MatMulIntegerToFloat"
+                | "MatMulNBits",
+                1,
+            ) => {
+                let flipped = flipped != (node.number(reader, "transB")?.unwrap_or(0) != 0);
                 let scope = scope(reader, node)?;
                 let uses = uses.entry(tensor).or_default();
                 match (flipped, op.as_str()) {
-                    (true, _) => uses.upright = true,
+                    (true, _) | (false, "MatMulNBits") => uses.upright = true,
                     (false, "Gemm") => uses.turned_by_gemm = true,
                     (false, _) => uses.turned = true,
                 }
@@ -84,6 +137,14 @@ pub(super) fn consume(
                     && !uses.scopes.contains(&scope)
                 {
                     uses.scopes.push(scope);
+                }
+            }
+            ("Gather", 0) => {
+                uses.entry(tensor.clone()).or_default().other = true;
+                if let Some(output) = node.output
+                    && let Some(output) = name_of(reader, output)?
+                {
+                    known.entry(output).or_insert(Known { tensor, flipped, gathered: true });
                 }
             }
             ("Shape" | "Size", _) => {}
@@ -134,7 +195,7 @@ pub(super) fn recover(
     uses: &HashMap<String, Uses>,
     findings: &mut Vec<Finding>,
 ) -> Vec<TensorMeta> {
-    let is_built = tensors.iter().any(|tensor| tensor.name.ends_with(".MatMul.weight"));
+    let is_built = tensors.iter().any(|tensor| tensor.name.contains(".MatMul"));
     let wanted: Vec<Option<String>> = tensors.iter().map(|tensor| wanted(tensor, uses, is_built)).collect();
     let taken: HashSet<&str> =
         tensors.iter().zip(&wanted).filter(|(_, new)| new.is_none()).map(|(tensor, _)| tensor.name.as_str()).collect();
@@ -176,6 +237,13 @@ pub(super) fn recover(
 
 /// Another name for a tensor, if there is one.
 fn wanted(tensor: &TensorMeta, uses: &HashMap<String, Uses>, is_built: bool) -> Option<String> {
+    if let Layout::Packed(_) = tensor.layout {
+        let name = match uses.get(&tensor.name).map(|uses| uses.scopes.as_slice()) {
+            Some([scope]) => format!("{scope}.weight"),
+            _ => tensor.name.trim_end_matches("_quantized").to_owned(),
+        };
+        return Some(if is_built { built(&name) } else { name });
+    }
     if is_built {
         let name = built(&tensor.name);
         if name != tensor.name {
@@ -193,11 +261,12 @@ fn wanted(tensor: &TensorMeta, uses: &HashMap<String, Uses>, is_built: bool) -> 
 
 /// Whether a matrix is stored by (in, out) where its module has it by (out, in).
 fn is_turned(tensor: &TensorMeta, uses: &HashMap<String, Uses>) -> bool {
-    let Some(uses) = uses.get(&tensor.name).filter(|_| tensor.shape.len() == 2) else { return false };
+    let Some(uses) = uses.get(&tensor.name).filter(|_| tensor.layout.is_plain() && tensor.shape.len() == 2) else {
+        return false;
+    };
     // Where an exporter keeps the name, the matrix is as its module has it, and a module that multiplies so (GPT-2's
     // Conv1D) is known to have it by (in, out).
-    let turned = uses.turned || uses.turned_by_gemm && is_anonymous(&tensor.name);
-    turned && !uses.upright && !uses.other
+    uses.is_turned() || uses.turned_by_gemm && is_anonymous(&tensor.name) && !uses.upright && !uses.other
 }
 
 /// The transpose of a matrix, read in place.

@@ -1,9 +1,10 @@
 //! From tensors as a graph states them to ranges of files, each checked against its file and its neighbours.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::external::External;
 use super::graph::{Model, Stored, Values};
+use super::quantised::Recipe;
 use super::wire::{Reader, Span};
 use crate::checkpoint::Capped;
 use crate::checkpoint::text::{listed, shown};
@@ -58,14 +59,16 @@ fn dtype(kind: u64) -> DType {
     }
 }
 
-/// Finds the bytes of every tensor that may hold weights.
+/// Finds the bytes of every tensor: those that may hold weights, and by name the small ones that only steer the
+/// computation. `codes` are weights whatever their size.
 pub(super) fn place(
     reader: &Reader<'_>,
     model: &Model,
+    codes: &BTreeMap<String, Recipe>,
     external: &mut External<'_>,
     findings: &mut Vec<Finding>,
-) -> Result<Vec<TensorMeta>> {
-    let mut tensors = Vec::new();
+) -> Result<(Vec<TensorMeta>, HashMap<String, TensorMeta>)> {
+    let (mut tensors, mut small) = (Vec::new(), HashMap::new());
     let (mut scattered, mut sparse) = (Vec::new(), Vec::new());
     for stored in &model.tensors {
         let Stored { name, at, kind, shape, values } = stored;
@@ -89,6 +92,12 @@ pub(super) fn place(
             len: 0,
             layout: Layout::Plain,
         };
+        let single = |span: &Span| matches!(meta.dtype, DType::U8 | DType::I8) && span.len() == elements;
+        let values = match values {
+            Values::Single(span) if single(span) => &Values::Raw(*span),
+            Values::Single(_) => &Values::Scattered,
+            others => others,
+        };
         match values {
             Values::Raw(span) => {
                 if let Some(len) = len.filter(|len| *len != span.len()) {
@@ -104,13 +113,16 @@ pub(super) fn place(
             }
             Values::Missing if elements > 0 => return Err(refuse("it has no values".to_owned())),
             Values::Missing => {}
-            Values::Scattered | Values::Sparse => {}
+            Values::Scattered | Values::Single(_) | Values::Number(_) | Values::Sparse => {}
         }
-        if steers(&meta, elements) {
+        if steers(&meta, elements) && !codes.contains_key(name) {
+            if matches!(values, Values::Raw(_) | Values::External(_)) {
+                small.insert(meta.name.clone(), meta);
+            }
             continue;
         }
         let (how, told) = match values {
-            Values::Scattered => ("in numbers of variable length", &mut scattered),
+            Values::Scattered | Values::Number(_) => ("in numbers of variable length", &mut scattered),
             Values::Sparse => ("in sparse form", &mut sparse),
             _ => {
                 tensors.push(meta);
@@ -127,7 +139,7 @@ pub(super) fn place(
             findings.push(Finding::new(Code::ValuesNotRead, Level::Warning, message, first.clone()));
         }
     }
-    Ok(tensors)
+    Ok((tensors, small))
 }
 
 /// Whether a tensor is a single value, or one of few whole numbers.

@@ -15,7 +15,7 @@ const NON_LINEAR: [f32; 16] =
     [-127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0, 89.0, 113.0];
 
 /// Levels of MXFP4 in units of the scale: E2M1 of the OCP microscaling specification 1.0, table 5.
-const E2M1: [f32; 15] = [-6.0, -4.0, -3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+pub(crate) const E2M1: [f32; 15] = [-6.0, -4.0, -3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
 
 /// Puts the distance between levels at each value of whole blocks into `out`; `None` where the type has none, or the
 /// lengths do not fit.
@@ -44,7 +44,7 @@ pub(crate) fn steps(dtype: &DType, bytes: &[u8], out: &mut [f32]) -> Option<bool
 }
 
 /// The larger of the distances from the level nearest to `value / scale` to its neighbours, times the scale.
-fn gap(levels: &[f32], scale: f32, value: f32) -> f32 {
+pub(crate) fn gap(levels: &[f32], scale: f32, value: f32) -> f32 {
     if scale == 0.0 || !scale.is_finite() {
         return 0.0;
     }

@@ -1,0 +1,194 @@
+//! 8-bit numbers with scales, compressed-tensors, and microscaled floats: matrices of (out, in), row by row.
+
+use super::{Beside, Found, exponents, floats, is_matrix, order, stored, with_ins};
+use crate::Result;
+use crate::tensor::packed::{ByRow, Code, Offset, Packed, Packing, Scale, Stored};
+use crate::tensor::{DType, TensorMeta};
+
+/// Side of the square blocks that DeepSeek's 8-bit floats share a scale in.
+const SQUARE: u64 = 128;
+
+/// Ins that share a scale in MXFP4 and MXFP8 (OCP microscaling specification 1.0), and in NVFP4.
+const MICRO: u64 = 32;
+const NV: u64 = 16;
+
+impl Beside<'_> {
+    /// 8-bit numbers, one to a code: one scale for the tensor, for each row, or for each block.
+    pub(super) fn scaled(&self, stem: &str, codes: &TensorMeta) -> Option<Found> {
+        let scales = self.part(stem, ".weight_scale_inv").or_else(|| self.part(stem, ".weight_scale"))?;
+        let (mut kind, integers) = match codes.dtype {
+            DType::F8E4M3 => ("F8_E4M3-SCALED", false),
+            DType::F8E5M2 => ("F8_E5M2-SCALED", false),
+            _ => ("I8-SCALED", true),
+        };
+        if !is_matrix(codes) {
+            return None;
+        }
+        let matrix = stored(codes)?;
+        let mut scale = floats(scales.1).or_else(|| exponents(scales.1).filter(|_| !integers))?;
+        let mut form = ByRow { code: Code::Number, block: (1, 1), scale: Scale::Plain, offset: Offset::None };
+        if scale.dtype == DType::U8 {
+            (form.scale, kind) = (Scale::Exponent, "MXFP8-SCALED");
+        }
+        form.block = block(&matrix, &mut scale)?;
+        let mut parts = vec![scales.0];
+        let mut packed = Packed::new(Packing::ByRow(form), matrix, scale);
+        if let Some((at, zeros)) = self.part(stem, ".weight_zero_point").filter(|_| integers) {
+            let mut zero = stored(zeros).filter(|zero| zero.dtype == DType::I8)?;
+            (zero.rows, zero.cols) = same_places(&zero, &packed.scales)?;
+            packed.packing = Packing::ByRow(ByRow { offset: Offset::Zero, ..form });
+            packed.offsets = Some(zero);
+            parts.push(at);
+        }
+        let (name, shape) = (codes.name.clone(), codes.shape.clone());
+        Some(Found { name, kind: kind.to_owned(), shape, packed, parts })
+    }
+
+    /// compressed-tensors: integers of a few bits, or 4-bit floats.
+    pub(super) fn compressed(&self, stem: &str, codes: &TensorMeta) -> Result<Option<Found>> {
+        let Some(scales) = self.part(stem, ".weight_scale").filter(|_| is_matrix(codes)) else { return Ok(None) };
+        let name = format!("{stem}.weight");
+        if codes.dtype == DType::U8 {
+            let second = self.part(stem, ".weight_global_scale").map(|second| (second, Scale::Over));
+            return Ok(four_bit_floats(name, codes, scales, second));
+        }
+        let Some((at, shape)) = self.part(stem, ".weight_shape") else { return Ok(None) };
+        let Some(bytes) = self.small(shape, 16)? else { return Ok(None) };
+        let sizes: Vec<i64> = match shape.dtype {
+            DType::I64 => bytes.as_chunks::<8>().0.iter().map(|size| i64::from_le_bytes(*size)).collect(),
+            DType::I32 => bytes.as_chunks::<4>().0.iter().map(|size| i32::from_le_bytes(*size).into()).collect(),
+            _ => return Ok(None),
+        };
+        let sizes: Option<Vec<u64>> = sizes.into_iter().map(|size| u64::try_from(size).ok()).collect();
+        let Some(&[outs, ins]) = sizes.as_deref() else { return Ok(None) };
+        let found = self.integers(stem, codes, scales, [outs, ins]);
+        Ok(found.map(|found| Found { parts: found.parts.into_iter().chain([at]).collect(), ..found }))
+    }
+
+    /// Integers of (out, in) in words.
+    fn integers(
+        &self,
+        stem: &str,
+        codes: &TensorMeta,
+        scales: (usize, &TensorMeta),
+        [outs, ins]: [u64; 2],
+    ) -> Option<Found> {
+        let (words, mut scale) = (super::words(codes)?, floats(scales.1)?);
+        let in_words = |count: u64, bits: u32| count.checked_mul(bits.into()).map(|all| all.div_ceil(32));
+        let mut fitting = (1..=8).filter(|&bits| in_words(ins, bits) == Some(words.cols));
+        let (bits, None) = (fitting.next()?, fitting.next()) else { return None };
+        if words.rows != outs || outs == 0 || ins == 0 {
+            return None;
+        }
+        let matrix = Stored { rows: outs, cols: ins, ..words.clone() };
+        let block = block(&matrix, &mut scale)?;
+        let code = Code::Bits { bits, middle: 1 << (bits - 1) };
+        let mut parts = vec![scales.0];
+        let mut offset = Offset::None;
+        let mut offsets = None;
+        if let Some((at, zeros)) = self.part(stem, ".weight_zero_point") {
+            let zero = super::words(zeros)?;
+            if (Some(zero.rows), zero.cols) != (in_words(outs, bits), scale.cols) || block.0 != 1 {
+                return None;
+            }
+            (offset, offsets) = (Offset::ZeroCodes, Some(zero));
+            parts.push(at);
+        }
+        let mut groups = None;
+        if let Some((at, meta)) = self.part(stem, ".weight_g_idx") {
+            groups = Some(order(meta, ins).filter(|_| scale.cols <= ins)?);
+            parts.push(at);
+        }
+        let form = ByRow { code, block, scale: Scale::Plain, offset };
+        let packed = Packed { offsets, order: groups, ..Packed::new(Packing::ByRow(form), words.bytes()?, scale) };
+        let name = format!("{stem}.weight");
+        Some(Found { name, kind: format!("INT{bits}-PACKED"), shape: vec![outs, ins], packed, parts })
+    }
+
+    /// NVFP4 as ModelOpt writes it.
+    pub(super) fn nvfp4(&self, stem: &str, codes: &TensorMeta) -> Option<Found> {
+        let (scales, second) = (self.part(stem, ".weight_scale")?, self.part(stem, ".weight_scale_2")?);
+        if !is_matrix(codes) {
+            return None;
+        }
+        four_bit_floats(codes.name.clone(), codes, scales, Some((second, Scale::Times)))
+    }
+
+    /// MXFP4 as gpt-oss has it: (…, outs, groups, 16) with (…, outs, groups).
+    pub(super) fn blocks(&self, stem: &str, codes: &TensorMeta) -> Option<Found> {
+        let scales = self.part(stem, "_scales")?;
+        let [lead @ .., groups, width] = codes.shape.as_slice() else { return None };
+        let fits = *width == MICRO / 2 && matches!(lead.len(), 1 | 2) && codes.dtype == DType::U8;
+        if !fits || scales.1.shape != [lead, &[*groups]].concat() || codes.shape.contains(&0) {
+            return None;
+        }
+        let rows = lead.iter().try_fold(1u64, |product, &size| product.checked_mul(size))?;
+        let (codes, scale) = (stored(codes)?, exponents(scales.1)?);
+        let codes = Stored { rows, cols: groups.checked_mul(*width)?, ..codes };
+        let form = ByRow { code: Code::E2m1, block: (1, MICRO), scale: Scale::Exponent, offset: Offset::None };
+        let packed = Packed::new(Packing::ByRow(form), codes, Stored { rows, cols: *groups, ..scale });
+        let shape = [lead, &[groups.checked_mul(MICRO)?]].concat();
+        let (name, kind) = (stem.to_owned(), "MXFP4-SCALED".to_owned());
+        Some(Found { name, kind, shape, packed, parts: vec![scales.0] })
+    }
+}
+
+/// Two 4-bit floats to a byte, with 8-bit floats for scales and one scale for these, or with exponents of two.
+fn four_bit_floats(
+    name: String,
+    codes: &TensorMeta,
+    scales: (usize, &TensorMeta),
+    second: Option<((usize, &TensorMeta), Scale)>,
+) -> Option<Found> {
+    let matrix = stored(codes)?;
+    let ins = matrix.cols.checked_mul(2)?;
+    let is_nv = scales.1.dtype == DType::F8E4M3;
+    let (kind, wide, scale) =
+        if is_nv { ("NVFP4-SCALED", NV, floats(scales.1)?) } else { ("MXFP4-SCALED", MICRO, exponents(scales.1)?) };
+    let groups = scale.cols.checked_mul(wide)?;
+    if scale.rows != matrix.rows || groups != ins || is_nv != second.is_some() {
+        return None;
+    }
+    let how = second.map_or(Scale::Exponent, |second| second.1);
+    let form = ByRow { code: Code::E2m1, block: (1, wide), scale: how, offset: Offset::None };
+    let mut packed = Packed::new(Packing::ByRow(form), matrix, scale);
+    let mut parts = vec![scales.0];
+    if let Some(((at, meta), _)) = second {
+        packed.second = Some(floats(meta).filter(|second| (second.rows, second.cols) == (1, 1))?);
+        parts.push(at);
+    }
+    Some(Found { name, kind: kind.to_owned(), shape: with_ins(&codes.shape, ins), packed, parts })
+}
+
+/// Rows and columns that share a scale, and the scales as a matrix of such blocks.
+fn block(codes: &Stored, scale: &mut Stored) -> Option<(u64, u64)> {
+    let (rows, cols) = (codes.rows, codes.cols);
+    let (tall, wide) = (scale.rows, scale.cols);
+    let count = tall.checked_mul(wide)?;
+    if rows == 0 || cols == 0 || count == 0 {
+        return None;
+    }
+    if count == 1 {
+        (scale.rows, scale.cols) = (1, 1);
+        return Some((rows, cols));
+    }
+    if count == rows && (tall == 1 || wide == 1) {
+        (scale.rows, scale.cols) = (rows, 1);
+        return Some((1, cols));
+    }
+    if (tall, wide) == (rows.div_ceil(SQUARE), cols.div_ceil(SQUARE)) {
+        return Some((SQUARE, SQUARE));
+    }
+    // Otherwise blocks of one size fill the matrix: groups of a row, the matrices of a stack or of a fused one.
+    if tall == 1 && wide > 1 && rows.is_multiple_of(wide) {
+        (scale.rows, scale.cols) = (wide, 1);
+        return Some((rows / wide, cols));
+    }
+    (rows.is_multiple_of(tall) && cols.is_multiple_of(wide)).then(|| (rows / tall, cols / wide))
+}
+
+/// Rows and columns of the scales, where there are as many zero points.
+fn same_places(zero: &Stored, scale: &Stored) -> Option<(u64, u64)> {
+    let same = zero.rows.checked_mul(zero.cols) == scale.rows.checked_mul(scale.cols);
+    same.then_some((scale.rows, scale.cols))
+}
