@@ -6,6 +6,7 @@ pub mod bits;
 mod changes;
 pub mod channels;
 pub mod heads;
+mod lanes;
 pub mod matching;
 pub mod neurons;
 pub mod norms;

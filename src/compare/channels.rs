@@ -26,9 +26,9 @@ use std::collections::HashMap;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
-use pulp::Arch;
 
-use super::search::{mutual, sum};
+use super::lanes::standardise;
+use super::search::mutual;
 use super::{Test, TestCode};
 use crate::anatomy::{Residual, Role};
 use crate::fingerprint::{Fingerprint, TensorPrint};
@@ -185,15 +185,9 @@ fn by_place(print: &Fingerprint) -> HashMap<Place, &TensorPrint> {
 /// Appends the sampled rows, each centred and scaled to length one, so that no row or tensor outweighs another.
 fn spread(tensor: &TensorPrint, width: usize, rows: &mut Vec<f32>) {
     let Some(values) = tensor.informative() else { return };
-    let sample = values.sample.values();
-    Arch::new().dispatch(|| {
-        for row in sample.chunks_exact(width.max(1)) {
-            let mean = sum(row, |value| value) / row.len() as f32;
-            let length = sum(row, |value| (value - mean) * (value - mean)).sqrt();
-            let scale = if length > 0.0 { 1.0 / length } else { 0.0 };
-            rows.extend(row.iter().map(|value| (value - mean) * scale));
-        }
-    });
+    let start = rows.len();
+    rows.extend_from_slice(&values.sample.values());
+    standardise(&mut rows[start..], width);
 }
 
 /// Whether a channel profile rises or falls with the label: then labels are not exchangeable.

@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, HashMap};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use half::bf16;
-use pulp::Arch;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::lanes::standardise;
 use crate::fingerprint::{Fingerprint, TensorPrint, ValuePrint};
 use crate::tensor::DType;
 use crate::tensor::decode::grid_step;
@@ -172,9 +172,10 @@ fn correlations(
     let standardised = |print: &Fingerprint, indices: &[usize]| -> Option<Vec<f32>> {
         let mut rows = Vec::new();
         for &index in indices {
-            let sample = &print.tensors[index].informative()?.sample;
-            Arch::new().dispatch(|| unit(&sample.values(), &mut rows));
+            rows.extend_from_slice(&print.tensors[index].informative()?.sample.values());
         }
+        let width = rows.len() / indices.len().max(1);
+        standardise(&mut rows, width);
         Some(rows)
     };
     if ours.is_empty() || theirs.is_empty() {
@@ -196,29 +197,6 @@ fn correlations(
         all.extend(product.chunks_exact(theirs.len()).map(<[f32]>::to_vec));
     }
     Some(all)
-}
-
-/// Appends a sample centred and scaled to length one; zeros where it is constant.
-#[inline(always)]
-fn unit(sample: &[f32], rows: &mut Vec<f32>) {
-    let mean = lanes(sample, f64::from) / sample.len().max(1) as f64;
-    let norm = lanes(sample, |value| (f64::from(value) - mean).powi(2)).sqrt();
-    let scale = if norm > 0.0 { 1.0 / norm } else { 0.0 };
-    rows.extend(sample.iter().map(|&value| ((f64::from(value) - mean) * scale) as f32));
-}
-
-/// The sum of what `term` makes of each value, in independent sums that vector instructions can take at a time.
-#[inline(always)]
-fn lanes(values: &[f32], term: impl Fn(f32) -> f64) -> f64 {
-    const LANES: usize = 8;
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    let mut sums = [0.0; LANES];
-    for chunk in chunks {
-        for (sum, &value) in sums.iter_mut().zip(chunk) {
-            *sum += term(value);
-        }
-    }
-    sums.iter().sum::<f64>() + rest.iter().map(|&value| term(value)).sum::<f64>()
 }
 
 /// What two tensors of one shape have in common, if enough to be counterparts. The indices are left at 0.

@@ -28,7 +28,7 @@
 
 use rayon::prelude::*;
 
-use super::search::{Beside, Pair, References, Space, Vectors};
+use super::search::{Beside, Pair, References, Spaces, Vectors};
 use super::{LayerShare, Test, TestCode};
 use crate::fingerprint::{DIRECTIONS, Fingerprint, FrameKind, FrameRecord, Unit};
 use crate::stats::{rank, tail};
@@ -145,10 +145,12 @@ fn in_frame(
         explained: Vec::new(),
         layers: Vec::new(),
     };
-    let beside = |space: &mut Space, (place, unit): (usize, &Unit)| {
-        references.beside(&Vectors::new(&unit.frames[ours], kept), place, space)
+    let spaces = Spaces::default();
+    let beside = |(place, unit): (usize, &Unit)| {
+        let vectors = Vectors::new(&unit.frames[ours], kept);
+        spaces.with(|space| references.beside(&vectors, place, space))
     };
-    let found: Vec<Option<Beside>> = suspect.par_iter().enumerate().map_init(Space::default, beside).collect();
+    let found: Vec<Option<Beside>> = suspect.par_iter().enumerate().map(beside).collect();
     let mut best_fits: Vec<Option<Fit<'_>>> = (0..reference.len()).map(|_| None).collect();
     for (unit, beside) in suspect.iter().zip(found) {
         let Some(beside) = beside else { continue };

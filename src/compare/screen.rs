@@ -9,7 +9,7 @@
 
 use rayon::prelude::*;
 
-use super::search::{self, Space, Vectors};
+use super::search::{self, Spaces, Vectors};
 use crate::fingerprint::{DIRECTIONS, Fingerprint, FrameKind, FrameRecord, Unit};
 
 /// MLPs of a reference that are looked at, spread over its depth.
@@ -83,9 +83,11 @@ pub fn nearness(suspect: &Fingerprint, probes: &[Probe]) -> Vec<f32> {
         }
         let joined: Vec<Vectors> =
             batches.iter().map(|batch| Vectors::joined(batch.iter().map(|(_, vectors)| vectors))).collect();
-        let nearest = |space: &mut Space, unit: &Unit| -> Vec<Vec<f32>> {
+        let spaces = Spaces::default();
+        let nearest = |unit: &Unit| -> Vec<Vec<f32>> {
             let own = Vectors::new(&unit.frames[frame], &kept).widened(&kept, DIRECTIONS);
-            joined.iter().map(|rows| search::nearest(rows, &own, DIRECTIONS, space).unwrap_or_default()).collect()
+            let of = |rows: &Vectors| spaces.with(|space| search::nearest(rows, &own, DIRECTIONS, space));
+            joined.iter().map(|rows| of(rows).unwrap_or_default()).collect()
         };
         let larger = |mut a: Vec<Vec<f32>>, b: Vec<Vec<f32>>| {
             for (a, b) in a.iter_mut().zip(b) {
@@ -96,11 +98,7 @@ pub fn nearness(suspect: &Fingerprint, probes: &[Probe]) -> Vec<f32> {
             }
             a
         };
-        let all = suspect
-            .units
-            .par_iter()
-            .map_init(Space::default, nearest)
-            .reduce(|| vec![Vec::new(); joined.len()], larger);
+        let all = suspect.units.par_iter().map(nearest).reduce(|| vec![Vec::new(); joined.len()], larger);
         for (batch, nearest) in batches.iter().zip(all) {
             let mut rows = nearest.into_iter();
             for (index, vectors) in batch {

@@ -9,11 +9,12 @@
 //! matrix, with m = [`SCREENED`]·L neurons to screen and 128 for each MLP that is compared in full.
 
 use std::ops::Deref;
+use std::sync::{Mutex, PoisonError};
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
-use pulp::Arch;
 
+use super::lanes::{self, standardise};
 use crate::fingerprint::{DIRECTIONS, Matrix, Unit};
 
 /// Up to this many MLPs of a reference are all compared in full.
@@ -42,8 +43,16 @@ impl Vectors {
     pub(super) fn new(descriptors: &[impl Deref<Target = [i8]>; 3], kept: &[usize]) -> Self {
         let of = |matrix: Matrix| {
             let numbers: &[i8] = &descriptors[matrix as usize];
-            let mut values = vec![0.0f32; numbers.len() / DIRECTIONS * kept.len()];
-            Arch::new().dispatch(|| centre(numbers, kept, &mut values));
+            let neurons = numbers.as_chunks::<DIRECTIONS>().0;
+            let mut values = Vec::with_capacity(neurons.len() * kept.len());
+            for neuron in neurons {
+                if kept.len() == DIRECTIONS {
+                    values.extend(neuron.iter().map(|&number| f32::from(number)));
+                } else {
+                    values.extend(kept.iter().map(|&direction| f32::from(neuron[direction])));
+                }
+            }
+            standardise(&mut values, kept.len());
             values
         };
         let by_matrix = Matrix::ALL.map(of);
@@ -79,40 +88,6 @@ impl Vectors {
         }
         all
     }
-}
-
-/// The kept directions of each neuron, less their mean, at length one. The same sums in the same order whatever the
-/// instructions.
-#[inline(always)]
-fn centre(numbers: &[i8], kept: &[usize], values: &mut [f32]) {
-    let all = kept.len() == DIRECTIONS;
-    for (neuron, out) in numbers.as_chunks::<DIRECTIONS>().0.iter().zip(values.chunks_exact_mut(kept.len().max(1))) {
-        if all {
-            out.iter_mut().zip(neuron).for_each(|(out, &number)| *out = f32::from(number));
-        } else {
-            out.iter_mut().zip(kept).for_each(|(out, &direction)| *out = f32::from(neuron[direction]));
-        }
-        let mean = sum(out, |value| value) / kept.len() as f32;
-        let length = sum(out, |value| (value - mean) * (value - mean)).sqrt();
-        let scale = if length > 0.0 { 1.0 / length } else { 0.0 };
-        out.iter_mut().for_each(|value| *value = (*value - mean) * scale);
-    }
-}
-
-/// Numbers that vector instructions can take at a time.
-const LANES: usize = 16;
-
-/// The sum of what `term` makes of each value, in independent sums.
-#[inline(always)]
-pub(super) fn sum(values: &[f32], term: impl Fn(f32) -> f32) -> f32 {
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    let mut sums = [0.0; LANES];
-    for chunk in chunks {
-        for (sum, &value) in sums.iter_mut().zip(chunk) {
-            *sum += term(value);
-        }
-    }
-    sums.iter().sum::<f32>() + rest.iter().map(|&value| term(value)).sum::<f32>()
 }
 
 /// The MLPs of a reference along one frame.
@@ -221,7 +196,22 @@ pub(super) struct Beside {
     pub(super) explained: (usize, f64),
 }
 
-/// Memory that one thread uses again for every pair of units: asking for megabytes each time costs more than products.
+/// Memory that is used again for every pair of units: asking for megabytes each time costs more than products.
+#[derive(Default)]
+pub(super) struct Spaces(Mutex<Vec<Space>>);
+
+impl Spaces {
+    /// Runs `work` with memory that nobody else uses at the time.
+    pub(super) fn with<T>(&self, work: impl FnOnce(&mut Space) -> T) -> T {
+        let free = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut space = free().pop().unwrap_or_default();
+        let done = work(&mut space);
+        free().push(space);
+        done
+    }
+}
+
+/// What one thread needs of it.
 #[derive(Default)]
 pub(super) struct Space {
     best: Cosines,
@@ -253,28 +243,12 @@ pub(super) fn nearest(
             cosines(matrix, &reference.by_matrix[matrix as usize], ours, directions, product);
             sum.iter_mut().zip(&*product).for_each(|(sum, cosine)| *sum += cosine);
         }
-        Arch::new().dispatch(|| {
-            for (nearest, row) in nearest.iter_mut().zip(sum.chunks_exact(cols)) {
-                *nearest = nearest.max(largest(row));
-            }
-        });
+        for (nearest, row) in nearest.iter_mut().zip(sum.chunks_exact(cols)) {
+            *nearest = nearest.max(lanes::largest(row));
+        }
     }
     nearest.iter_mut().for_each(|sum| *sum /= common.len() as f32);
     Some(nearest)
-}
-
-/// The largest of numbers, of none minus infinity.
-#[inline(always)]
-fn largest(values: &[f32]) -> f32 {
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    for chunk in chunks {
-        for (lane, &value) in lanes.iter_mut().zip(chunk) {
-            *lane = larger(*lane, value);
-        }
-    }
-    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger)
 }
 
 /// The matrices that both have, at least two of them.
@@ -359,19 +333,7 @@ pub(super) fn agreeing(tables: &[Vec<f32>], rows: usize, cols: usize) -> usize {
 
 /// Rows and columns that are each other's nearest by a positive cosine; the first of equals.
 pub(super) fn mutual(cosines: &[f32], rows: usize, cols: usize) -> Vec<Pair> {
-    let (mut nearest_row, mut highest) = (vec![0u32; cols], vec![f32::NEG_INFINITY; cols]);
-    let mut nearest_col = Vec::with_capacity(rows);
-    Arch::new().dispatch(|| {
-        for (row, line) in cosines.chunks_exact(cols.max(1)).take(rows).enumerate() {
-            for ((&cosine, nearest), highest) in line.iter().zip(&mut nearest_row).zip(&mut highest) {
-                let is_higher = cosine > *highest;
-                *highest = if is_higher { cosine } else { *highest };
-                *nearest = if is_higher { row as u32 } else { *nearest };
-            }
-            let best = largest(line);
-            nearest_col.push((line.iter().position(|&cosine| cosine == best).unwrap_or(0), best));
-        }
-    });
+    let (nearest_row, nearest_col) = lanes::nearest(cosines, rows, cols);
     let pairs = nearest_col.into_iter().enumerate();
     let pairs = pairs.filter(|&(row, (col, cosine))| cosine > 0.0 && nearest_row[col] as usize == row);
     pairs.map(|(row, (col, cosine))| (row, col, cosine)).collect()
