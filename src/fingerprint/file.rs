@@ -192,7 +192,8 @@ impl Fingerprint {
         write_whole(path, &self.to_bytes()?, force)
     }
 
-    /// Reads a fingerprint file.
+    /// Reads a fingerprint file. It is mapped where the system allows, and must not be truncated while the fingerprint
+    /// lives; this library replaces such files whole and never writes into them.
     ///
     /// # Errors
     /// If it cannot be read, is not a fingerprint, is of another version, or contradicts itself.
