@@ -201,8 +201,8 @@ impl TensorMeta {
         let layout = match &self.layout {
             Layout::Plain => Layout::Plain,
             Layout::View(view) => Layout::View(Arc::new(view.shifted(by))),
-            // Parts are joined once all shards are known.
-            Layout::Packed(packed) => Layout::Packed(Arc::clone(packed)),
+            Layout::Packed(packed) => Layout::Packed(Arc::new(packed::Packed::clone(packed).shifted(by))),
+            // An adapter is merged once all shards are known.
             Layout::Changed(changed) => Layout::Changed(Arc::clone(changed)),
         };
         Self { shard: self.shard + by, layout, ..self }

@@ -296,6 +296,57 @@ fn changes_of_matrices_that_are_stored_turned_are_turned_with_them() {
     assert!(["identical", "re-encoded"].contains(&class(&both)), "{}", both["verdict"]["summary"]);
 }
 
+/// A matrix as whole numbers with a scale for each row, and what it comes to.
+fn quantised(raw: &Raw) -> ([Raw; 2], Raw) {
+    let (values, cols) = (raw.values(), raw.shape[1]);
+    let (mut codes, mut scales, mut back) = (Vec::new(), Vec::new(), Vec::new());
+    for row in values.chunks(cols) {
+        let scale = row.iter().fold(0f32, |most, value| most.max(value.abs())) / 127.0;
+        let own: Vec<i8> = row.iter().map(|value| (value / scale).round() as i8).collect();
+        back.extend(own.iter().map(|&code| f32::from(code) * scale));
+        codes.extend(own.iter().map(|&code| code as u8));
+        scales.push(scale);
+    }
+    let scale = Raw::from_f32(&raw.name.replace(".weight", ".weight_scale"), &[raw.shape[0], 1], &scales);
+    let codes = Raw { name: raw.name.clone(), dtype: Dtype::I8, shape: raw.shape.clone(), bytes: codes };
+    ([codes, scale], Raw::from_f32(&raw.name, &raw.shape, &back))
+}
+
+/// As QLoRA trains them: the base is quantised, the adapter is not. A whole tensor of the adapter's is quantised too.
+#[test]
+fn a_quantised_base_is_changed_by_what_its_codes_come_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let tensors: Vec<Raw> = load("base-a").iter().map(|tensor| tensor.cast(Dtype::F32)).collect();
+    let (mut stored, mut values) = (Vec::new(), Vec::new());
+    for tensor in &tensors {
+        if tensor.name.contains("_proj") {
+            let (parts, back) = quantised(tensor);
+            stored.extend(parts);
+            values.push(back);
+        } else {
+            stored.push(tensor.clone());
+            values.push(tensor.clone());
+        }
+    }
+    let changes = changes(&values, &["q_proj", "v_proj", "gate_proj", "down_proj"]);
+    let (adapter, base) = (folder.path().join("tuned"), folder.path().join("base.safetensors"));
+    write_file(&base, &stored);
+    write_adapter(&adapter, &changes, json!({"modules_to_save": ["o_proj"]}));
+    // Other weights in the place of one matrix, so that reading the base's instead would be seen.
+    let place = "model.layers.2.self_attn.o_proj.weight";
+    let saved = load("base-b").iter().find(|tensor| tensor.name == place).unwrap().cast(Dtype::F32);
+    let (parts, back) = quantised(&saved);
+    let mut own = load_file(&adapter.join("adapter_model.safetensors"));
+    own.extend(parts.map(|part| Raw { name: format!("base_model.model.{}", part.name), ..part }));
+    write_file(&adapter.join("adapter_model.safetensors"), &own);
+    *values.iter_mut().find(|tensor| tensor.name == place).unwrap() = back;
+    let file = merged_file(&folder.path().join("merged"), &values, &changes, ALPHA / RANK as f64);
+    let found = compared(&adapter, &base, &file);
+    assert_eq!(class(&found), "identical", "{}", test(&found, "bits")["says"]);
+    assert_eq!((&found["subject"]["merged"]["replaced"], &found["subject"]["coverage"]), (&json!(1), &json!(1.0)));
+    assert_eq!(class(&compared(&adapter, &base, &zoo("base-a"))), "derived");
+}
+
 /// Names, and rows of query and key, are those of Hugging Face in the adapter and llama.cpp's in its base.
 #[test]
 fn a_base_in_gguf_is_changed_where_its_names_say_the_same() {

@@ -303,6 +303,15 @@ impl Packed {
         [&self.codes, &self.scales].into_iter().chain(others.into_iter().flatten())
     }
 
+    /// The same in shards with numbers larger by `by`.
+    #[must_use]
+    pub(crate) fn shifted(mut self, by: usize) -> Self {
+        let others = [&mut self.offsets, &mut self.order, &mut self.second, &mut self.book];
+        let all = [&mut self.codes, &mut self.scales].into_iter().chain(others.into_iter().flatten());
+        all.for_each(|stored| stored.extent.shard += by);
+        self
+    }
+
     /// Bytes of all parts; saturates.
     pub fn len(&self) -> u64 {
         self.stored().fold(0, |sum, stored| sum.saturating_add(stored.extent.len))
