@@ -1,4 +1,5 @@
 //! Pure mathematics: no files, no models, no thresholds.
 
+pub mod product;
 pub mod rank;
 pub mod tail;

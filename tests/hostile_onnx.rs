@@ -6,31 +6,14 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
-use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use safetensors::tensor::Dtype;
 use support::onnx::{self, Form, bytes, entry, head, model, node, number};
-use support::{Raw, load};
+use support::{Raw, load, open_in_time as open};
 use weightprint::Error;
-use weightprint::checkpoint::{Checkpoint, OpenOptions};
+use weightprint::checkpoint::Checkpoint;
 use weightprint::error::Class;
-
-fn open(path: &Path) -> Result<Checkpoint, Error> {
-    let begin = Instant::now();
-    let opened = Checkpoint::open(path, OpenOptions::default());
-    assert!(begin.elapsed() < Duration::from_millis(1500), "{:?}", begin.elapsed());
-    if let Ok(checkpoint) = &opened {
-        for tensor in &checkpoint.tensors {
-            if tensor.dtype.is_decoded() && tensor.elements() <= 1 << 20 {
-                let mut out = vec![0.0; tensor.elements() as usize];
-                checkpoint.values(tensor, 0, &mut out, &mut Vec::new()).unwrap().unwrap();
-            }
-        }
-    }
-    opened
-}
 
 fn open_bytes(content: &[u8]) -> Result<Checkpoint, Error> {
     let folder = tempfile::tempdir().unwrap();

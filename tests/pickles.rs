@@ -7,13 +7,12 @@ mod support;
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use safetensors::tensor::Dtype;
 use support::torch::{LEGACY_HEAD, Pickler, archive, legacy, state_pickle, zip, zipped};
-use support::{Raw, load, weightprint, zoo};
-use weightprint::checkpoint::{Checkpoint, OpenOptions};
+use support::{Raw, load, open_in_time, weightprint, zoo};
+use weightprint::checkpoint::Checkpoint;
 use weightprint::error::{Class, Error};
 use weightprint::finding::{Code, Level};
 
@@ -22,18 +21,7 @@ fn open_as(name: &str, bytes: &[u8]) -> Result<Checkpoint, Error> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
     fs::write(&path, bytes).unwrap();
-    let begin = Instant::now();
-    let opened = Checkpoint::open(&path, OpenOptions::default());
-    assert!(begin.elapsed() < Duration::from_millis(1500), "{:?}", begin.elapsed());
-    if let Ok(checkpoint) = &opened {
-        for tensor in &checkpoint.tensors {
-            if tensor.dtype.is_decoded() && tensor.elements() <= 1 << 20 {
-                let mut out = vec![0.0; tensor.elements() as usize];
-                checkpoint.values(tensor, 0, &mut out, &mut Vec::new()).unwrap().unwrap();
-            }
-        }
-    }
-    opened
+    open_in_time(&path)
 }
 
 fn open(bytes: &[u8]) -> Result<Checkpoint, Error> {

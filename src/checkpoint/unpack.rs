@@ -96,6 +96,25 @@ impl Parts<'_> {
         Ok(bytes.map(|bytes| bytes.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect()))
     }
 
+    /// Hands the codes of a window to `take`, row by row. The rows are streams of codes of up to 8 bits in bytes, the lowest
+    /// bits first.
+    fn codes(&self, stored: &Stored, bits: u32, window: Window, mut take: impl FnMut(u32)) -> Result<Option<()>> {
+        let (first, count) = span(window.col, window.cols, bits, 8);
+        let Some(bytes) = self.bytes(stored, Window { col: first, cols: count, ..window })? else { return Ok(None) };
+        for line in bytes.chunks_exact(count.max(1) as usize) {
+            for index in window.col..window.col + window.cols {
+                let bit = index * u64::from(bits);
+                let (at, shift) = ((bit / 8 - first) as usize, (bit % 8) as u32);
+                let mut code = u32::from(line[at]) >> shift;
+                if shift + bits > 8 {
+                    code |= u32::from(line[at + 1]) << (8 - shift);
+                }
+                take(code & ((1 << bits) - 1));
+            }
+        }
+        Ok(Some(()))
+    }
+
     fn floats(&self, stored: &Stored, part: Window) -> Result<Option<Vec<f32>>> {
         let Some(bytes) = self.bytes(stored, part)? else { return Ok(None) };
         let mut values = vec![0.0; (part.rows * part.cols) as usize];

@@ -24,15 +24,12 @@
 
 use std::collections::HashMap;
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
-
 use super::lanes::standardise;
 use super::search::mutual;
 use super::{Test, TestCode};
 use crate::anatomy::{Residual, Role};
 use crate::fingerprint::{Fingerprint, TensorPrint};
-use crate::stats::{rank, tail};
+use crate::stats::{product, rank, tail};
 
 /// Fewest channels for a tail that could ever reach a verdict.
 const MIN_CHANNELS: usize = 32;
@@ -142,11 +139,7 @@ impl FixedPoints {
         };
         let (our_lengths, their_lengths) = (lengths(left), lengths(right));
         let mut cosines = vec![0.0f32; width * width];
-        let rows = left.len() / width.max(1);
-        let ours = MatRef::from_row_major_slice(left, rows, width).transpose();
-        let theirs = MatRef::from_row_major_slice(right, rows, width);
-        let into = MatMut::from_row_major_slice_mut(&mut cosines, width, width);
-        matmul(into, Accum::Replace, ours, theirs, 1.0, Par::Seq);
+        product::add_transposed(left, width, right, &mut cosines);
         for (row, &length) in cosines.chunks_exact_mut(width.max(1)).zip(&our_lengths) {
             for (cosine, &other) in row.iter_mut().zip(&their_lengths) {
                 *cosine = if length * other > 0.0 { *cosine / (length * other) } else { 0.0 };

@@ -5,14 +5,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
 use half::bf16;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::lanes::standardise;
 use crate::fingerprint::{Fingerprint, TensorPrint, ValuePrint};
+use crate::stats::product;
 use crate::tensor::DType;
 use crate::tensor::decode::grid_step;
 
@@ -183,18 +182,14 @@ fn correlations(
     }
     let right = standardised(reference, theirs)?;
     let width = right.len() / theirs.len();
-    let mut all = Vec::with_capacity(ours.len());
+    let (mut all, mut table) = (Vec::with_capacity(ours.len()), Vec::new());
     for block in ours.chunks(BLOCK) {
         let left = standardised(suspect, block)?;
         if width == 0 || left.len() != block.len() * width || right.len() != theirs.len() * width {
             return None;
         }
-        let mut product = vec![0.0f32; block.len() * theirs.len()];
-        let into = MatMut::from_row_major_slice_mut(&mut product, block.len(), theirs.len());
-        let left = MatRef::from_row_major_slice(&left, block.len(), width);
-        let right = MatRef::from_row_major_slice(&right, theirs.len(), width).transpose();
-        matmul(into, Accum::Replace, left, right, 1.0, Par::Seq);
-        all.extend(product.chunks_exact(theirs.len()).map(<[f32]>::to_vec));
+        product::by_rows(&left, &right, width, &mut table);
+        all.extend(table.chunks_exact(theirs.len()).map(<[f32]>::to_vec));
     }
     Some(all)
 }

@@ -11,11 +11,9 @@
 use std::ops::Deref;
 use std::sync::{Mutex, PoisonError};
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
-
 use super::lanes::{self, standardise};
 use crate::fingerprint::{DIRECTIONS, Matrix, Unit};
+use crate::stats::product;
 
 /// Up to this many MLPs of a reference are all compared in full.
 const UNSCREENED: usize = 4;
@@ -216,7 +214,7 @@ impl Spaces {
 pub(super) struct Space {
     best: Cosines,
     tried: Cosines,
-    product: Vec<f32>,
+    table: Vec<f32>,
     sum: Vec<f32>,
 }
 
@@ -232,7 +230,7 @@ pub(super) fn nearest(
     space: &mut Space,
 ) -> Option<Vec<f32>> {
     let common = common(reference, suspect, directions)?;
-    let Space { product, sum, .. } = space;
+    let Space { table, sum, .. } = space;
     let mut nearest = vec![f32::NEG_INFINITY; reference.rows];
     for start in (0..suspect.rows).step_by(TILE) {
         let cols = TILE.min(suspect.rows - start);
@@ -240,8 +238,7 @@ pub(super) fn nearest(
         sum.resize(reference.rows * cols, 0.0);
         for &matrix in &common {
             let ours = &suspect.by_matrix[matrix as usize][start * directions..][..cols * directions];
-            cosines(matrix, &reference.by_matrix[matrix as usize], ours, directions, product);
-            sum.iter_mut().zip(&*product).for_each(|(sum, cosine)| *sum += cosine);
+            cosines(matrix, &reference.by_matrix[matrix as usize], ours, directions, table, sum);
         }
         for (nearest, row) in nearest.iter_mut().zip(sum.chunks_exact(cols)) {
             *nearest = nearest.max(lanes::largest(row));
@@ -261,18 +258,14 @@ fn common(reference: &Vectors, suspect: &Vectors, directions: usize) -> Option<V
     (common.len() >= 2).then_some(common)
 }
 
-/// Cosines of rows of one matrix with rows of the other, row by row into `product`.
-fn cosines(matrix: Matrix, theirs: &[f32], ours: &[f32], directions: usize, product: &mut Vec<f32>) {
-    let (rows, cols) = (theirs.len() / directions, ours.len() / directions);
-    product.resize(rows * cols, 0.0);
-    let ours = MatRef::from_row_major_slice(ours, cols, directions).transpose();
-    let theirs = MatRef::from_row_major_slice(theirs, rows, directions);
-    let into = MatMut::from_row_major_slice_mut(product, rows, cols);
-    matmul(into, Accum::Replace, theirs, ours, 1.0, Par::Seq);
+/// Cosines of rows of one matrix with rows of the other, row by row into `table`, and added to `sum`.
+fn cosines(matrix: Matrix, theirs: &[f32], ours: &[f32], directions: usize, table: &mut Vec<f32>, sum: &mut [f32]) {
+    product::by_rows(theirs, ours, directions, table);
     // The sign of up and down is free; SiLU fixes the gate's.
     if matrix != Matrix::Gate {
-        product.iter_mut().for_each(|cosine| *cosine = cosine.abs());
+        table.iter_mut().for_each(|cosine| *cosine = cosine.abs());
     }
+    sum.iter_mut().zip(table).for_each(|(sum, cosine)| *sum += *cosine);
 }
 
 /// Cosines of the sampled reference neurons (rows) with all suspect neurons (columns) for each matrix that both have.
@@ -292,10 +285,9 @@ impl Cosines {
         self.by_matrix.resize_with(common.len(), Vec::new);
         self.sum.clear();
         self.sum.resize(self.rows * self.cols, 0.0);
-        for (matrix, product) in common.into_iter().zip(&mut self.by_matrix) {
+        for (matrix, table) in common.into_iter().zip(&mut self.by_matrix) {
             let [theirs, ours] = [reference, suspect].map(|side| &side.by_matrix[matrix as usize]);
-            cosines(matrix, theirs, ours, directions, product);
-            self.sum.iter_mut().zip(&*product).for_each(|(sum, cosine)| *sum += cosine);
+            cosines(matrix, theirs, ours, directions, table, &mut self.sum);
         }
         true
     }

@@ -6,8 +6,6 @@
 //! stream) and the centred rows of the output head times the final norm gain (for what writes to it): a rotation,
 //! permutation or rescaling of the stream moves neurons and tokens together, and the descriptor stays.
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
 use serde::{Deserialize, Serialize};
 
 use super::anchors::{self, Vocabulary};
@@ -423,25 +421,6 @@ impl LayerNorms {
         };
         *slot = Some(index);
     }
-}
-
-/// Appends `block` (rows × inner) times `weights` (inner × width) to `out`, all row-major.
-pub(super) fn project_rows(block: &[f32], inner: usize, weights: &[f32], out: &mut Vec<f32>) {
-    let (rows, width) = (block.len() / inner, weights.len() / inner);
-    let start = out.len();
-    out.resize(start + rows * width, 0.0);
-    let product = MatMut::from_row_major_slice_mut(&mut out[start..], rows, width);
-    let block = MatRef::from_row_major_slice(block, rows, inner);
-    matmul(product, Accum::Replace, block, MatRef::from_row_major_slice(weights, inner, width), 1.0, Par::Seq);
-}
-
-/// Adds the transpose of `block` (rows × cols) times as many rows of weights to `out` (cols × width), all row-major.
-pub(super) fn project_cols(block: &[f32], cols: usize, weights: &[f32], out: &mut [f32]) {
-    let (rows, width) = (block.len() / cols, out.len() / cols);
-    let block = MatRef::from_row_major_slice(block, rows, cols);
-    let weights = MatRef::from_row_major_slice(weights, rows, width);
-    let sum = MatMut::from_row_major_slice_mut(out, cols, width);
-    matmul(sum, Accum::Add, block.transpose(), weights, 1.0, Par::Seq);
 }
 
 /// Descriptors as they are kept: each neuron's numbers centred and scaled so that the largest is 127.

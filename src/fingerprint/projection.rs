@@ -1,9 +1,10 @@
 //! Matrices of MLPs and attentions along the frames, taken along while their rows come by.
 
-use super::frame::{DIRECTIONS, Frames, Side, project_cols, project_rows, quantise};
+use super::frame::{DIRECTIONS, Frames, Side, quantise};
 use super::heads::{self, Part, Projected};
 use super::kernel;
 use crate::anatomy::{Assignment, Residual, Role};
+use crate::stats::product;
 use crate::tensor::TensorMeta;
 
 /// Values gathered before they are multiplied: enough rows that reading the directions again for each block costs
@@ -151,7 +152,7 @@ impl<'a> Projector<'a> {
         let (rows, directions) = (self.block.len() / cols, &self.weights.directions);
         let whole = || {
             let mut projected = Vec::new();
-            project_rows(self.block, cols, directions, &mut projected);
+            product::append(self.block, cols, directions, &mut projected);
             projected
         };
         match &mut self.strip.projected {
@@ -163,7 +164,7 @@ impl<'a> Projector<'a> {
             }
             Partial::Heads(all) => all.push(&whole()),
             Partial::Columns(sums) => {
-                project_cols(self.block, cols, &directions[self.first_row * width..][..rows * width], sums);
+                product::add_transposed(self.block, cols, &directions[self.first_row * width..][..rows * width], sums);
             }
         }
         self.first_row += rows;

@@ -8,8 +8,6 @@
 use std::ops::Range;
 use std::path::Path;
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use super::frame::{Frames, Side};
@@ -17,6 +15,7 @@ use super::neurons::{Source, Unit};
 use super::spool::{Numbers, Spool};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
+use crate::stats::product;
 
 /// Landmarks of one MLP or expert.
 pub const LANDMARKS: usize = 128;
@@ -185,11 +184,8 @@ impl Vectors {
             let count = left.len() / hidden;
             let table = |(index, cols): (usize, &mut [Vec<f32>])| {
                 let right = self.read(b, index * tile..index * tile + cols.len());
-                let mut table = vec![0.0f32; count * cols.len()];
-                let into = MatMut::from_row_major_slice_mut(&mut table, count, cols.len());
-                let right = MatRef::from_row_major_slice(&right, cols.len(), hidden).transpose();
-                let left = MatRef::from_row_major_slice(&left, count, hidden);
-                matmul(into, Accum::Replace, left, right, 1.0, Par::Seq);
+                let mut table = Vec::new();
+                product::by_rows(&left, &right, hidden, &mut table);
                 table.iter_mut().for_each(|cosine| *cosine = cosine.abs());
                 for line in table.chunks_exact(cols.len()) {
                     cols.iter_mut().zip(line).for_each(|(kept, &cosine)| kept.push(cosine));

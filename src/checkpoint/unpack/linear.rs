@@ -42,18 +42,8 @@ impl Parts<'_> {
         if bits == 8 {
             return self.floats(stored, window);
         }
-        let per_byte = u64::from(8 / bits);
-        let first = window.col / per_byte;
-        let count = (window.col + window.cols).div_ceil(per_byte) - first;
-        let Some(bytes) = self.bytes(stored, Window { col: first, cols: count, ..window })? else { return Ok(None) };
         let mut numbers = Vec::with_capacity((window.rows * window.cols) as usize);
-        for line in bytes.chunks_exact(count.max(1) as usize) {
-            for col in window.col..window.col + window.cols {
-                let byte = line[(col / per_byte - first) as usize];
-                let shift = (col % per_byte) as u32 * bits;
-                numbers.push(f32::from(byte >> shift & ((1 << bits) - 1)));
-            }
-        }
-        Ok(Some(numbers))
+        let read = self.codes(stored, bits, window, |code| numbers.push(code as f32))?;
+        Ok(read.map(|()| numbers))
     }
 }

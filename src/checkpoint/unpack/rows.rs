@@ -8,9 +8,6 @@ use crate::tensor::DType;
 use crate::tensor::decode::{E2M1, gap, grid_step};
 use crate::tensor::packed::{ByRow, Code, Offset, Scale};
 
-/// The values of the codes of a 4-bit float, of which the highest bit is the sign.
-const E2M1_BY_CODE: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
-
 /// 1/127, with which bitsandbytes multiplies last.
 const ONE_127TH: f32 = 1.0 / 127.0;
 
@@ -30,7 +27,7 @@ impl Parts<'_> {
         let cover = Window { row: top, rows: bottom - top, col: left, cols: right - left };
         let Some(scales) = self.scales(form.scale, cover)? else { return Ok(None) };
         let Some(offsets) = self.offsets(form, window, cover)? else { return Ok(None) };
-        let Some(()) = self.codes(form.code, window, out)? else { return Ok(None) };
+        let Some(()) = self.levels(form.code, window, out)? else { return Ok(None) };
         if order.iter().flatten().any(|&group| u64::from(group) >= right) {
             return Ok(None);
         }
@@ -132,7 +129,7 @@ impl Parts<'_> {
     }
 
     /// What the codes of the window stand for.
-    fn codes(&self, code: Code, window: Window, out: &mut [f32]) -> Result<Option<()>> {
+    fn levels(&self, code: Code, window: Window, out: &mut [f32]) -> Result<Option<()>> {
         let stored = &self.packed.codes;
         let (bits, table): (u32, Vec<f32>) = match code {
             Code::Number => {
@@ -141,22 +138,14 @@ impl Parts<'_> {
                 return Ok(Some(()));
             }
             Code::Bits { bits, middle } => (bits, (0..1u32 << bits).map(|code| code as f32 - middle as f32).collect()),
-            Code::E2m1 => (4, E2M1_BY_CODE.into_iter().chain(E2M1_BY_CODE.map(|level| -level)).collect()),
+            // The highest bit is the sign; the levels from zero on are in the order of the codes.
+            Code::E2m1 => (4, E2M1[7..].iter().copied().chain(E2M1[7..].iter().map(|level| -level)).collect()),
         };
-        let (first, count) = span(window.col, window.cols, bits, 8);
-        let Some(bytes) = self.bytes(stored, Window { col: first, cols: count, ..window })? else { return Ok(None) };
-        let lines = bytes.chunks_exact(count.max(1) as usize);
-        for (out, line) in out.chunks_exact_mut(window.cols.max(1) as usize).zip(lines) {
-            for (index, slot) in (window.col..).zip(out) {
-                let bit = index * u64::from(bits);
-                let (at, shift) = ((bit / 8 - first) as usize, (bit % 8) as u32);
-                let mut code = u32::from(line[at]) >> shift;
-                if shift + bits > 8 {
-                    code |= u32::from(line[at + 1]) << (8 - shift);
-                }
-                *slot = table[code as usize & (table.len() - 1)];
+        let mut slots = out.iter_mut();
+        self.codes(stored, bits, window, |code| {
+            if let Some(slot) = slots.next() {
+                *slot = table[code as usize];
             }
-        }
-        Ok(Some(()))
+        })
     }
 }
