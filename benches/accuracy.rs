@@ -20,7 +20,7 @@ mod table;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use weightprint::stats::tail;
+use weightprint::math::tails;
 
 /// A computed part of the document: the name in its marker, and the text.
 type Block = (&'static str, String);
@@ -92,7 +92,7 @@ fn markdown<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [Str
 
 /// `k` of `n` with the Clopper–Pearson interval.
 fn rate(k: usize, n: usize) -> [String; 3] {
-    let (low, high) = tail::clopper_pearson(k as u64, n as u64, 0.95);
+    let (low, high) = tails::clopper_pearson(k as u64, n as u64, 0.95);
     let share = 100.0 * k as f64 / (n as f64).max(1.0);
     [format!("{k} of {n}"), format!("{share:.1} %"), format!("{:.2} to {:.2} %", 100.0 * low, 100.0 * high)]
 }

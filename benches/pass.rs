@@ -15,9 +15,9 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use sha2::{Digest, Sha256};
 use weightprint::anatomy;
-use weightprint::catalog::architectures;
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
 use weightprint::fingerprint::Fingerprint;
+use weightprint::model::known;
 use weightprint::tensor::decode::decode;
 use weightprint::tensor::{Block, DType};
 use xxhash_rust::xxh3::xxh3_128;
@@ -123,7 +123,7 @@ fn headers(c: &mut Criterion) {
         b.iter(|| {
             let checkpoint = open(&path);
             let anatomy = anatomy::dissect(&checkpoint.tensors, None);
-            let nearest = architectures::nearest(&anatomy.architecture, 1);
+            let nearest = known::nearest(&anatomy.architecture, 1);
             assert_eq!(nearest[0].id, "meta-llama/Llama-3.1-405B");
         });
     });

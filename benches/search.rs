@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rayon::prelude::*;
-use weightprint::anatomy::Architecture;
 use weightprint::catalog::Catalog;
 use weightprint::checkpoint::OpenOptions;
 use weightprint::fingerprint::{DIRECTIONS, Fingerprint, FrameKind, SAMPLED_NEURONS, Unit, labels};
-use weightprint::scan::{self, Input};
+use weightprint::model::Architecture;
+use weightprint::scanner::{self, Input};
 
 const REFERENCES: u64 = 200;
 const LAYERS: u32 = 32;
@@ -187,7 +187,7 @@ fn main() {
     for (what, print) in [("labels survive", suspect), ("all labels shuffled", permuted)] {
         let subject = Input::of(print, what.to_owned());
         let start = Instant::now();
-        let report = scan::scan(&subject, std::slice::from_ref(&catalog)).unwrap();
+        let report = scanner::scan(&subject, std::slice::from_ref(&catalog)).unwrap();
         let best = &report.candidates[0];
         println!(
             "{what}: {:.2} s; {} of {} in full; {} {}, log10 p {:.0}",

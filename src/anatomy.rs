@@ -4,14 +4,9 @@
 //! counts. Where shape cannot tell two roles apart, both are given. Values are never looked at, and nothing here knows
 //! of weights' origin.
 
-pub mod blueprint;
-
-mod architecture;
 mod config;
-mod logical;
 mod names;
 mod record;
-mod role;
 mod shapes;
 mod slots;
 
@@ -21,13 +16,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::catalog::naming;
+pub use crate::model::architecture::{Architecture, Latent, QkNorm};
+use crate::model::naming;
+pub use crate::model::role::{Role, Touch};
 use crate::tensor::TensorMeta;
-pub use architecture::{Architecture, Latent, QkNorm};
 pub use config::config_findings;
-pub use logical::{Logical, logical};
 use names::{Best, Group, Stream};
-pub use role::{Role, Touch};
 use shapes::Shapes;
 
 /// How a role was found.
@@ -273,7 +267,7 @@ fn accept(tensors: &[TensorMeta], groups: &[Group], best: Best, shapes: &Shapes,
     }
     let named = record::from_roles(tensors, assignments, &shapes.architecture);
     let mut expected: HashMap<Role, Vec<Vec<u64>>> = HashMap::new();
-    for slot in blueprint::blueprint(&named) {
+    for slot in crate::model::blueprint::blueprint(&named) {
         expected.entry(slot.role).or_default().push(slot.shape);
     }
     let contradicts = |tensor: usize, role: Role| {
@@ -331,7 +325,7 @@ fn finish(tensors: &[TensorMeta], architecture: &Architecture, assignments: &mut
     }
 }
 
-fn residual(roles: &[Role], shape: &[u64], architecture: &Architecture) -> Residual {
+pub(crate) fn residual(roles: &[Role], shape: &[u64], architecture: &Architecture) -> Residual {
     let d = architecture.hidden_size;
     let Some(touch) = roles.first().map(|role| role.touch()) else { return Residual::None };
     if roles.iter().any(|role| role.touch() != touch) {

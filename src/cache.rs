@@ -14,9 +14,11 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 
 use crate::anatomy::Anatomy;
-use crate::checkpoint::{Checkpoint, Shard, hex};
+use crate::bytes::Numbers;
+use crate::checkpoint::{Checkpoint, Shard};
 use crate::error::{Error, Result};
-use crate::fingerprint::{Fingerprint, Numbers, SCHEMA, Settings};
+use crate::fingerprint::{Fingerprint, SCHEMA, Settings};
+use crate::text::hex;
 
 /// First bytes of an entry; the number is the version of its layout.
 const MAGIC: &[u8; 24] = b"weightprint cache 1     ";

@@ -3,11 +3,6 @@
 //! Every record names where it came from. A reference that cannot be read is an error, never skipped: a scan that
 //! quietly tested less would be a clean bill of health.
 
-pub mod architectures;
-pub mod digests;
-pub mod naming;
-pub mod norms;
-
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};

@@ -6,21 +6,13 @@
 
 pub mod adapter;
 mod changed;
-pub mod gguf;
+pub mod claims;
 mod index;
 mod meta;
-mod onnx;
 mod packed;
-mod pickle;
-mod place;
+pub(crate) mod place;
+pub(crate) mod plan;
 mod pointers;
-pub mod safetensors;
-mod shards;
-pub mod sidecar;
-mod sniff;
-pub mod source;
-mod text;
-mod torch;
 mod unpack;
 mod values;
 
@@ -33,18 +25,19 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use self::claims::Sidecar;
 use self::place::{Place, Target};
-use self::shards::{File, Plan};
-use self::sidecar::Sidecar;
-use self::sniff::Content;
-use self::source::Source;
-pub(crate) use self::text::hex;
-use self::text::{listed, shown};
+use self::plan::{File, Plan};
 pub use self::values::Values;
-use crate::finding::{Code, Finding, Level};
+use crate::bytes::local::Source;
+use crate::finding::{Capped, Code, Finding, Level};
+use crate::format::recognise::{self, Content};
+use crate::format::{gguf, onnx, safetensors, torch};
 use crate::limits::MAX_TENSORS;
 use crate::tensor::layout::Extent;
 use crate::tensor::{Layout, TensorMeta};
+pub(crate) use crate::text::hex;
+use crate::text::{listed, shown};
 use crate::{Error, Result};
 
 const FORMAT: &str = "checkpoint";
@@ -220,7 +213,7 @@ impl Checkpoint {
     /// [`Error::Changed`] if a file shrank meanwhile.
     pub fn open(path: &Path, options: OpenOptions) -> Result<Self> {
         let place = Place::locate(path)?;
-        let Plan { files, index, mut findings } = shards::plan(&place)?;
+        let Plan { files, index, mut findings } = plan::plan(&place)?;
         let contents = sniff_all(&place, &files)?;
         if contents.iter().any(|content| matches!(content, Content::Pointer(_)))
             && let Some((shards, finding)) = pointers::recognise(&place, &files, &contents)?
@@ -360,7 +353,7 @@ impl Checkpoint {
 }
 
 fn sniff_all(place: &Place, files: &[File]) -> Result<Vec<Content>> {
-    files.iter().map(|file| sniff::sniff(&place.root.join(&file.name), &Source::open(&file.path)?)).collect()
+    files.iter().map(|file| recognise::sniff(&place.root.join(&file.name), &Source::open(&file.path)?)).collect()
 }
 
 /// What all the files are by their first bytes. Refuses those that are not read, before any header is.
@@ -489,36 +482,4 @@ fn remarks(tensors: &[TensorMeta]) -> Vec<Finding> {
         findings.push(Finding::new(Code::EmptyTensor, Level::Note, message, (*first).to_owned()));
     }
     findings
-}
-
-/// Findings of one kind, the first of them told and the rest counted, so that a hostile file cannot flood a report.
-struct Capped {
-    code: Code,
-    level: Level,
-    told: Vec<Finding>,
-    untold: u64,
-}
-
-impl Capped {
-    const MOST: usize = 20;
-
-    fn new(code: Code, level: Level) -> Self {
-        Self { code, level, told: Vec::new(), untold: 0 }
-    }
-
-    fn push(&mut self, message: impl FnOnce() -> String, location: impl FnOnce() -> String) {
-        if self.told.len() < Self::MOST {
-            self.told.push(Finding::new(self.code, self.level, message(), location()));
-        } else {
-            self.untold += 1;
-        }
-    }
-
-    /// All of them, with a last one saying how many `more` there are.
-    fn finish(mut self, more: &str) -> Vec<Finding> {
-        if self.untold > 0 {
-            self.told.push(Finding::new(self.code, self.level, format!("{} {more}", self.untold), None));
-        }
-        self.told
-    }
 }

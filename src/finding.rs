@@ -1,6 +1,6 @@
 //! Remarks that a report carries beside its verdict, as data with stable codes.
 //!
-//! A finding never moves a verdict; writers only render it. [`explain`](crate::explain) says what each code means.
+//! A finding never moves a verdict; writers only render it. [`explain`](crate::report::explain) says what each code means.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -141,5 +141,37 @@ impl Finding {
     /// A finding about `location`.
     pub fn new(code: Code, level: Level, message: impl Into<String>, location: impl Into<Option<String>>) -> Self {
         Self { code, level, message: message.into(), location: location.into() }
+    }
+}
+
+/// Findings of one kind, the first of them told and the rest counted, so that a hostile file cannot flood a report.
+pub(crate) struct Capped {
+    code: Code,
+    level: Level,
+    told: Vec<Finding>,
+    untold: u64,
+}
+
+impl Capped {
+    const MOST: usize = 20;
+
+    pub(crate) fn new(code: Code, level: Level) -> Self {
+        Self { code, level, told: Vec::new(), untold: 0 }
+    }
+
+    pub(crate) fn push(&mut self, message: impl FnOnce() -> String, location: impl FnOnce() -> String) {
+        if self.told.len() < Self::MOST {
+            self.told.push(Finding::new(self.code, self.level, message(), location()));
+        } else {
+            self.untold += 1;
+        }
+    }
+
+    /// All of them, with a last one saying how many `more` there are.
+    pub(crate) fn finish(mut self, more: &str) -> Vec<Finding> {
+        if self.untold > 0 {
+            self.told.push(Finding::new(self.code, self.level, format!("{} {more}", self.untold), None));
+        }
+        self.told
     }
 }

@@ -22,7 +22,6 @@ mod sample;
 mod schedule;
 mod segment;
 mod shape;
-mod spool;
 mod steps;
 
 use std::path::Path;
@@ -31,23 +30,24 @@ use half::f16;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::bytes::spool::Numbers;
 pub use accumulate::{RowKey, Summary, TensorDigests};
 pub use channels::Channels;
-pub use file::write_whole;
 pub use frame::{Anchor, DIRECTIONS, FrameKind, FrameRecord, SAMPLED_NEURONS};
 pub use heads::{Attention, FORM_NUMBERS, form_places};
 pub use neurons::{Matrix, Unit};
 pub use pass::Progress;
 pub use sample::Sample;
 pub use shape::{LANDMARKS, SHAPE_NUMBERS};
-pub use spool::Numbers;
 
-use crate::anatomy::{Anatomy, Architecture, Assignment};
+use crate::anatomy::{Anatomy, Assignment};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::adapter::Merged;
 use crate::error::{Error, Result};
 use crate::finding::Finding;
-use crate::tensor::{DType, is_adapter_part};
+use crate::model::Architecture;
+use crate::model::naming::is_adapter_part;
+use crate::tensor::DType;
 
 /// Name and version of the file format.
 pub const SCHEMA: &str = "weightprint/fingerprint/1";

@@ -20,20 +20,24 @@
 //! tests, [`verdict`] judges, [`report`] renders. [`scan`] is that way from end to end.
 
 pub mod anatomy;
+pub mod assemble;
+pub mod bytes;
 pub mod cache;
 pub mod catalog;
 pub mod checkpoint;
-pub mod compare;
 pub mod error;
-pub mod explain;
+pub mod evidence;
 pub mod finding;
 pub mod fingerprint;
+pub mod format;
 pub mod limits;
+pub mod math;
+pub mod model;
+pub mod published;
 pub mod report;
-pub mod scan;
-pub mod stats;
+pub mod scanner;
 pub mod tensor;
+mod text;
 pub mod verdict;
 
 pub use error::{Error, Result};
-pub use fingerprint::write_whole;

@@ -2,6 +2,7 @@
 //!
 //! Writers only render; nothing here computes a statistic.
 
+pub mod explain;
 pub mod text;
 
 use std::collections::BTreeMap;
@@ -10,12 +11,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::catalog::architectures::Nearest;
 use crate::checkpoint::adapter::Merged;
-use crate::compare::matching::How;
-use crate::compare::{LayerShare, Part, PartShare, Test};
+use crate::evidence::matching::How;
+use crate::evidence::{LayerShare, PartShare, Test};
 use crate::finding::Finding;
 use crate::fingerprint::FileRecord;
+use crate::model::Part;
+use crate::model::known::Nearest;
 use crate::verdict::Class;
 use crate::verdict::declared::Declared;
 

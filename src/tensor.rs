@@ -230,45 +230,6 @@ impl TensorMeta {
     }
 }
 
-/// Whether a tensor of this name is part of a change to a base model, as PEFT, llama.cpp and kohya's scripts name them,
-/// and no weight of its own.
-pub fn is_adapter_part(name: &str) -> bool {
-    const PARTS: [&str; 31] = [
-        "lora_A",
-        "lora_B",
-        "lora_embedding_A",
-        "lora_embedding_B",
-        "lora_magnitude_vector",
-        "lora_a",
-        "lora_b",
-        "lora_down",
-        "lora_up",
-        "hada_w1_a",
-        "hada_w1_b",
-        "hada_w2_a",
-        "hada_w2_b",
-        "ia3_l",
-        "lokr_w1",
-        "lokr_w1_a",
-        "lokr_w1_b",
-        "lokr_w2",
-        "lokr_w2_a",
-        "lokr_w2_b",
-        "oft_r",
-        "oft_R",
-        "boft_R",
-        "boft_s",
-        "vera_lambda_b",
-        "vera_lambda_d",
-        "fourierft_spectrum",
-        "hra_u",
-        "prompt_embeddings",
-        "adaption_prompt",
-        "adaption_gate",
-    ];
-    name.split('.').any(|segment| PARTS.contains(&segment))
-}
-
 /// Rows and columns of a shape seen as a matrix: leading dimensions folded into rows, the last one kept. Scalars and
 /// vectors are one row.
 pub fn matrix(shape: &[u64]) -> (u64, u64) {

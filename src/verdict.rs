@@ -10,8 +10,9 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::compare::{Comparison, Part, PartShare, Test, TestCode};
-use crate::stats::tail;
+use crate::evidence::{Comparison, PartShare, Test, TestCode};
+use crate::math::tails;
+use crate::model::Part;
 
 /// What the evidence amounts to, weakest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -136,7 +137,7 @@ impl<'a> Evidence<'a> {
     /// Corrected for the references, and for the number of label tests.
     fn log10_p(&self, test: &Test) -> Option<f64> {
         let tests = if LABEL_TESTS.contains(&test.code) { LABEL_TESTS.len() as u64 } else { 1 };
-        test.log10_p.map(|p| tail::log10_corrected(p, self.tries.saturating_mul(tests)))
+        test.log10_p.map(|p| tails::log10_corrected(p, self.tries.saturating_mul(tests)))
     }
 
     fn labels(&self) -> impl Iterator<Item = &'a Test> {

@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
-use weightprint::anatomy::blueprint::{Layers, blueprint};
-use weightprint::anatomy::{Anatomy, Architecture, Residual, Role, Source, config_findings, dissect, dissect_by_shape};
-use weightprint::catalog::architectures::{self, Record, nearest};
-use weightprint::catalog::naming;
+use weightprint::anatomy::{Anatomy, Residual, Source, config_findings, dissect, dissect_by_shape};
 use weightprint::finding::Code;
+use weightprint::model::blueprint::{Layers, blueprint};
+use weightprint::model::known::{self, Record, nearest};
+use weightprint::model::{Architecture, Role, naming};
 use weightprint::tensor::{DType, Layout, TensorMeta};
 
 fn tensor(name: impl Into<String>, shape: &[u64]) -> TensorMeta {
@@ -102,7 +102,7 @@ const EXCEPTIONS: [(&str, &str); 0] = [];
 #[test]
 fn every_known_model_is_recognised_by_names_and_by_shapes_alone() {
     let mut failed: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for record in architectures::records() {
+    for record in known::records() {
         let tensors = tensors(&record.architecture());
         for (how, anatomy) in [
             ("names", dissect(&tensors, None)),
@@ -115,15 +115,15 @@ fn every_known_model_is_recognised_by_names_and_by_shapes_alone() {
             }
         }
     }
-    let passed = architectures::records().len() - failed.len();
-    let report = format!("{passed} of {} pass\n{failed:#?}", architectures::records().len());
+    let passed = known::records().len() - failed.len();
+    let report = format!("{passed} of {} pass\n{failed:#?}", known::records().len());
     let expected: Vec<&str> = EXCEPTIONS.iter().map(|(name, _)| *name).collect();
     assert!(failed.keys().all(|name| expected.contains(name)), "{report}");
     assert!(expected.iter().all(|name| failed.contains_key(name)), "an exception passes now: {report}");
 }
 
 fn record(name: &str) -> &'static Record {
-    architectures::records().find(|record| record.name == name).unwrap()
+    known::records().find(|record| record.name == name).unwrap()
 }
 
 fn model(name: &str) -> Vec<TensorMeta> {

@@ -7,9 +7,9 @@ use support::pairs::{Disguise, Pair, Truth, open, pairs};
 use support::{Random, Raw, load, write_file, zoo};
 
 use safetensors::tensor::Dtype;
-use weightprint::compare::TestCode;
+use weightprint::evidence::TestCode;
 use weightprint::report::Report;
-use weightprint::scan;
+use weightprint::scanner;
 use weightprint::verdict::Class;
 
 /// The one pair that this version cannot see: its embedding was replaced, its trunk trained on for half as long again,
@@ -93,10 +93,10 @@ fn a_shuffled_vocabulary_is_followed_through_the_tokenizers() {
     write_file(&shuffled.path().join("model.safetensors"), &model.to_raw(Dtype::BF16));
     let reference = open(original.path(), None);
     // Without a tokenizer the rows are taken by number, and that is the wrong row.
-    let blind = scan::compare(&open(shuffled.path(), Some(&reference)), &reference);
+    let blind = scanner::compare(&open(shuffled.path(), Some(&reference)), &reference);
     assert!(effect(&blind, TestCode::NeuronAgreement) < 0.05);
     std::fs::write(shuffled.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    let report = scan::compare(&open(shuffled.path(), Some(&reference)), &reference);
+    let report = scanner::compare(&open(shuffled.path(), Some(&reference)), &reference);
     assert_eq!(report.verdict.class, Class::Derived, "{}", report.verdict.summary);
     assert!(effect(&report, TestCode::NeuronAgreement) > 0.95);
 }
@@ -174,6 +174,6 @@ fn likeness_that_shared_data_and_recipes_produce_is_not_evidence() {
     write_file(&path, &other);
     std::fs::copy(zoo("base-a").join("config.json"), folder.path().join("config.json")).unwrap();
     let reference = open(&zoo("base-a"), None);
-    let report = scan::compare(&open(&path, Some(&reference)), &reference);
+    let report = scanner::compare(&open(&path, Some(&reference)), &reference);
     assert_eq!(report.verdict.class, Class::SameArchitecture, "{}", report.verdict.summary);
 }

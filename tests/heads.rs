@@ -8,9 +8,9 @@ use safetensors::tensor::Dtype;
 use support::model::Model;
 use support::pairs::{Disguise, open};
 use support::{Random, Raw, disguise, write_file, zoo};
-use weightprint::compare::{Test, TestCode};
+use weightprint::evidence::{Test, TestCode};
 use weightprint::fingerprint::Fingerprint;
-use weightprint::scan::{self, Input};
+use weightprint::scanner::{self, Input};
 
 /// Heads and key-value groups of each model here, over all its four layers.
 const HEADS: u64 = 16;
@@ -20,7 +20,7 @@ const GROUPS: u64 = 8;
 const ALL_EQUAL: f64 = -12.0 * std::f64::consts::LOG10_2;
 
 fn test(suspect: &Input, reference: &Input) -> Test {
-    let report = scan::compare(suspect, reference);
+    let report = scanner::compare(suspect, reference);
     let mut tests = report.candidates[0].tests.iter();
     tests.find(|test| test.code == TestCode::HeadLabels).unwrap().clone()
 }

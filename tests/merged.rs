@@ -17,7 +17,7 @@ use support::{Random, Raw, Run, load, load_file, weightprint, write_file, zoo};
 use weightprint::cache::Cache;
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
 use weightprint::fingerprint::Settings;
-use weightprint::scan::{Cached, Input};
+use weightprint::scanner::{Cached, Input};
 use weightprint::tensor::TensorMeta;
 
 fn read(checkpoint: &Checkpoint, tensor: &TensorMeta, first: u64, count: u64) -> Vec<f32> {

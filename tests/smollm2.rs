@@ -11,9 +11,9 @@ use safetensors::tensor::Dtype;
 use support::model::Model;
 use support::pairs::open;
 use support::{Random, Raw, disguise, load_file, obfuscate, weightprint, write_file};
-use weightprint::compare::{Test, TestCode};
+use weightprint::evidence::{Test, TestCode};
 use weightprint::report::Report;
-use weightprint::scan::{self, Input};
+use weightprint::scanner::{self, Input};
 use weightprint::verdict::Class;
 
 const SMOLLM2: &str = "SmolLM2-135M-Instruct";
@@ -55,7 +55,7 @@ fn against_the_model(what: &str, tensors: &[Raw], reference: &Input) -> Report {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
     write_file(&path, tensors);
-    let report = scan::compare(&open(&path, Some(reference)), reference);
+    let report = scanner::compare(&open(&path, Some(reference)), reference);
     tell(what, &report);
     report
 }
@@ -157,8 +157,8 @@ fn a_model_of_another_kind_is_not_accused() {
     let Some(reference) = reference() else { return };
     let other = open(&minilm, None);
     let pairs = [
-        ("all-MiniLM-L6-v2 with SmolLM2", scan::compare(&open(&minilm, Some(reference)), reference)),
-        ("SmolLM2 with all-MiniLM-L6-v2", scan::compare(&open(&smollm2, Some(&other)), &other)),
+        ("all-MiniLM-L6-v2 with SmolLM2", scanner::compare(&open(&minilm, Some(reference)), reference)),
+        ("SmolLM2 with all-MiniLM-L6-v2", scanner::compare(&open(&smollm2, Some(&other)), &other)),
     ];
     for (what, report) in pairs {
         tell(what, &report);

@@ -10,10 +10,10 @@ use support::pairs::open;
 use support::{Random, disguise, obfuscate, write_file, zoo};
 use weightprint::catalog::Catalog;
 use weightprint::checkpoint::OpenOptions;
-use weightprint::compare::TestCode;
+use weightprint::evidence::TestCode;
 use weightprint::fingerprint::Fingerprint;
 use weightprint::report::Report;
-use weightprint::scan::{self, Input};
+use weightprint::scanner::{self, Input};
 use weightprint::verdict::Class;
 
 /// Models of another recipe, to fill a catalog with.
@@ -34,7 +34,7 @@ fn catalog(folder: &Path) -> Catalog {
 fn scan(path: &Path, catalog: &Catalog) -> Report {
     let lists = catalog.anchors().unwrap();
     let subject = Input::read(path, OpenOptions::default(), &lists, &|_| {}).unwrap();
-    scan::scan(&subject, std::slice::from_ref(catalog)).unwrap()
+    scanner::scan(&subject, std::slice::from_ref(catalog)).unwrap()
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Whether p-values keep their promise: P(p ≤ α) ≤ α.
 
-use weightprint::stats::tail;
+use weightprint::math::tails;
 
 /// The levels that are looked at.
 pub(crate) const LEVELS: [f64; 4] = [0.1, 0.01, 0.001, 0.0001];
@@ -30,7 +30,7 @@ impl Levels {
 
     /// Whether no count is larger than a valid p-value explains.
     pub(crate) fn hold(&self) -> bool {
-        let excess = |(&count, level)| tail::log10_binomial_sf(count, self.pairs, level) < EXCESS_LOG10_P;
+        let excess = |(&count, level)| tails::log10_binomial_sf(count, self.pairs, level) < EXCESS_LOG10_P;
         !self.at_or_below.iter().zip(LEVELS).any(excess)
     }
 

@@ -1,7 +1,7 @@
 //! The null study: models that were trained by one recipe from different seeds, each compared with each.
 
 use rayon::prelude::*;
-use weightprint::compare::{self, TestCode};
+use weightprint::evidence::{self, TestCode};
 use weightprint::fingerprint::Fingerprint;
 use weightprint::verdict::{self, Class};
 
@@ -61,7 +61,7 @@ struct Outcome {
 }
 
 fn outcome(places: (usize, usize), suspect: &Fingerprint, reference: &Fingerprint) -> Outcome {
-    let comparison = compare::compare(suspect, reference);
+    let comparison = evidence::compare(suspect, reference);
     let matched: u64 = comparison.matches.iter().map(|found| suspect.tensors[found.suspect].elements()).sum();
     let all: u64 = suspect.tensors.iter().map(|tensor| tensor.elements()).sum();
     let class = verdict::judge(&comparison, 1).class;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 use weightprint::anatomy::Residual;
-use weightprint::compare::{self, TestCode, channels, heads};
+use weightprint::evidence::{self, TestCode, channels, heads};
 use weightprint::fingerprint::{FORM_NUMBERS, Fingerprint, SAMPLE_GRID, TensorPrint, Unit, labels};
 
 use super::levels::Levels;
@@ -134,8 +134,8 @@ fn channels_of(suspect: &Subject, reference: &Subject, random: &mut Random) -> O
 }
 
 fn neurons_of(suspect: &Subject, reference: &Subject, key: Key, random: &mut Random) -> Outcome {
-    let comparison = compare::compare(&suspect.with_neurons(random, key), &reference.by_neuron);
-    let labels = |test: &&compare::Test| [TestCode::NeuronLabels, TestCode::NeuronOrder].contains(&test.code);
+    let comparison = evidence::compare(&suspect.with_neurons(random, key), &reference.by_neuron);
+    let labels = |test: &&evidence::Test| [TestCode::NeuronLabels, TestCode::NeuronOrder].contains(&test.code);
     comparison.tests.iter().filter(labels).filter_map(|test| Some((test.code, test.log10_p?))).collect()
 }
 

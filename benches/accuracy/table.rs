@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
-use weightprint::compare::{Test, TestCode};
+use weightprint::evidence::{Test, TestCode};
 use weightprint::report::Candidate;
 use weightprint::verdict::Class;
 

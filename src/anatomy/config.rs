@@ -4,8 +4,8 @@
 
 use serde_json::{Map, Value};
 
-use super::Architecture;
 use crate::finding::{Code, Finding, Level};
+use crate::model::Architecture;
 
 type Config = Map<String, Value>;
 

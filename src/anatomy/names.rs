@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::OnceLock;
 
-use super::{Role, Touch};
-use crate::catalog::naming::{self, Hit};
+use crate::model::naming::{self, Hit};
+use crate::model::{Role, Touch};
 use crate::tensor::{DType, TensorMeta};
 
 /// Smallest share of the tensors that a scheme has to name to be taken for the checkpoint's.

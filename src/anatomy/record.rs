@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Assignment;
 use super::shapes::heads;
-use super::{Architecture, Assignment, Latent, QkNorm, Role};
+use crate::model::{Architecture, Latent, QkNorm, Role};
 use crate::tensor::TensorMeta;
 
 /// Shapes and layers by role.

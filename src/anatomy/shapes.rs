@@ -10,8 +10,8 @@ mod vectors;
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::blueprint::blueprint;
-use super::{Architecture, Role};
+use crate::model::blueprint::blueprint;
+use crate::model::{Architecture, Role};
 use crate::tensor::TensorMeta;
 pub(super) use census::Census;
 use layers::Reading;

@@ -7,11 +7,12 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 
-use super::blueprint::{Layers, Slot, blueprint};
 use super::names::{Group, Reading};
 use super::shapes::Shapes;
-use super::{Assignment, Renamed, Role, Source, Touch};
-use crate::catalog::naming::{self, Scheme};
+use super::{Assignment, Renamed, Source};
+use crate::model::blueprint::{Layers, Slot, blueprint};
+use crate::model::naming::{self, Scheme};
+use crate::model::{Role, Touch};
 use crate::tensor::TensorMeta;
 
 /// An open place: its role and how many tensors it still takes.

@@ -4,22 +4,44 @@
 //! is a copy of anything cannot be, so a scan of an adapter alone never ends clean. With its base beside it, which the
 //! user has to name, the merged model is seen without being written.
 
-mod config;
-mod merge;
-mod parts;
+pub(crate) mod config;
 
 use std::collections::BTreeSet;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 pub use self::config::{Config, Patterns};
-pub use self::merge::Merged;
-use super::sidecar::{Card, Sidecar};
-use super::text::{listed, shown};
+use super::claims::{Card, Sidecar};
 use crate::finding::{Code, Finding, Level};
-use crate::tensor::{self, TensorMeta};
+use crate::model::naming::is_adapter_part;
+use crate::tensor::TensorMeta;
+use crate::text::{listed, shown};
+
+/// What a merged view was put together from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Merged {
+    /// The adapter: its repository, or the name of its folder.
+    pub adapter: String,
+    /// The base that it was merged into, likewise.
+    pub base: String,
+    /// The method, such as `LORA`.
+    pub method: String,
+    /// The ranks of its changes, ascending.
+    pub ranks: Vec<u64>,
+    /// The kinds of modules that it changes: the last part of their names.
+    pub modules: Vec<String>,
+    /// Number of the base's tensors that have a change added.
+    pub changed: usize,
+    /// Number of tensors that it replaces or adds whole.
+    pub replaced: usize,
+    /// How many of the subject's files, the last ones, are the adapter's; those before are the base's.
+    pub adapter_files: usize,
+}
 
 /// The finding that says what the adapter is, if the checkpoint is one; adds the declared base to the card.
-pub(super) fn describe(tensors: &[TensorMeta], sidecar: &mut Sidecar) -> Option<Finding> {
-    let parts = || tensors.iter().filter(|tensor| tensor::is_adapter_part(&tensor.name));
+pub(crate) fn describe(tensors: &[TensorMeta], sidecar: &mut Sidecar) -> Option<Finding> {
+    let parts = || tensors.iter().filter(|tensor| is_adapter_part(&tensor.name));
     let first = parts().next()?;
     let config = sidecar.adapter.clone().unwrap_or_default();
     let method =

@@ -26,7 +26,7 @@ const STRETCH: u64 = 1 << 16;
 impl Checkpoint {
     /// Fills `out` with the values in the window. `None` where a part cannot be read; otherwise whether every stored
     /// value was taken exactly.
-    pub(super) fn changed(
+    pub(crate) fn changed(
         &self,
         changed: &Changed,
         window: Window,
@@ -49,7 +49,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// As [`Checkpoint::values`].
-    pub(super) fn lengths(&self, changed: &Changed) -> Result<Option<Arc<[f32]>>> {
+    pub(crate) fn lengths(&self, changed: &Changed) -> Result<Option<Arc<[f32]>>> {
         let (rows, cols) = changed.base.matrix();
         let width = cols.clamp(1, STRETCH);
         let height = (STRETCH / width).max(1);

@@ -9,24 +9,24 @@ use std::path::{Component, Path};
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 
-use super::sniff;
-use super::source::Source;
-use super::text::{byte_of, message, shown};
-use super::{Capped, Shard};
-use crate::finding::{Code, Finding, Level};
+use super::Shard;
+use crate::bytes::local::Source;
+use crate::finding::{Capped, Code, Finding, Level};
+use crate::format::recognise;
 use crate::limits::{MAX_NAME_BYTES, MAX_SHARDS, MAX_SIDECAR_BYTES, MAX_TENSORS};
 use crate::tensor::TensorMeta;
+use crate::text::{byte_of, message, shown};
 use crate::{Error, Result};
 
 const FORMAT: &str = "index of shards";
 
 /// A parsed `*.safetensors.index.json` or `*.bin.index.json`.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Index {
+pub(crate) struct Index {
     /// The index's own file name.
     name: String,
     /// The shards, sorted.
-    pub(super) files: Vec<String>,
+    pub(crate) files: Vec<String>,
     /// Tensor name to position in `files`.
     tensors: BTreeMap<String, usize>,
     /// Bytes of all tensors, if stated.
@@ -39,7 +39,7 @@ impl Index {
     /// # Errors
     /// [`Error::Malformed`] if it is not an object with a `weight_map` of plain relative paths, or states anything
     /// twice; [`Error::Limit`] for a ceiling; [`Error::Nothing`] if it is a Git-LFS pointer.
-    pub(super) fn read(path: &Path, real: &Path) -> Result<Self> {
+    pub(crate) fn read(path: &Path, real: &Path) -> Result<Self> {
         let text = read_text(path, real)?;
         let mut stated = WeightMap::default();
         let mut total_size = None;
@@ -73,7 +73,7 @@ impl Index {
 
     /// Where index and headers disagree. `shards` are in the order of `files`; no tensor is in two of them. `aliases` are
     /// names that stand for tensors which were read under another name.
-    pub(super) fn compare(&self, shards: &[Shard], tensors: &[TensorMeta], aliases: &BTreeSet<String>) -> Vec<Finding> {
+    pub(crate) fn compare(&self, shards: &[Shard], tensors: &[TensorMeta], aliases: &BTreeSet<String>) -> Vec<Finding> {
         let mut found = Capped::new(Code::IndexMismatch, Level::Error);
         let mut seen = BTreeSet::new();
         for TensorMeta { name, shard, .. } in tensors {
@@ -119,7 +119,7 @@ fn read_text(path: &Path, real: &Path) -> Result<Vec<u8>> {
     }
     let mut text = Vec::new();
     source.read(path, 0, len as usize, &mut text)?;
-    if let Some(pointer) = sniff::pointer(&text, len) {
+    if let Some(pointer) = recognise::pointer(&text, len) {
         return Err(Error::Nothing { path: path.to_path_buf(), why: pointer.advice("the index") });
     }
     Ok(text)

@@ -13,14 +13,14 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::Shard;
 use super::place::Place;
-use super::shards::File as ShardFile;
-use super::text::{listed, shown};
-use super::{Shard, source};
+use super::plan::File as ShardFile;
 use crate::finding::{Code, Finding, Level};
 use crate::limits::MAX_CONFIG_BYTES;
 use crate::tensor::layout::{Extent, MAX_PIECES, Piece, View};
 use crate::tensor::{Layout, TensorMeta};
+use crate::text::{listed, shown};
 use crate::{Error, Result};
 
 const FORMAT: &str = "Meta checkpoint";
@@ -60,7 +60,7 @@ impl Params {
         fs::symlink_metadata(&path).ok()?;
         let read = || -> Result<Vec<u8>, String> {
             let real = place.resolve(&path).map_err(|error| error.to_string())?;
-            source::Source::open(&real).map_err(|error| error.to_string())?;
+            crate::bytes::local::Source::open(&real).map_err(|error| error.to_string())?;
             let mut text = Vec::new();
             let taken = File::open(&real).and_then(|file| file.take(MAX_CONFIG_BYTES).read_to_end(&mut text));
             taken.map(|_| text).map_err(|error| error.to_string())

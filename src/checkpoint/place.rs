@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
-use super::text::{listed, shown};
+use crate::text::{listed, shown};
 use crate::{Error, Result};
 
 const FORMAT: &str = "checkpoint";
@@ -15,7 +15,7 @@ const MAX_REF_BYTES: u64 = 256;
 
 /// What PATH names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Target {
+pub(crate) enum Target {
     /// A folder that holds one model.
     Folder,
     /// An index, whose shards lie beside it.
@@ -26,19 +26,19 @@ pub(super) enum Target {
 
 /// A folder with the files of a model, and the folder that links must not lead out of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// The folder, as the user spelled it where possible.
-    pub(super) root: PathBuf,
+    pub(crate) root: PathBuf,
     /// The folder, without links, that holds everything a link in `root` may lead to.
-    pub(super) boundary: PathBuf,
-    pub(super) repository: Option<String>,
-    pub(super) revision: Option<String>,
-    pub(super) target: Target,
+    pub(crate) boundary: PathBuf,
+    pub(crate) repository: Option<String>,
+    pub(crate) revision: Option<String>,
+    pub(crate) target: Target,
 }
 
 impl Place {
     /// Finds out what `path` names. Links in `path` itself are the user's own and are followed.
-    pub(super) fn locate(path: &Path) -> Result<Self> {
+    pub(crate) fn locate(path: &Path) -> Result<Self> {
         let found = fs::metadata(path).map_err(|source| Error::io(path, "open", source))?;
         if found.is_dir() {
             let place = Self::at(path.to_path_buf(), Target::Folder)?;
@@ -80,7 +80,7 @@ impl Place {
     /// # Errors
     /// [`Error::Malformed`] naming link and target if a link leads nowhere or out of the boundary; [`Error::Io`] if
     /// there is nothing at `path`, or the system refuses.
-    pub(super) fn resolve(&self, path: &Path) -> Result<PathBuf> {
+    pub(crate) fn resolve(&self, path: &Path) -> Result<PathBuf> {
         let real = match fs::canonicalize(path) {
             Ok(real) => real,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {

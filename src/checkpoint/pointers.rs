@@ -6,13 +6,13 @@
 use std::collections::BTreeSet;
 
 use super::place::Place;
-use super::shards::File;
-use super::sniff::{Content, Pointer};
-use super::source::Source;
+use super::plan::File;
 use super::{Shard, Stated};
 use crate::Result;
-use crate::catalog::digests;
+use crate::bytes::local::Source;
 use crate::finding::{Code, Finding, Level};
+use crate::format::recognise::{Content, Pointer};
+use crate::published::digests;
 
 /// The files as shards without weights, if some are pointers and all are published files of one model. Files that are
 /// there are read whole, but only if the pointers already name a model.

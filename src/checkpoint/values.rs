@@ -216,7 +216,7 @@ impl Checkpoint {
         Ok(Some(exact))
     }
 
-    pub(super) fn range<'a>(&'a self, tensor: &TensorMeta, extent: Extent, buf: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+    pub(crate) fn range<'a>(&'a self, tensor: &TensorMeta, extent: Extent, buf: &'a mut Vec<u8>) -> Result<&'a [u8]> {
         let Some(shard) = self.shards.get(extent.shard) else {
             let what = format!("it lies in shard {} of {}", extent.shard, self.shards.len());
             return Err(Error::malformed(&self.root, FORMAT, what).in_tensor(&tensor.name));
@@ -231,11 +231,11 @@ impl Checkpoint {
 
 /// A rectangle of a matrix.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Window {
-    pub(super) row: u64,
-    pub(super) col: u64,
-    pub(super) rows: u64,
-    pub(super) cols: u64,
+pub(crate) struct Window {
+    pub(crate) row: u64,
+    pub(crate) col: u64,
+    pub(crate) rows: u64,
+    pub(crate) cols: u64,
 }
 
 impl Window {

@@ -4,8 +4,9 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use weightprint::catalog::{Catalog, architectures};
+use weightprint::catalog::Catalog;
 use weightprint::fingerprint::Fingerprint;
+use weightprint::model::known;
 
 use super::args::{CatalogCommand, CatalogFolder, Global};
 use super::{exit, print, read};
@@ -22,7 +23,7 @@ pub(super) fn run(command: CatalogCommand, global: &Global) -> Result<u8> {
         }
         CatalogCommand::List { embedded: true, .. } => {
             let mut out = String::new();
-            for record in architectures::records() {
+            for record in known::records() {
                 let _ = writeln!(out, "{:<48} {:<12} {}", record.hf_repo, record.family, record.verification);
             }
             print(&out, None, false)?;
@@ -75,7 +76,7 @@ fn show(id: &str, folder: CatalogFolder) -> Result<u8> {
         print(&describe(&catalog.find(id)?)?, None, false)?;
         return Ok(exit::CLEAN);
     }
-    let Some(record) = architectures::find(id) else {
+    let Some(record) = known::find(id) else {
         let what = format!("no reference `{}`, in the catalog or compiled in", id.escape_debug());
         return Err(weightprint::Error::Usage(what).into());
     };

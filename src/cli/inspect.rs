@@ -6,10 +6,11 @@ use std::path::Path;
 
 use anyhow::Result;
 use serde::Serialize;
-use weightprint::anatomy::{self, Anatomy, Assignment, Logical};
-use weightprint::catalog::architectures::{self, Nearest};
+use weightprint::anatomy::{self, Anatomy, Assignment};
+use weightprint::assemble::{self, Logical};
 use weightprint::checkpoint::Checkpoint;
 use weightprint::finding::Finding;
+use weightprint::model::known::{self, Nearest};
 use weightprint::report::text::{WIDTH, clean, thousands, wrap};
 use weightprint::tensor::{DType, TensorMeta};
 
@@ -97,10 +98,10 @@ fn parts<'a>(tensors: &[TensorMeta], logical: &'a Logical) -> Vec<Vec<PartRow<'a
 pub(super) fn inspect(path: &Path, checkpoint: &Checkpoint, format: Format) -> Result<String> {
     let config = checkpoint.sidecar.config.as_ref();
     let anatomy = anatomy::dissect(&checkpoint.tensors, config);
-    let logical = anatomy::logical(&checkpoint.tensors, &anatomy);
+    let logical = assemble::logical(&checkpoint.tensors, &anatomy);
     let parts = logical.as_ref().map(|logical| parts(&checkpoint.tensors, logical));
     let parts = parts.unwrap_or_else(|| checkpoint.tensors.iter().map(|_| Vec::new()).collect());
-    let nearest = architectures::nearest(&anatomy.architecture, 3);
+    let nearest = known::nearest(&anatomy.architecture, 3);
     let mut findings = checkpoint.findings.clone();
     findings.extend(config.into_iter().flat_map(|config| {
         anatomy::config_findings(config, &anatomy.architecture, checkpoint.sidecar.config_source())

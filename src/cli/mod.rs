@@ -17,7 +17,7 @@ use weightprint::catalog::Catalog;
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
 use weightprint::fingerprint::{Anchor, Settings};
 use weightprint::report::Report;
-use weightprint::scan::{self, Cached, Input};
+use weightprint::scanner::{self, Cached, Input};
 use weightprint::verdict::Class;
 
 use args::{Cli, Command, FailOn, Format, Global, Output};
@@ -57,7 +57,7 @@ fn run(cli: Cli) -> Result<u8> {
             reference.fingerprint().require_model(&path)?;
             let lists: Vec<_> = reference.fingerprint().anchors().cloned().into_iter().collect();
             let suspect = read(&suspect, base.base.as_deref(), &lists, global)?;
-            let report = scan::compare(&suspect, &reference);
+            let report = scanner::compare(&suspect, &reference);
             finish(&[report], false, &output)
         }
         Command::Fingerprint { path, base, output, force } => {
@@ -149,7 +149,7 @@ fn scan_paths(
     lists.dedup();
     let (mut reports, mut codes) = (Vec::new(), Vec::new());
     for path in paths {
-        let result = read(path, base, &lists, global).and_then(|input| Ok(scan::scan(&input, &catalogs)?));
+        let result = read(path, base, &lists, global).and_then(|input| Ok(scanner::scan(&input, &catalogs)?));
         match result {
             Ok(report) => reports.push(report),
             Err(error) if paths.len() > 1 => codes.push(complain(&error)),
@@ -206,7 +206,7 @@ fn print(text: &str, output: Option<&Path>, force: bool) -> Result<()> {
     match output {
         Some(path) => {
             let plain = anstream::adapter::strip_str(text).to_string();
-            Ok(weightprint::write_whole(path, plain.as_bytes(), force)?)
+            Ok(weightprint::bytes::write_whole(path, plain.as_bytes(), force)?)
         }
         None => {
             let mut out = anstream::stdout().lock();
@@ -217,11 +217,11 @@ fn print(text: &str, output: Option<&Path>, force: bool) -> Result<()> {
 
 fn explain(code: Option<&str>) -> Result<u8> {
     let Some(code) = code else {
-        let list: String = weightprint::explain::entries().map(|(name, _)| format!("{name}\n")).collect();
+        let list: String = weightprint::report::explain::entries().map(|(name, _)| format!("{name}\n")).collect();
         print(&list, None, false)?;
         return Ok(exit::CLEAN);
     };
-    let Some(text) = weightprint::explain::explain(code) else {
+    let Some(text) = weightprint::report::explain::explain(code) else {
         let what = format!("`{}` is no code; `weightprint explain` lists them", code.escape_debug());
         return Err(weightprint::Error::Usage(what).into());
     };

@@ -28,7 +28,7 @@ struct Embedded {
 pub fn embedded() -> &'static [String] {
     static LIST: OnceLock<Vec<String>> = OnceLock::new();
     LIST.get_or_init(|| {
-        let parsed: Result<Embedded, _> = serde_json::from_str(include_str!("data/anchors.json"));
+        let parsed: Result<Embedded, _> = serde_json::from_str(include_str!("../data/anchors.json"));
         // A test reads the same bytes, so this cannot fail in a released program.
         parsed.map(|embedded| embedded.anchors).unwrap_or_default()
     })

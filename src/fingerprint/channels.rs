@@ -5,7 +5,7 @@
 use rayon::prelude::*;
 
 use crate::anatomy::Residual;
-use crate::stats::rank;
+use crate::math::ranks;
 
 /// More layers than this are folded as one; no model has them.
 pub(super) const MAX_LAYERS: u64 = 1 << 12;
@@ -45,7 +45,7 @@ impl ScoreSums {
         let last = self.counts.len() - 1;
         let slot = layer.map_or(last, |layer| (layer as usize).min(last));
         let sums = &mut self.sums[slot * self.channels..][..self.channels];
-        for (sum, score) in sums.iter_mut().zip(rank::normal_scores(energies)) {
+        for (sum, score) in sums.iter_mut().zip(ranks::normal_scores(energies)) {
             *sum += (score * SCORE_UNIT).round() as i64;
         }
         self.counts[slot] += 1;
@@ -125,8 +125,8 @@ pub(super) fn settle_squares(sums: &mut ScoreSums, squares: &[Square]) {
     if tensors == 0 {
         return;
     }
-    let profile = rank::normal_scores(&profile);
-    let agreement = |energies: &[f32]| rank::correlation(&rank::normal_scores(energies), &profile);
+    let profile = ranks::normal_scores(&profile);
+    let agreement = |energies: &[f32]| ranks::correlation(&ranks::normal_scores(energies), &profile);
     let decided: Vec<Option<&[f32]>> = squares
         .par_iter()
         .map(|square| {

@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::io::Write;
 use std::path::Path;
 
 use half::{bf16, f16};
@@ -14,14 +13,16 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Anchor, Attention, Channels, DIRECTIONS, FORM_NUMBERS, Fingerprint, FrameKind, FrameRecord, Numbers, RowKey,
+    Anchor, Attention, Channels, DIRECTIONS, FORM_NUMBERS, Fingerprint, FrameKind, FrameRecord, RowKey,
     SAMPLED_NEURONS, SCHEMA, SHAPE_NUMBERS, Sample, Subject, Summary, TensorPrint, Unit, ValuePrint, energy_counts,
     labels, sample_labels,
 };
-use crate::anatomy::{Architecture, Assignment};
+use crate::anatomy::Assignment;
+use crate::bytes::{Numbers, write_whole};
 use crate::error::{Error, Result};
 use crate::finding::Finding;
 use crate::limits::MAX_FINGERPRINT_BYTES;
+use crate::model::Architecture;
 use crate::tensor::DType;
 
 const METADATA_KEY: &str = "weightprint";
@@ -335,7 +336,7 @@ impl Fingerprint {
 fn arrays_sha256<'a>(arrays: impl Iterator<Item = &'a [u8]>) -> String {
     let mut all = Sha256::new();
     arrays.for_each(|array| all.update(array));
-    crate::checkpoint::hex(&all.finalize())
+    crate::text::hex(&all.finalize())
 }
 
 #[derive(Deserialize)]
@@ -546,32 +547,4 @@ fn map_bounded(path: &Path) -> Result<Numbers> {
         return Err(Error::Limit { path: path.to_path_buf(), what: "fingerprint size in bytes", found, limit });
     }
     Numbers::map(path)
-}
-
-/// Writes `bytes` to `path` through a temporary file beside it, so that a reader never sees half of it.
-///
-/// # Errors
-/// If the file exists and `force` is not given, or it cannot be written.
-pub fn write_whole(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let failed = |source| Error::io(path, "write", source);
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".weightprint-");
-    // Temporary files are private by default; this one becomes an ordinary file, as the umask allows.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder).map_err(failed)?;
-    file.write_all(bytes).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    if force {
-        file.persist(path).map_err(|error| failed(error.error))?;
-    } else {
-        file.persist_noclobber(path).map_err(|error| match error.error.kind() {
-            std::io::ErrorKind::AlreadyExists => {
-                Error::Usage(format!("{} exists; give --force to replace it", path.display()))
-            }
-            _ => failed(error.error),
-        })?;
-    }
-    Ok(())
 }

@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use super::anchors::{self, Vocabulary};
 use super::heads::HEAD_DIRECTIONS;
 use super::labels;
-use crate::anatomy::{Anatomy, Assignment, Role};
+use crate::anatomy::{Anatomy, Assignment};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
+use crate::model::Role;
 
 /// Directions of a frame, and so numbers in a descriptor.
 pub const DIRECTIONS: usize = 128;

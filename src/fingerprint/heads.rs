@@ -13,7 +13,8 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::labels;
-use crate::anatomy::{Architecture, Assignment, Role};
+use crate::anatomy::Assignment;
+use crate::model::{Architecture, Role};
 
 /// Directions of a token frame along which heads are described: its first.
 pub(super) const HEAD_DIRECTIONS: usize = 64;

@@ -3,8 +3,9 @@
 use super::frame::{DIRECTIONS, SAMPLED_NEURONS};
 use super::join::{self, Joined};
 use super::labels;
-use super::spool::Numbers;
-use crate::anatomy::{Assignment, Residual, Role};
+use crate::anatomy::{Assignment, Residual};
+use crate::bytes::spool::Numbers;
+use crate::model::Role;
 
 /// The matrices that make a neuron.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

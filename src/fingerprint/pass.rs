@@ -22,12 +22,12 @@ use super::plan::Plan;
 use super::projection::{Target, Weights};
 use super::schedule::{Demand, Queue, StopOnPanic};
 use super::segment::{Ground, Part, Walk};
-use super::spool::Spool;
 use super::{FileRecord, Fingerprint, MAX_AXIS, Settings, Subject, remarks, shape, steps};
 use crate::anatomy::{Anatomy, Assignment};
-use crate::catalog::digests;
+use crate::bytes::spool::Spool;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::published::digests;
 use crate::tensor::{DType, TensorMeta};
 
 /// Called with the number of bytes just finished, from any thread.

@@ -3,8 +3,9 @@
 use super::frame::{DIRECTIONS, Frames, Side, quantise};
 use super::heads::{self, Part, Projected};
 use super::kernel;
-use crate::anatomy::{Assignment, Residual, Role};
-use crate::stats::product;
+use crate::anatomy::{Assignment, Residual};
+use crate::math::linalg;
+use crate::model::Role;
 use crate::tensor::TensorMeta;
 
 /// Values gathered before they are multiplied: enough rows that reading the directions again for each block costs
@@ -152,7 +153,7 @@ impl<'a> Projector<'a> {
         let (rows, directions) = (self.block.len() / cols, &self.weights.directions);
         let whole = || {
             let mut projected = Vec::new();
-            product::append(self.block, cols, directions, &mut projected);
+            linalg::append(self.block, cols, directions, &mut projected);
             projected
         };
         match &mut self.strip.projected {
@@ -164,7 +165,7 @@ impl<'a> Projector<'a> {
             }
             Partial::Heads(all) => all.push(&whole()),
             Partial::Columns(sums) => {
-                product::add_transposed(self.block, cols, &directions[self.first_row * width..][..rows * width], sums);
+                linalg::add_transposed(self.block, cols, &directions[self.first_row * width..][..rows * width], sums);
             }
         }
         self.first_row += rows;

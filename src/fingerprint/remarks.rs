@@ -1,10 +1,11 @@
 //! What is remarkable about values: tensors that follow from a formula, hold one value, or are not finite.
 
 use super::{FileRecord, Summary, TensorPrint};
-use crate::anatomy::{Assignment, Role};
-use crate::catalog::digests;
+use crate::anatomy::Assignment;
 use crate::finding::{Code, Finding, Level};
 use crate::limits::MAX_NONFINITE_SHARE;
+use crate::model::Role;
+use crate::published::digests;
 use crate::tensor::TensorMeta;
 
 /// Whether the tensor is known by its role to follow from a formula.

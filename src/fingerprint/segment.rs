@@ -1,11 +1,9 @@
 //! The statistics of one segment of a tensor, and how those of the segments that follow are added.
 
-use super::MAX_AXIS;
 use super::accumulate::{Energies, Moments, RowKey, Sketch, Summary};
-use super::kernel;
 use super::plan::Plan;
 use super::projection::{Along, Projector, Strip, Target, Weights};
-use super::sample_labels;
+use super::{MAX_AXIS, kernel, sample_labels};
 use crate::anatomy::{Assignment, Residual};
 
 /// What all segments of a tensor know.

@@ -12,10 +12,10 @@ use rayon::prelude::*;
 
 use super::frame::{Frames, Side};
 use super::neurons::{Source, Unit};
-use super::spool::{Numbers, Spool};
+use crate::bytes::spool::{Numbers, Spool};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::stats::product;
+use crate::math::linalg;
 
 /// Landmarks of one MLP or expert.
 pub const LANDMARKS: usize = 128;
@@ -185,7 +185,7 @@ impl Vectors {
             let table = |(index, cols): (usize, &mut [Vec<f32>])| {
                 let right = self.read(b, index * tile..index * tile + cols.len());
                 let mut table = Vec::new();
-                product::by_rows(&left, &right, hidden, &mut table);
+                linalg::by_rows(&left, &right, hidden, &mut table);
                 table.iter_mut().for_each(|cosine| *cosine = cosine.abs());
                 for line in table.chunks_exact(cols.len()) {
                     cols.iter_mut().zip(line).for_each(|(kept, &cosine)| kept.push(cosine));

@@ -8,9 +8,10 @@ use std::fmt::Write;
 use anstyle::{AnsiColor, Style};
 
 use super::{Candidate, Report};
-use crate::catalog::architectures::Nearest;
-use crate::compare::{Part, Test};
+use crate::evidence::Test;
 use crate::finding::Level;
+use crate::model::Part;
+use crate::model::known::Nearest;
 use crate::verdict::Class;
 
 /// Columns of the text.

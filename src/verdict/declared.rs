@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Class;
-use crate::checkpoint::sidecar::Sidecar;
+use crate::checkpoint::claims::Sidecar;
 
 /// How the declaration relates to the evidence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -111,7 +111,7 @@ fn same_model(declared: &str, id: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::sidecar::Card;
+    use crate::checkpoint::claims::Card;
 
     fn status(bases: &[&str], tested: &[(&str, Class)]) -> Status {
         let base_models = bases.iter().map(|&base| base.to_owned()).collect();

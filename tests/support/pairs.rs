@@ -5,7 +5,7 @@ use std::path::Path;
 use safetensors::tensor::Dtype;
 use weightprint::checkpoint::OpenOptions;
 use weightprint::report::Report;
-use weightprint::scan::{self, Input};
+use weightprint::scanner::{self, Input};
 
 use super::model::Model;
 use super::{Random, Raw, disguise, load, obfuscate, write_file, zoo};
@@ -149,11 +149,11 @@ impl Pair {
     /// The report of the comparison with `reference`.
     pub fn report(&self, reference: &Input) -> Report {
         let Some(disguise) = self.disguise else {
-            return scan::compare(&open(&zoo(self.model), Some(reference)), reference);
+            return scanner::compare(&open(&zoo(self.model), Some(reference)), reference);
         };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
         write_file(&path, &disguise.apply(self.model, 1000 + self.model.len() as u64));
-        scan::compare(&open(&path, Some(reference)), reference)
+        scanner::compare(&open(&path, Some(reference)), reference)
     }
 }

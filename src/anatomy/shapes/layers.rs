@@ -5,7 +5,7 @@
 //! there are and what is in each.
 
 use super::Census;
-use crate::anatomy::Latent;
+use crate::model::Latent;
 
 /// Distinct shapes of one kind that take part in a reading; real models have fewer than ten.
 const MOST_GROUPS: usize = 12;

@@ -5,7 +5,7 @@
 //! are outside the layers, leave one usual arrangement.
 
 use super::Census;
-use crate::anatomy::{Architecture, QkNorm};
+use crate::model::{Architecture, QkNorm};
 
 /// Fills in norms and biases; returns the length of a vector of rotary frequencies, if there seems to be one.
 pub(super) fn read(a: &mut Architecture, census: &Census) -> Option<u64> {

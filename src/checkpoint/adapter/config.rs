@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::super::text::shown;
+use crate::text::shown;
 
 /// What `adapter_config.json` declares.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -102,7 +102,7 @@ const CHANGES_BASE: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
 
 impl Config {
     /// Why an adapter with this configuration is not merged, if it is not.
-    pub(super) fn refused(&self) -> Option<String> {
+    pub(crate) fn refused(&self) -> Option<String> {
         let method = self.peft_type.as_deref().unwrap_or("of an unstated method");
         if !method.eq_ignore_ascii_case("lora") {
             return Some(format!("adapters of method {} are not merged, only LoRA is", shown(method)));
@@ -127,7 +127,7 @@ impl Config {
     ///
     /// # Errors
     /// In words, if one of them cannot be read or there are too many.
-    pub(super) fn scales(&self) -> Result<Scales<'_>, String> {
+    pub(crate) fn scales(&self) -> Result<Scales<'_>, String> {
         let compile = |patterns: &Option<Patterns>| {
             let patterns = patterns.as_ref().map_or(&[][..], |patterns| &patterns.0);
             if patterns.len() > MOST_PATTERNS {
@@ -167,7 +167,7 @@ impl Pattern {
 }
 
 /// Alphas and ranks by module.
-pub(super) struct Scales<'a> {
+pub(crate) struct Scales<'a> {
     config: &'a Config,
     alphas: Vec<(Pattern, f64)>,
     ranks: Vec<(Pattern, f64)>,
@@ -178,7 +178,7 @@ impl Scales<'_> {
     ///
     /// # Errors
     /// In words, if the configuration states another rank, no alpha, or no finite factor.
-    pub(super) fn of(&self, module: &str, rank: u64) -> Result<f32, String> {
+    pub(crate) fn of(&self, module: &str, rank: u64) -> Result<f32, String> {
         let find = |patterns: &[(Pattern, f64)]| {
             patterns.iter().find(|(pattern, _)| pattern.fits(module)).map(|(_, number)| *number)
         };

@@ -1,0 +1,6 @@
+//! From the tensors of files to those of a model: adapters added to their base, fused matrices taken apart.
+
+pub(crate) mod adapter;
+pub mod logical;
+
+pub use self::logical::{Logical, logical};

@@ -1,0 +1,352 @@
+//! Which tensor of the suspect corresponds to which of the reference, by content: digests first, then values.
+//!
+//! Names, roles and order are not looked at, except to choose among counterparts with the same content. A
+//! correspondence is a map, not evidence: its strength is reported as an effect, and never given a p-value.
+
+use std::collections::{BTreeMap, HashMap};
+
+use half::bf16;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::fingerprint::{Fingerprint, TensorPrint, ValuePrint};
+use crate::math::lanes::standardise;
+use crate::math::linalg;
+use crate::tensor::DType;
+use crate::tensor::decode::grid_step;
+
+/// How a counterpart was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    /// The values are equal, all of them.
+    Equal,
+    /// The values are equal once both are rounded to a coarser type: all of them where that is `bf16` or `f16`, all
+    /// sampled ones otherwise.
+    ReEncoded,
+    /// Sampled values correlate at equal labels.
+    Close,
+}
+
+/// A tensor of the suspect and its counterpart.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Match {
+    /// Index into the suspect's tensors.
+    pub suspect: usize,
+    /// Index into the reference's tensors.
+    pub reference: usize,
+    /// How the counterpart was found.
+    pub how: How,
+    /// Correlation of the sampled values; 1 where the values are equal.
+    pub correlation: f64,
+}
+
+/// Smallest correlation of sampled values for matrices to count as counterparts. Output heads of models trained apart on
+/// the same data reach .27, because their sampled values are not independent of one another.
+const MIN_CORRELATION: f64 = 0.35;
+
+/// Smallest correlation times the root of the sample size, for small matrices.
+const MIN_SCORE: f64 = 8.0;
+
+/// Vectors (gains, biases) resemble one another across layers and models; below this they are no counterparts.
+const MIN_VECTOR_CORRELATION: f64 = 0.5;
+
+/// Most pairs of one shape that are compared by value; a checkpoint of thousands of experts is matched by digest alone
+/// beyond it.
+const MAX_PAIRS: usize = 1 << 28;
+
+/// Fewest rows for tensors of unequal height to be compared: an extended vocabulary, not another layer type.
+const MIN_TALL_ROWS: u64 = 256;
+
+/// Finds counterparts. At most one for each tensor of the suspect; one tensor of the reference may serve several, as
+/// it does for repeated layers and upcycled experts.
+pub fn matches(suspect: &Fingerprint, reference: &Fingerprint) -> Vec<Match> {
+    let mut found: Vec<Option<Match>> = vec![None; suspect.tensors.len()];
+    by_digest(suspect, reference, &mut found);
+    by_value(suspect, reference, &mut found);
+    found.into_iter().flatten().collect()
+}
+
+fn by_digest(suspect: &Fingerprint, reference: &Fingerprint, found: &mut [Option<Match>]) {
+    let mut by_values: HashMap<[u8; 32], Vec<usize>> = HashMap::new();
+    let mut by_rounded: [HashMap<u128, Vec<usize>>; 2] = Default::default();
+    for (index, values) in informative(reference) {
+        if let Some(digest) = values.sha256 {
+            by_values.entry(digest).or_default().push(index);
+        }
+        for (map, key) in by_rounded.iter_mut().zip(values.rounded) {
+            map.entry(key).or_default().push(index);
+        }
+    }
+    let mut used = vec![0u32; reference.tensors.len()];
+    for (index, values) in informative(suspect) {
+        let equal = values.sha256.and_then(|digest| by_values.get(&digest)).map(|hits| (How::Equal, hits));
+        let rounded = by_rounded.iter().zip(values.rounded).find_map(|(map, key)| map.get(&key));
+        let Some((how, hits)) = equal.or(rounded.map(|hits| (How::ReEncoded, hits))) else { continue };
+        let tensor = &suspect.tensors[index];
+        let same_size = hits.iter().copied().filter(|&hit| reference.tensors[hit].elements() == tensor.elements());
+        let preference = |hit: &usize| (used[*hit], !same_place(tensor, &reference.tensors[*hit]), *hit);
+        let Some(hit) = same_size.min_by_key(preference) else { continue };
+        used[hit] += 1;
+        found[index] = Some(Match { suspect: index, reference: hit, how, correlation: 1.0 });
+    }
+}
+
+/// Whether two tensors have the same name, or the same settled role in the same layer.
+fn same_place(a: &TensorPrint, b: &TensorPrint) -> bool {
+    let (x, y) = (&a.assignment, &b.assignment);
+    a.name == b.name || x.roles.len() == 1 && (&x.roles, x.layer, x.expert) == (&y.roles, y.layer, y.expert)
+}
+
+fn informative(print: &Fingerprint) -> impl Iterator<Item = (usize, &ValuePrint)> {
+    print.tensors.iter().enumerate().filter_map(|(index, tensor)| Some((index, tensor.informative()?)))
+}
+
+/// Tensors of one shape, by index.
+#[derive(Default)]
+struct Group {
+    ours: Vec<usize>,
+    theirs: Vec<usize>,
+}
+
+/// Tensors by rows and columns.
+type Groups = BTreeMap<(u64, u64), Group>;
+
+fn by_value(suspect: &Fingerprint, reference: &Fingerprint, found: &mut [Option<Match>]) {
+    let mut groups = Groups::new();
+    for (index, _) in informative(suspect).filter(|&(index, _)| found[index].is_none()) {
+        groups.entry(suspect.tensors[index].matrix()).or_default().ours.push(index);
+    }
+    for (index, _) in informative(reference) {
+        groups.entry(reference.tensors[index].matrix()).or_default().theirs.push(index);
+    }
+    for Group { ours, theirs } in groups.values() {
+        if ours.len().saturating_mul(theirs.len()) <= MAX_PAIRS {
+            match_group(suspect, reference, ours, theirs, found);
+        }
+    }
+    match_tall(suspect, reference, &groups, found);
+}
+
+/// Counterparts among tensors of one shape.
+fn match_group(
+    suspect: &Fingerprint,
+    reference: &Fingerprint,
+    ours: &[usize],
+    theirs: &[usize],
+    found: &mut [Option<Match>],
+) {
+    let Some(scores) = correlations(suspect, reference, ours, theirs) else { return };
+    for (row, &index) in scores.iter().zip(ours) {
+        let tensor = &suspect.tensors[index];
+        let best = best_of(row);
+        let Some((column, _)) = best else { continue };
+        // Vectors of neighbouring layers resemble each other: only a mutual best counts.
+        let vector = tensor.matrix().0 == 1;
+        let rival = vector && scores.iter().any(|other| other[column] > row[column]);
+        // Far from enough for a matrix, whatever the rounding of the product: most pairs end here.
+        if !vector && row[column] < 0.5 * MIN_CORRELATION as f32 {
+            continue;
+        }
+        let counterpart = theirs[column];
+        if let Some(agreement) = agreement(tensor, &reference.tensors[counterpart]).filter(|_| !rival) {
+            found[index] = Some(Match { suspect: index, reference: counterpart, ..agreement });
+        }
+    }
+}
+
+fn best_of(row: &[f32]) -> Option<(usize, f32)> {
+    row.iter().copied().enumerate().max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)))
+}
+
+/// Correlations of the samples of each of `ours` with each of `theirs`, by one matrix product for each block of rows.
+/// Correlations of f32 sums: good for choosing, not for reporting.
+fn correlations(
+    suspect: &Fingerprint,
+    reference: &Fingerprint,
+    ours: &[usize],
+    theirs: &[usize],
+) -> Option<Vec<Vec<f32>>> {
+    const BLOCK: usize = 1024;
+    let standardised = |print: &Fingerprint, indices: &[usize]| -> Option<Vec<f32>> {
+        let mut rows = Vec::new();
+        for &index in indices {
+            rows.extend_from_slice(&print.tensors[index].informative()?.sample.values());
+        }
+        let width = rows.len() / indices.len().max(1);
+        standardise(&mut rows, width);
+        Some(rows)
+    };
+    if ours.is_empty() || theirs.is_empty() {
+        return None;
+    }
+    let right = standardised(reference, theirs)?;
+    let width = right.len() / theirs.len();
+    let (mut all, mut table) = (Vec::with_capacity(ours.len()), Vec::new());
+    for block in ours.chunks(BLOCK) {
+        let left = standardised(suspect, block)?;
+        if width == 0 || left.len() != block.len() * width || right.len() != theirs.len() * width {
+            return None;
+        }
+        linalg::by_rows(&left, &right, width, &mut table);
+        all.extend(table.chunks_exact(theirs.len()).map(<[f32]>::to_vec));
+    }
+    Some(all)
+}
+
+/// What two tensors of one shape have in common, if enough to be counterparts. The indices are left at 0.
+fn agreement(ours: &TensorPrint, theirs: &TensorPrint) -> Option<Match> {
+    let (a, b) = (ours.informative()?, theirs.informative()?);
+    let (x, y) = (a.sample.values(), b.sample.values());
+    let ours_sampled = Sampled { values: &x, dtype: &ours.dtype, steps: &a.steps };
+    let theirs_sampled = Sampled { values: &y, dtype: &theirs.dtype, steps: &b.steps };
+    judge(ours_sampled, theirs_sampled, ours.matrix().0 == 1)
+}
+
+/// Sampled values, and what tells how they were rounded.
+#[derive(Debug, Clone, Copy)]
+struct Sampled<'a> {
+    values: &'a [f32],
+    dtype: &'a DType,
+    /// Of a type in blocks, where it has levels: their distance at each value.
+    steps: &'a [bf16],
+}
+
+impl Sampled<'_> {
+    /// The distance of representable values near the larger of a pair; `None` where it is unknown.
+    fn step(&self, at: usize, larger: f32) -> Option<f32> {
+        match self.dtype {
+            DType::Block(_) | DType::Packed(_) => self.steps.get(at).map(|step| step.to_f32()),
+            dtype => grid_step(dtype, larger),
+        }
+    }
+}
+
+fn judge(ours: Sampled<'_>, theirs: Sampled<'_>, vector: bool) -> Option<Match> {
+    let (a, b) = (ours.values, theirs.values);
+    let wide = |values: &[f32]| -> Vec<f64> { values.iter().map(|&v| f64::from(v)).collect() };
+    let correlation = crate::math::ranks::correlation(&wide(a), &wide(b));
+    let how = if within_grid(ours, theirs) { How::ReEncoded } else { How::Close };
+    let least = if vector { MIN_VECTOR_CORRELATION } else { MIN_CORRELATION };
+    let strong = correlation >= least && correlation * (a.len() as f64).sqrt() >= MIN_SCORE;
+    (strong || how == How::ReEncoded).then_some(Match { suspect: 0, reference: 0, how, correlation })
+}
+
+/// Whether the coarser of two types explains every difference: 99 % of sampled values within half a step of its grid
+/// and none off by more than one. Types with the same grid explain none.
+///
+/// A block type rounds each value to levels whose distance its block states, so the same holds for it, with two
+/// allowances: its scale is itself rounded to `f16`, and quantisers cut off what lies beyond the last level, so that
+/// [`MOST_CUT_OFF`] of the values may be further away. What this cannot exclude: a change that is small beside the
+/// levels of a coarse type (a light fine-tune in two bits) moves few values across half a step and passes for rounding.
+/// What it does not see: copies in code-book types (IQ1, IQ2, IQ3), which are told to be close, never re-encoded.
+fn within_grid(ours: Sampled<'_>, theirs: Sampled<'_>) -> bool {
+    if ours.dtype == theirs.dtype || ours.values.is_empty() || ours.values.len() != theirs.values.len() {
+        return false;
+    }
+    let in_blocks = |side: Sampled<'_>| matches!(side.dtype, DType::Block(_) | DType::Packed(_));
+    let blocks = in_blocks(ours) || in_blocks(theirs);
+    let (mut within_half, n) = (0, ours.values.len());
+    for (at, (&x, &y)) in ours.values.iter().zip(theirs.values).enumerate() {
+        let larger = if x.abs() > y.abs() { x } else { y };
+        let (Some(s), Some(t)) = (ours.step(at, larger), theirs.step(at, larger)) else { return false };
+        let gap = (x - y).abs();
+        if blocks {
+            within_half += usize::from(gap <= 0.505 * (s + t) + SCALE_ROUNDING * larger.abs());
+            continue;
+        }
+        let step = s.max(t);
+        if gap > step {
+            return false;
+        }
+        within_half += usize::from(gap <= 0.51 * step);
+    }
+    let least = if blocks { 1.0 - MOST_CUT_OFF } else { 0.99 };
+    within_half as f64 >= least * n as f64
+}
+
+/// Share of a value by which the rounding of its block's scale to `f16` may move it.
+const SCALE_ROUNDING: f32 = 1.0 / 2048.0;
+
+/// Share of values that a quantiser may have cut off at the end of the levels. Among the zoo's matrices in ten block
+/// types, rounding alone left 0.9 % at most beyond half a step; a light fine-tune before it, 13.8 % at least.
+const MOST_CUT_OFF: f64 = 0.03;
+
+/// Counterparts among tall matrices of one width and unequal height: a vocabulary that was extended or cut. The samples
+/// of both keep mostly the same labels, and the common ones are compared.
+fn match_tall(suspect: &Fingerprint, reference: &Fingerprint, groups: &Groups, found: &mut [Option<Match>]) {
+    // A handful: embeddings and heads. Layers come in groups of at least as many as there are layers.
+    let few = |group: &&Vec<usize>| (1..=2).contains(&group.len());
+    let tall = || groups.iter().filter(|((rows, _), _)| *rows >= MIN_TALL_ROWS).map(|(_, group)| group);
+    let ours: Vec<usize> = tall().map(|group| &group.ours).filter(few).flatten().copied().collect();
+    let theirs: Vec<usize> = tall().map(|group| &group.theirs).filter(few).flatten().copied().collect();
+    for index in ours {
+        if found[index].is_some() {
+            continue;
+        }
+        let tensor = &suspect.tensors[index];
+        let best = theirs
+            .iter()
+            .filter(|&&other| reference.tensors[other].matrix().1 == tensor.matrix().1)
+            .filter_map(|&other| {
+                let (a, b) = common_sample(tensor, &reference.tensors[other])?;
+                let side = |values| Sampled { values, dtype: &tensor.dtype, steps: &[] };
+                let agreement = judge(side(&a), side(&b), false)?;
+                // Equal at common labels is not equal as a whole.
+                Some(Match { suspect: index, reference: other, how: How::Close, ..agreement })
+            })
+            .max_by(|a, b| a.correlation.total_cmp(&b.correlation).then(b.reference.cmp(&a.reference)));
+        found[index] = best;
+    }
+}
+
+/// Sampled values at the labels that both tensors keep.
+fn common_sample(ours: &TensorPrint, theirs: &TensorPrint) -> Option<(Vec<f32>, Vec<f32>)> {
+    let (a, b) = (ours.informative()?.sample.values(), theirs.informative()?.sample.values());
+    let ((our_rows, our_cols), (their_rows, their_cols)) = (ours.sample_labels(), theirs.sample_labels());
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    for (i, row) in our_rows.iter().enumerate() {
+        let Ok(k) = their_rows.binary_search(row) else { continue };
+        for (j, col) in our_cols.iter().enumerate() {
+            let Ok(l) = their_cols.binary_search(col) else { continue };
+            left.push(*a.get(i * our_cols.len() + j)?);
+            right.push(*b.get(k * their_cols.len() + l)?);
+        }
+    }
+    Some((left, right))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain<'a>(values: &'a [f32], dtype: &'a DType) -> Sampled<'a> {
+        Sampled { values, dtype, steps: &[] }
+    }
+
+    #[test]
+    fn rounding_to_a_coarser_type_is_within_its_grid_and_a_changed_value_is_not() {
+        let values: Vec<f32> = (1..500).map(|i| (i as f32 * 0.731).sin() * 0.02).collect();
+        let halves: Vec<f32> = values.iter().map(|&v| half::f16::from_f32(v).to_f32()).collect();
+        assert!(within_grid(plain(&values, &DType::F32), plain(&halves, &DType::F16)));
+        assert!(
+            !within_grid(plain(&values, &DType::F32), plain(&halves, &DType::F32)),
+            "one type explains no difference"
+        );
+        let mut tuned = halves.clone();
+        for value in &mut tuned {
+            *value *= 1.002;
+        }
+        assert!(!within_grid(plain(&values, &DType::F32), plain(&tuned, &DType::F16)));
+    }
+
+    #[test]
+    fn independent_samples_are_no_counterparts() {
+        let sample = |seed: f32| -> Vec<f32> { (0..2048).map(|i| (i as f32 * seed).sin()).collect() };
+        assert!(judge(plain(&sample(1.37), &DType::BF16), plain(&sample(2.91), &DType::BF16), false).is_none());
+        let close: Vec<f32> = sample(1.37).iter().zip(sample(2.91)).map(|(a, b)| a + b).collect();
+        let found = judge(plain(&sample(1.37), &DType::BF16), plain(&close, &DType::BF16), false).unwrap();
+        assert_eq!(found.how, How::Close);
+        assert!((found.correlation - 0.5f64.sqrt()).abs() < 0.05);
+    }
+}

@@ -1,0 +1,120 @@
+//! Rows of query and key that llama.cpp's exporter puts in another order, seen in Hugging Face's.
+//!
+//! Rotary embeddings turn pairs of a head's dimensions. Meta's layout, which llama.cpp keeps for LLaMA and its
+//! relatives, has the two of a pair side by side: (0, 1), (2, 3), …; Hugging Face's has all first ones, then all second
+//! ones. So within a head of `D` rows, Hugging Face's row `i` of half `h` is stored as row `2·i + h`. Whole rows move,
+//! which leaves blocks of quantised types whole. Other architectures are exported as they are.
+
+use std::sync::Arc;
+
+use super::metadata::{Metadata, Value};
+use crate::finding::{Code, Finding, Level};
+use crate::tensor::layout::{Extent, MAX_PIECES, Piece, View};
+use crate::tensor::{Layout, TensorMeta};
+
+/// Architectures whose query and key rows llama.cpp's exporter permutes, as its `conversion/*.py` have them: classes that
+/// take `LlamaModel.modify_tensors` over with `undo_permute` set (arcee, eagle3, granite, granitehybrid, granitemoe,
+/// llama-embed, mistral3, nanbeige, smollm3), and those that permute by themselves (arctic, baichuan, bailingmoe,
+/// chameleon, deci, deepseek, internlm2, llada, minicpm, olmo, xverse). Written as `llama` are also Mistral, Mixtral and
+/// InternLM3; a file made from Mistral's own format has the pairs side by side already, so it comes out alike.
+///
+/// Not among them, though their classes derive from `LlamaModel`: afmoe, apertus and llama4, which keep the rows. Of
+/// chameleon the norms of query and key, which the exporter spreads over the heads, stay as stored.
+const PERMUTED: [&str; 21] = [
+    "llama",
+    "arcee",
+    "arctic",
+    "baichuan",
+    "bailingmoe",
+    "chameleon",
+    "deci",
+    "deepseek",
+    "eagle3",
+    "granite",
+    "granitehybrid",
+    "granitemoe",
+    "internlm2",
+    "llada",
+    "llama-embed",
+    "minicpm",
+    "mistral3",
+    "nanbeige",
+    "olmo",
+    "smollm3",
+    "xverse",
+];
+
+/// Gives the tensors concerned their layout. Where the metadata do not tell the heads, they stay as stored, and a
+/// finding says so.
+pub(crate) fn undo(metadata: &Metadata, tensors: &mut [TensorMeta]) -> Option<Finding> {
+    let known = metadata.architecture().is_some_and(|name| PERMUTED.contains(&name));
+    if !known {
+        return None;
+    }
+    let mut left = Vec::new();
+    for tensor in tensors {
+        let Some((layer, keys)) = parse(&tensor.name) else { continue };
+        let heads = heads(metadata, layer, keys);
+        match heads.and_then(|heads| unpaired(tensor, heads)) {
+            Some(view) => tensor.layout = Layout::View(Arc::new(view)),
+            None => left.push(tensor.name.clone()),
+        }
+    }
+    let first = left.first()?.clone();
+    let message = format!(
+        "the number of heads is not stated or does not fit {} tensors of query and key, whose rows stay in llama.cpp's \
+         order",
+        left.len()
+    );
+    Some(Finding::new(Code::ConfigMismatch, Level::Warning, message, first))
+}
+
+/// The layer of a query or key projection, and whether it is of keys.
+fn parse(name: &str) -> Option<(usize, bool)> {
+    let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
+    let keys = match part {
+        "attn_q.weight" | "attn_q.bias" => false,
+        "attn_k.weight" | "attn_k.bias" => true,
+        _ => return None,
+    };
+    Some((layer.parse().ok()?, keys))
+}
+
+/// Heads of query, or of key, in a layer.
+fn heads(metadata: &Metadata, layer: usize, keys: bool) -> Option<u64> {
+    let stated = |key: &str| match metadata.own(key)? {
+        Value::Numbers(each) => each.get(layer).and_then(|&number| u64::try_from(number).ok()),
+        value => value.as_u64(),
+    };
+    let all = stated("attention.head_count");
+    if keys { stated("attention.head_count_kv").or(all) } else { all }
+}
+
+/// The tensor with the halves of each head one after the other.
+fn unpaired(tensor: &TensorMeta, heads: u64) -> Option<View> {
+    let (along_rows, size) = match tensor.shape[..] {
+        [rows, _] => (true, rows),
+        [size] => (false, size),
+        _ => return None,
+    };
+    if heads > MAX_PIECES as u64 / 2 {
+        return None;
+    }
+    let half = size.checked_div(heads).filter(|head| size % heads == 0 && head % 2 == 0 && *head > 0)? / 2;
+    let (cols, shard) = (tensor.matrix().1, tensor.shard);
+    let step = tensor.dtype.size_of(if along_rows { cols } else { 1 })?;
+    let mut pieces = Vec::new();
+    for part in 0..2 * heads {
+        let (head, second) = (part / 2, part % 2);
+        let offset = tensor.offset + (head * 2 * half + second) * step;
+        let first = part * half;
+        pieces.push(if along_rows {
+            let col_step = tensor.dtype.bytes().unwrap_or(0);
+            Piece { row: first, col: 0, rows: half, cols, shard, offset, row_step: 2 * step, col_step }
+        } else {
+            Piece { row: 0, col: first, rows: 1, cols: half, shard, offset, row_step: 0, col_step: 2 * step }
+        });
+    }
+    let extent = Extent { shard, offset: tensor.offset, len: tensor.len };
+    View::new(&tensor.dtype, &tensor.shape, pieces, vec![extent]).ok()
+}

@@ -1,0 +1,160 @@
+//! One file that `torch.save` wrote: which tensors its pickle names, and where in the file their bytes lie.
+//!
+//! Two containers are known: a zip archive whose members are stored as they are, and the older sequence of pickles
+//! followed by raw storages. Nothing is executed, no tensor's bytes are read, and the tensors stay ranges of the file.
+
+mod archive;
+mod legacy;
+mod state;
+mod tensors;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::pickle::{self, Fault, Pickle, Refusal, Why};
+use crate::bytes::local::Source;
+use crate::finding::{Capped, Code, Finding, Level};
+use crate::limits::MAX_PICKLE_BYTES;
+use crate::tensor::TensorMeta;
+use crate::text::{listed, shown};
+use crate::{Error, Result};
+
+const FORMAT: &str = "PyTorch checkpoint";
+
+/// Where the bytes of a storage lie: first byte in the file, and how many.
+type Ranges = HashMap<String, (u64, u64)>;
+
+/// What a file states of its tensors, checked against the length of the file.
+#[derive(Debug)]
+pub(crate) struct Header {
+    /// The tensors by offset, then name. Their offsets count from the start of the file; their shard is 0.
+    pub(crate) tensors: Vec<TensorMeta>,
+    /// Names that stand for tensors which are there under another name.
+    pub(crate) aliases: Vec<String>,
+    /// What was odd, refused or left out.
+    pub(crate) findings: Vec<Finding>,
+}
+
+/// A file of which errors and findings speak.
+#[derive(Clone, Copy)]
+struct Named<'a> {
+    /// As errors name it.
+    path: &'a Path,
+    /// As findings name it.
+    name: &'a str,
+    source: &'a Source,
+}
+
+/// Whether a file that begins with `head` is a zip archive.
+pub(crate) fn is_archive(head: &[u8]) -> bool {
+    head.starts_with(b"PK\x03\x04")
+}
+
+/// Whether a file that begins with `head` is a pickle of protocol 2 or later; earlier ones have no mark.
+pub(crate) fn is_pickle(head: &[u8]) -> bool {
+    matches!(head, [0x80, 2..=5, ..])
+}
+
+/// Whether files of this name are pickles as a rule.
+pub(crate) fn is_pickle_name(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    crate::checkpoint::plan::PICKLE_SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
+}
+
+/// Reads what the file at `path` says of its tensors; findings call it `name`.
+///
+/// # Errors
+/// [`Error::Malformed`] with the byte offset wherever the file breaks its format, is compressed or big-endian, or has
+/// no tensors that can be found; [`Error::Limit`] for a ceiling of [`limits`](crate::limits); [`Error::Nothing`] for
+/// an archive that is no checkpoint; [`Error::Changed`] if the file shrank meanwhile.
+pub(crate) fn read_header(path: &Path, name: &str, source: &Source) -> Result<Header> {
+    let file = Named { path, name, source };
+    let mut buf = Vec::new();
+    let head = source.read(path, 0, source.len().min(4) as usize, &mut buf)?;
+    if is_archive(head) { archive::read(file) } else { legacy::read(file) }
+}
+
+impl Named<'_> {
+    fn malformed(&self, what: impl Into<String>) -> Error {
+        Error::malformed(self.path, FORMAT, what)
+    }
+
+    /// The error for a fault of the pickle at byte `start` of the file.
+    fn fault(&self, fault: Fault, start: u64) -> Error {
+        let at = start + fault.at as u64;
+        match fault.why {
+            Why::CutOff => self.malformed("its pickle is cut off").at(at),
+            Why::Broken(what) => self.malformed(format!("broken pickle: {what}")).at(at),
+            Why::Over { what, found, limit } => Error::Limit { path: self.path.to_path_buf(), what, found, limit },
+        }
+    }
+
+    /// Hands the pickle at byte `start` to `take`. It has `len` bytes at most; where it may be much shorter than that,
+    /// only as much is read as is needed.
+    fn pickle<T>(&self, start: u64, len: u64, take: impl FnOnce(&Pickle<'_>) -> Result<T>) -> Result<T> {
+        const FIRST: u64 = 1 << 16;
+        let mut buf = Vec::new();
+        let mut window = FIRST;
+        loop {
+            let taken = window.min(len).min(MAX_PICKLE_BYTES);
+            let bytes = self.source.read(self.path, start, taken as usize, &mut buf)?;
+            match pickle::load(bytes) {
+                Ok(pickle) => return take(&pickle),
+                Err(Fault { why: Why::CutOff, .. }) if taken < len.min(MAX_PICKLE_BYTES) => window *= 8,
+                Err(Fault { why: Why::CutOff, .. }) if taken < len => {
+                    let (path, limit) = (self.path.to_path_buf(), MAX_PICKLE_BYTES);
+                    return Err(Error::Limit { path, what: "length of a pickle in bytes", found: len, limit });
+                }
+                Err(fault) => return Err(self.fault(fault, start)),
+            }
+        }
+    }
+
+    /// One finding for each function that the pickle names and that was refused.
+    fn refusals(&self, refused: &[Refusal]) -> Vec<Finding> {
+        let is_object = |refusal: &&Refusal| refusal.built && !refusal.called;
+        let (mut modules, mut scripts) = (Vec::new(), 0usize);
+        for refusal in refused.iter().filter(is_object) {
+            match refusal.name.starts_with("__torch__") {
+                true => scripts += 1,
+                false => modules.push(refusal.name.as_str()),
+            }
+        }
+        let mut told = Vec::new();
+        let mut tell = |level, message| {
+            told.push(Finding::new(Code::PickleRefused, level, message, self.name.to_owned()));
+        };
+        if !modules.is_empty() {
+            let (count, names) = (modules.len(), listed(&modules));
+            tell(
+                Level::Warning,
+                format!("the pickle holds objects of {count} classes that a loader would import: {names}"),
+            );
+        }
+        if scripts > 0 {
+            tell(Level::Note, "a TorchScript archive, whose code a loader would run; it was not looked at".to_owned());
+        }
+        let mut found = Capped::new(Code::PickleRefused, Level::Warning);
+        for refusal in refused.iter().filter(|refusal| !is_object(refusal)) {
+            let what = || format!("the pickle {}, which was refused", asks(refusal));
+            found.push(what, || self.name.to_owned());
+        }
+        told.extend(found.finish("more functions that the pickle names and that were refused"));
+        told
+    }
+
+    /// The error for a pickle whose root is nothing to look for tensors in.
+    fn no_state(&self, pickle: &Pickle<'_>) -> Error {
+        let asked = pickle.refused.iter().find(|refusal| refusal.called).or_else(|| pickle.refused.first());
+        let what = match asked {
+            Some(refusal) => format!("it holds no dictionary of tensors, and {}, which was refused", asks(refusal)),
+            None => "it holds no dictionary of tensors".to_owned(),
+        };
+        self.malformed(what)
+    }
+}
+
+/// What the pickle wants of a function that is not listed.
+fn asks(Refusal { name, called, .. }: &Refusal) -> String {
+    format!("{} {}", if *called { "asks to call" } else { "names" }, shown(name))
+}

@@ -1,5 +1,0 @@
-//! Pure mathematics: no files, no models, no thresholds.
-
-pub mod product;
-pub mod rank;
-pub mod tail;
