@@ -90,20 +90,20 @@ impl Cache {
         part(checkpoint.root.as_os_str().as_encoded_bytes());
         part(checkpoint.format.as_str().as_bytes());
         part(checkpoint.repository.as_deref().unwrap_or_default().as_bytes());
-        part(checkpoint.sidecar.tokenizer.as_ref().map_or("", |tokenizer| &tokenizer.sha256).as_bytes());
+        part(checkpoint.tokenizer.as_ref().map_or("", |tokenizer| &tokenizer.sha256).as_bytes());
         let json = |error: serde_json::Error| Error::Usage(format!("cannot make a cache key: {error}"));
         part(&serde_json::to_vec(&anatomy.architecture).map_err(json)?);
         part(&serde_json::to_vec(&anatomy.assignments).map_err(json)?);
         part(&serde_json::to_vec(&(settings.lists, settings.descriptors)).map_err(json)?);
         // It says how packed codes become values.
-        part(&serde_json::to_vec(&checkpoint.sidecar.config).map_err(json)?);
+        part(&serde_json::to_vec(&checkpoint.claims.config).map_err(json)?);
         // It says how a change is scaled.
         if checkpoint.merged.is_some() {
-            part(format!("{:?}", checkpoint.sidecar.adapter).as_bytes());
+            part(format!("{:?}", checkpoint.adapter).as_bytes());
         }
         for shard in checkpoint.shards.iter() {
             part(shard.name.as_bytes());
-            part(shard.path.as_os_str().as_encoded_bytes());
+            part(shard.location().as_os_str().as_encoded_bytes());
             part(&state(shard)?);
         }
         Ok(Key(hex(&key.finalize())))
@@ -187,20 +187,9 @@ impl Cache {
     }
 }
 
-/// Length, modification time, inode and sampled bytes of a weight file.
+/// Identity and sampled bytes of a weight file.
 fn state(shard: &Shard) -> Result<Vec<u8>> {
-    let meta = fs::metadata(&shard.path).map_err(|source| Error::io(&shard.path, "examine", source))?;
-    let mut state = meta.len().to_le_bytes().to_vec();
-    let since = meta.modified().ok().and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
-    state.extend(since.map_or(0, |since| since.as_nanos()).to_le_bytes());
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        state.extend(meta.dev().to_le_bytes());
-        state.extend(meta.ino().to_le_bytes());
-        state.extend(meta.ctime_nsec().to_le_bytes());
-        state.extend(meta.ctime().to_le_bytes());
-    }
+    let mut state = shard.identity();
     let (mut digest, mut buf) = (Sha256::new(), Vec::new());
     if shard.bytes <= SAMPLED_PLACES * SAMPLED_BYTES {
         digest.update(shard.read(0, shard.bytes as usize, &mut buf)?);
@@ -247,7 +236,7 @@ mod tests {
     fn zoo(name: &str) -> (Checkpoint, Anatomy) {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/zoo").join(name);
         let checkpoint = Checkpoint::open(&path, OpenOptions::default()).unwrap();
-        let anatomy = anatomy::dissect(&checkpoint.tensors, checkpoint.sidecar.config.as_ref());
+        let anatomy = anatomy::dissect(&checkpoint.tensors, checkpoint.claims.config.as_ref());
         (checkpoint, anatomy)
     }
 

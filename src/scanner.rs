@@ -12,12 +12,12 @@ use crate::anatomy::{self, Anatomy};
 use crate::assemble;
 use crate::cache::{Cache, Lookup};
 use crate::catalog::Catalog;
-use crate::checkpoint::claims::Sidecar;
 use crate::checkpoint::{Checkpoint, Format, OpenOptions};
 use crate::error::{Error, Result};
 use crate::evidence::{self, Comparison, Depth};
 use crate::finding::{Code, Finding, Level};
 use crate::fingerprint::{Anchor, Fingerprint, Progress, SAMPLE_GRID, Settings};
+use crate::format::Claims;
 use crate::model::known;
 use crate::published::{digests, norms};
 use crate::report::{
@@ -33,7 +33,7 @@ pub struct Input {
     path: String,
     print: Fingerprint,
     anatomy: Option<Anatomy>,
-    sidecar: Sidecar,
+    claims: Claims,
     findings: Vec<Finding>,
 }
 
@@ -55,7 +55,7 @@ impl Input {
     /// A fingerprint that is at hand; `shown` is the path that the report names.
     pub fn of(print: Fingerprint, shown: String) -> Self {
         let findings = print.findings.clone();
-        Self { path: shown, print, anatomy: None, sidecar: Sidecar::default(), findings }
+        Self { path: shown, print, anatomy: None, claims: Claims::default(), findings }
     }
 
     /// Takes the fingerprint of an open checkpoint; `shown` is the path that the report names.
@@ -86,7 +86,7 @@ impl Input {
             let why = format!("{} tensors and not one value", checkpoint.tensors.len());
             return Err(Error::Nothing { path: checkpoint.root.clone(), why });
         }
-        let config = checkpoint.sidecar.config.as_ref();
+        let config = checkpoint.claims.config.as_ref();
         let anatomy = anatomy::dissect(&checkpoint.tensors, config);
         let logical = assemble::logical(&checkpoint.tensors, &anatomy);
         let (seen, anatomy) = match logical {
@@ -97,11 +97,11 @@ impl Input {
             cached_or_taken(seen.as_ref().unwrap_or(checkpoint), &anatomy, settings, cache, progress)?;
         let mut findings = checkpoint.findings.clone();
         findings.extend(config.into_iter().flat_map(|config| {
-            anatomy::config_findings(config, &anatomy.architecture, checkpoint.sidecar.config_source())
+            anatomy::config_findings(config, &anatomy.architecture, checkpoint.claims.config_source())
         }));
         findings.extend(print.findings.iter().cloned());
-        let sidecar = checkpoint.sidecar.clone();
-        Ok((Self { path: shown, print, anatomy: Some(anatomy), sidecar, findings }, cached))
+        let claims = checkpoint.claims.clone();
+        Ok((Self { path: shown, print, anatomy: Some(anatomy), claims, findings }, cached))
     }
 
     /// The fingerprint.
@@ -275,7 +275,7 @@ fn report(
     candidates.extend(shown(compared));
     candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.class));
     let results: Vec<_> = candidates.iter().map(|c| declared::Tested { id: &c.id, class: c.class }).collect();
-    let declared = declared::declared(&subject.sidecar, &subject.print.subject.name, &results);
+    let declared = declared::declared(&subject.claims, &subject.print.subject.name, &results);
     let verdict = conclude(subject, &candidates, coverage, &nearest);
     Report {
         schema: SCHEMA.to_owned(),

@@ -241,7 +241,7 @@ fn heads_that_do_not_fit_leave_rows_as_stored_and_say_so() {
 
 /// Everything that a scan would do with the headers, and every value.
 fn use_all(checkpoint: &Checkpoint) {
-    let anatomy = anatomy::dissect(&checkpoint.tensors, checkpoint.sidecar.config.as_ref());
+    let anatomy = anatomy::dissect(&checkpoint.tensors, checkpoint.claims.config.as_ref());
     assert_eq!(anatomy.assignments.len(), checkpoint.tensors.len());
     let mut buf = Vec::new();
     // Of an unknown type the sizes cannot be held against the bytes.

@@ -12,8 +12,9 @@ mod parts;
 use self::parts::{Factors, Parts};
 use crate::checkpoint::adapter::Merged;
 use crate::checkpoint::adapter::config::Scales;
-use crate::checkpoint::{Checkpoint, Format, OpenOptions};
+use crate::checkpoint::{Checkpoint, Format, OpenOptions, Shard};
 use crate::finding::{Code, Finding, Level};
+use crate::format::Claims;
 use crate::model::Role;
 use crate::model::naming::{self, is_adapter_part};
 use crate::tensor::TensorMeta;
@@ -47,7 +48,7 @@ impl Checkpoint {
         if own.tensors.is_empty() || own.tensors.iter().any(|tensor| is_adapter_part(&tensor.name)) {
             return Err(nothing(base, "it holds no model that an adapter could change".to_owned()));
         }
-        let Some(config) = theirs.sidecar.adapter.clone() else {
+        let Some(config) = theirs.adapter.clone() else {
             let what = "there is none, or it cannot be read: without it the scale of the change is not known";
             return Err(Error::malformed(theirs.root.join("adapter_config.json"), FORMAT, what));
         };
@@ -96,18 +97,18 @@ impl Checkpoint {
         let still_shared = || Error::Usage("the checkpoint is in use elsewhere".to_owned());
         let mut shards = Arc::into_inner(self.shards).ok_or_else(still_shared)?;
         shards.extend(Arc::into_inner(adapter.shards).ok_or_else(still_shared)?);
-        let mut sidecar = self.sidecar;
-        (sidecar.card, sidecar.adapter) = (adapter.sidecar.card, adapter.sidecar.adapter);
+        let claims = Claims { card: adapter.claims.card, ..self.claims };
         let mut findings = self.findings;
         findings.extend(adapter.findings.into_iter().filter(|finding| finding.code != Code::NeedsBase));
-        let declared = sidecar.adapter.as_ref().and_then(|config| config.base_model_name_or_path.as_deref());
+        let declared = adapter.adapter.as_ref().and_then(|config| config.base_model_name_or_path.as_deref());
         findings.push(merged.finding(declared));
         let (merged, shards) = (Some(merged), Arc::new(shards));
         Ok(Self {
             format: Format::Merged,
             shards,
             tensors,
-            sidecar,
+            claims,
+            adapter: adapter.adapter,
             findings,
             repository: None,
             revision: None,
@@ -123,7 +124,7 @@ impl Checkpoint {
             let crate::tensor::Layout::Changed(changed) = &self.tensors[at].layout else { continue };
             let Some(Magnitude::Lengths(stated)) = &changed.magnitude else { continue };
             let refuse = || {
-                let path = self.shards.get(changed.base.shard).map_or(&self.root, |shard| &shard.path);
+                let path = self.shards.get(changed.base.shard).map_or(&*self.root, Shard::path);
                 Error::malformed(path, FORMAT, "its values cannot be read").in_tensor(name)
             };
             let known = self.lengths(changed)?.ok_or_else(refuse)?;
@@ -241,7 +242,7 @@ struct Places {
 
 impl Merge<'_> {
     fn refuse(&self, tensor: &TensorMeta, what: String) -> Error {
-        let path = self.adapter.shards.get(tensor.shard).map_or(&self.adapter.root, |shard| &shard.path);
+        let path = self.adapter.shards.get(tensor.shard).map_or(&*self.adapter.root, Shard::path);
         Error::malformed(path, FORMAT, what).in_tensor(&tensor.name)
     }
 

@@ -7,15 +7,14 @@
 //! its row `i` of half `h` is Meta's row `2·i + h` of the head. Only layouts change here; no byte is moved.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::Shard;
-use super::place::Place;
-use super::plan::File as ShardFile;
+use super::shard::Shard;
+use crate::bytes::Store;
+use crate::bytes::store::head;
 use crate::finding::{Code, Finding, Level};
 use crate::limits::MAX_CONFIG_BYTES;
 use crate::tensor::layout::{Extent, MAX_PIECES, Piece, View};
@@ -36,8 +35,8 @@ pub(super) fn part(name: &str) -> Option<usize> {
 }
 
 /// Whether the files are parts of one model, each with a part of every matrix.
-pub(super) fn is_parts(files: &[ShardFile]) -> bool {
-    !files.is_empty() && files.iter().all(|file| part(&file.name).is_some())
+pub(super) fn is_parts(files: &[String]) -> bool {
+    !files.is_empty() && files.iter().all(|name| part(name).is_some())
 }
 
 /// What `params.json` states.
@@ -54,21 +53,18 @@ pub(super) struct Params {
 }
 
 impl Params {
-    /// Reads `params.json` in the root of `place`, if it is there; what cannot be read becomes a finding.
-    pub(super) fn read(place: &Place, findings: &mut Vec<Finding>) -> Option<Self> {
-        let path = place.root.join("params.json");
-        fs::symlink_metadata(&path).ok()?;
-        let read = || -> Result<Vec<u8>, String> {
-            let real = place.resolve(&path).map_err(|error| error.to_string())?;
-            crate::bytes::local::Source::open(&real).map_err(|error| error.to_string())?;
-            let mut text = Vec::new();
-            let taken = File::open(&real).and_then(|file| file.take(MAX_CONFIG_BYTES).read_to_end(&mut text));
-            taken.map(|_| text).map_err(|error| error.to_string())
-        };
-        let parsed = read().and_then(|text| serde_json::from_slice(&text).map_err(|error| error.to_string()));
+    /// Reads `params.json`, if it is there; what cannot be read becomes a finding.
+    pub(super) fn read(store: &dyn Store, findings: &mut Vec<Finding>) -> Option<Self> {
+        const NAME: &str = "params.json";
+        if !store.contains(NAME) {
+            return None;
+        }
+        let text = store.open(NAME).and_then(|object| head(&*object, MAX_CONFIG_BYTES));
+        let text = text.map_err(|error| error.to_string());
+        let parsed = text.and_then(|text| serde_json::from_slice(&text).map_err(|error| error.to_string()));
         let tell = |why: String| {
             let message = format!("params.json could not be read: {why}");
-            findings.push(Finding::new(Code::SidecarUnreadable, Level::Warning, message, "params.json".to_owned()));
+            findings.push(Finding::new(Code::SidecarUnreadable, Level::Warning, message, NAME.to_owned()));
         };
         parsed.map_err(tell).ok()
     }
@@ -105,7 +101,7 @@ enum Cut {
 /// # Errors
 /// [`Error::Malformed`] naming the tensor if a part lacks it, or the parts do not fit together.
 pub(super) fn join(
-    place: &Place,
+    root: &Path,
     shards: &[Shard],
     tensors: Vec<TensorMeta>,
     params: Option<&Params>,
@@ -124,7 +120,7 @@ pub(super) fn join(
     let (mut joined, mut unequal, mut unknown) = (Vec::with_capacity(order.len()), Vec::new(), Vec::new());
     for name in order {
         let of_name = parts.remove(&name).unwrap_or_default();
-        let refuse = |what: String| Error::malformed(&place.root, FORMAT, what).in_tensor(&name);
+        let refuse = |what: String| Error::malformed(root, FORMAT, what).in_tensor(&name);
         let one_each = of_name.len() == shards.len() && of_name.windows(2).all(|pair| pair[0].shard < pair[1].shard);
         if !one_each {
             let all = shards.len();

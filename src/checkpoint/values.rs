@@ -1,6 +1,6 @@
 //! The one place where a tensor's bytes become its values in order, whatever its layout.
 
-use super::{Checkpoint, FORMAT};
+use super::{Checkpoint, FORMAT, Shard};
 use crate::tensor::block::Grid;
 use crate::tensor::decode::{decode, steps};
 use crate::tensor::layout::{Extent, Layout, Piece};
@@ -69,7 +69,7 @@ impl Checkpoint {
         }
         let count = out.len() as u64;
         let refuse = || {
-            let path = self.shards.get(tensor.shard).map_or(&self.root, |shard| &shard.path);
+            let path = self.shards.get(tensor.shard).map_or(&*self.root, Shard::path);
             let what = format!("elements [{first}, {first} + {count}) are not rows or blocks of its own");
             Error::malformed(path, FORMAT, what).in_tensor(&tensor.name).at(tensor.offset)
         };
@@ -223,7 +223,7 @@ impl Checkpoint {
         };
         if extent.offset.checked_add(extent.len).is_none_or(|end| end > shard.bytes) {
             let what = format!("bytes [{0}, {0} + {1}) are not within the file", extent.offset, extent.len);
-            return Err(Error::malformed(&shard.path, FORMAT, what).in_tensor(&tensor.name).at(extent.offset));
+            return Err(Error::malformed(shard.path(), FORMAT, what).in_tensor(&tensor.name).at(extent.offset));
         }
         shard.read(extent.offset, extent.len as usize, buf)
     }

@@ -96,16 +96,18 @@ fn parts<'a>(tensors: &[TensorMeta], logical: &'a Logical) -> Vec<Vec<PartRow<'a
 }
 
 pub(super) fn inspect(path: &Path, checkpoint: &Checkpoint, format: Format) -> Result<String> {
-    let config = checkpoint.sidecar.config.as_ref();
+    let config = checkpoint.claims.config.as_ref();
     let anatomy = anatomy::dissect(&checkpoint.tensors, config);
     let logical = assemble::logical(&checkpoint.tensors, &anatomy);
     let parts = logical.as_ref().map(|logical| parts(&checkpoint.tensors, logical));
     let parts = parts.unwrap_or_else(|| checkpoint.tensors.iter().map(|_| Vec::new()).collect());
     let nearest = known::nearest(&anatomy.architecture, 3);
     let mut findings = checkpoint.findings.clone();
-    findings.extend(config.into_iter().flat_map(|config| {
-        anatomy::config_findings(config, &anatomy.architecture, checkpoint.sidecar.config_source())
-    }));
+    findings.extend(
+        config.into_iter().flat_map(|config| {
+            anatomy::config_findings(config, &anatomy.architecture, checkpoint.claims.config_source())
+        }),
+    );
     match format {
         Format::Json => json(path, checkpoint, &anatomy, parts, nearest, findings),
         Format::Human => Ok(human(path, checkpoint, &anatomy, &parts, &nearest, &findings)),

@@ -43,7 +43,7 @@ pub struct Vocabulary {
 impl Vocabulary {
     /// The vocabulary of a checkpoint: the one in its weight file, or in `tokenizer.json` beside it.
     pub(super) fn of(checkpoint: &Checkpoint) -> Option<Self> {
-        let Some(tokens) = &checkpoint.sidecar.tokens else {
+        let Some(tokens) = &checkpoint.claims.tokens else {
             return Self::read(&checkpoint.root.join("tokenizer.json"));
         };
         let mut ids = BTreeMap::new();

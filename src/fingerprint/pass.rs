@@ -125,7 +125,7 @@ fn subject(checkpoint: &Checkpoint, files: Vec<FileRecord>) -> Subject {
         files,
         parameters: checkpoint.parameters(),
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
-        tokenizer_sha256: checkpoint.sidecar.tokenizer.as_ref().map(|tokenizer| tokenizer.sha256.clone()),
+        tokenizer_sha256: checkpoint.tokenizer.as_ref().map(|tokenizer| tokenizer.sha256.clone()),
         merged: checkpoint.merged.clone(),
     }
 }

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Class;
-use crate::checkpoint::claims::Sidecar;
+use crate::format::Claims;
 
 /// How the declaration relates to the evidence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -64,8 +64,8 @@ pub struct Tested<'a> {
 /// Holds the card against the results.
 ///
 /// `name` is the subject's own: a checkpoint that *is* the reference of that name owes no declaration.
-pub fn declared(sidecar: &Sidecar, name: &str, tested: &[Tested<'_>]) -> Declared {
-    let card = sidecar.card.as_ref();
+pub fn declared(claims: &Claims, name: &str, tested: &[Tested<'_>]) -> Declared {
+    let card = claims.card.as_ref();
     let base_models = card.map(|card| card.base_models.clone()).unwrap_or_default();
     let named = |id: &str| base_models.iter().any(|base| same_model(base, id));
     let is_itself = |reference: &Tested<'_>| reference.class == Class::Identical && reference.id == name;
@@ -111,13 +111,13 @@ fn same_model(declared: &str, id: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::claims::Card;
+    use crate::format::Card;
 
     fn status(bases: &[&str], tested: &[(&str, Class)]) -> Status {
         let base_models = bases.iter().map(|&base| base.to_owned()).collect();
         let card = Some(Card { base_models, relation: None, license: None });
         let tested: Vec<Tested<'_>> = tested.iter().map(|&(id, class)| Tested { id, class }).collect();
-        declared(&Sidecar { card, ..Sidecar::default() }, "meta/base-o", &tested).status
+        declared(&Claims { card, ..Claims::default() }, "meta/base-o", &tested).status
     }
 
     #[test]

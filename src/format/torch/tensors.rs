@@ -69,7 +69,7 @@ fn from_state(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges, state: stat
             continue;
         }
         bytes = bytes.saturating_add(placed.len);
-        if bytes / MAX_SHARING > file.source.len() {
+        if bytes / MAX_SHARING > file.object.len() {
             let what =
                 format!("its tensors share bytes: together they are over {MAX_SHARING} times as long as the file");
             return Err(file.malformed(what).in_tensor(name));
@@ -85,7 +85,7 @@ fn from_state(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges, state: stat
         let message = format!("{hidden} bytes of the pickle belong to nothing that was read or left out on purpose");
         findings.push(Finding::new(Code::ValuesNotRead, Level::Warning, message, file.name.to_owned()));
         let (dtype, shape) = (DType::Other("bytes that were not read".to_owned()), vec![hidden]);
-        let (shard, offset, len) = (0, file.source.len(), 0);
+        let (shard, offset, len) = (0, file.object.len(), 0);
         tensors.push(TensorMeta { name: name_of_hidden, dtype, shape, shard, offset, len, layout: Layout::Plain });
     }
     let mut tell = |code, level, what: &str, names: &[String]| {
@@ -97,7 +97,7 @@ fn from_state(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges, state: stat
     tell(Code::SharedStorage, Level::Note, "names stand for tensors that were read under another name", &shared);
     tell(Code::ValuesNotRead, Level::Warning, "tensors lie in an order that is not followed", &unread);
     tensors.sort_unstable_by(|a, b| (a.offset, &a.name).cmp(&(b.offset, &b.name)));
-    Ok(Header { tensors, findings, aliases: shared })
+    Ok(Header { tensors, findings, aliases: shared, ..Header::default() })
 }
 
 /// What was found beside the tensors.
