@@ -7,10 +7,8 @@ use support::pairs::{Disguise, Pair, Truth, open, pairs};
 use support::{Random, Raw, load, write_file, zoo};
 
 use safetensors::tensor::Dtype;
-use weightprint::evidence::TestCode;
-use weightprint::report::Report;
+use weightprint::report::{ClassCode, Report, TestCode};
 use weightprint::scanner;
-use weightprint::verdict::Class;
 
 /// The one pair that this version cannot see: its embedding was replaced, its trunk trained on for half as long again,
 /// and then everything else was disguised. Only `neuron-shape` could tell, and it does not survive that much training.
@@ -29,9 +27,9 @@ fn kin_is_found_under_every_disguise_and_independent_models_under_none() {
         let class = report.verdict.class;
         let missed = (pair.model, pair.disguise) == KNOWN_MISS;
         let right = match pair.truth {
-            Truth::Kin if missed => class == Class::SameArchitecture,
-            Truth::Kin => class >= Class::Derived,
-            Truth::Start => class == Class::SharedInitialisation,
+            Truth::Kin if missed => class == ClassCode::SameArchitecture,
+            Truth::Kin => class >= ClassCode::Derived,
+            Truth::Start => class == ClassCode::SharedInitialisation,
             Truth::Independent => !class.shares_weights(),
         };
         if !right {
@@ -97,7 +95,7 @@ fn a_shuffled_vocabulary_is_followed_through_the_tokenizers() {
     assert!(effect(&blind, TestCode::NeuronAgreement) < 0.05);
     std::fs::write(shuffled.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
     let report = scanner::compare(&open(shuffled.path(), Some(&reference)), &reference);
-    assert_eq!(report.verdict.class, Class::Derived, "{}", report.verdict.summary);
+    assert_eq!(report.verdict.class, ClassCode::Derived, "{}", report.verdict.summary);
     assert!(effect(&report, TestCode::NeuronAgreement) > 0.95);
 }
 
@@ -175,5 +173,5 @@ fn likeness_that_shared_data_and_recipes_produce_is_not_evidence() {
     std::fs::copy(zoo("base-a").join("config.json"), folder.path().join("config.json")).unwrap();
     let reference = open(&zoo("base-a"), None);
     let report = scanner::compare(&open(&path, Some(&reference)), &reference);
-    assert_eq!(report.verdict.class, Class::SameArchitecture, "{}", report.verdict.summary);
+    assert_eq!(report.verdict.class, ClassCode::SameArchitecture, "{}", report.verdict.summary);
 }

@@ -8,8 +8,8 @@ use safetensors::tensor::Dtype;
 use support::model::Model;
 use support::pairs::{Disguise, open};
 use support::{Random, Raw, disguise, write_file, zoo};
-use weightprint::evidence::{Test, TestCode};
 use weightprint::fingerprint::Fingerprint;
+use weightprint::report::{TestCode, TestReport};
 use weightprint::scanner::{self, Input};
 
 /// Heads and key-value groups of each model here, over all its four layers.
@@ -19,14 +19,14 @@ const GROUPS: u64 = 8;
 /// log10 of 1/2! for the two groups of each layer and for the two heads of each group.
 const ALL_EQUAL: f64 = -12.0 * std::f64::consts::LOG10_2;
 
-fn test(suspect: &Input, reference: &Input) -> Test {
+fn test(suspect: &Input, reference: &Input) -> TestReport {
     let report = scanner::compare(suspect, reference);
     let mut tests = report.candidates[0].tests.iter();
     tests.find(|test| test.code == TestCode::HeadLabels).unwrap().clone()
 }
 
 /// Compares these tensors with base-a; `config` names the model whose configuration lies beside them.
-fn written(tensors: &[Raw], config: Option<&str>) -> Test {
+fn written(tensors: &[Raw], config: Option<&str>) -> TestReport {
     let reference = open(&zoo("base-a"), None);
     let folder = tempfile::tempdir().unwrap();
     write_file(&folder.path().join("model.safetensors"), tensors);
@@ -36,13 +36,13 @@ fn written(tensors: &[Raw], config: Option<&str>) -> Test {
     test(&open(folder.path(), Some(&reference)), &reference)
 }
 
-fn as_it_is(model: &str) -> Test {
+fn as_it_is(model: &str) -> TestReport {
     let reference = open(&zoo("base-a"), None);
     test(&open(&zoo(model), Some(&reference)), &reference)
 }
 
 /// Equal heads, all heads, equal groups, all groups, agreeing heads, as the sentence tells them.
-fn counts(test: &Test) -> [u64; 5] {
+fn counts(test: &TestReport) -> [u64; 5] {
     let numbers = test.says.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok());
     numbers.take(5).collect::<Vec<u64>>().try_into().unwrap_or_else(|_| panic!("{}", test.says))
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
-use weightprint::evidence::norms::{NormsEvidence, NotApplicable, Suspect, published_norms};
+use weightprint::evidence::norms::{NormsEvidence, NotApplicable, SuspectEmbedding, published_norms};
 use weightprint::math::tails::{clopper_pearson, log10_corrected};
 use weightprint::published::norms::{PublishedNorms, known_kin, published};
 
@@ -46,7 +46,7 @@ fn are_kin(one: &str, other: &str) -> bool {
 fn study() -> Vec<Pair> {
     let mut pairs = Vec::new();
     for (index, suspect) in published().iter().enumerate() {
-        let rows = Suspect::listed(&suspect.rows).unwrap();
+        let rows = SuspectEmbedding::listed(&suspect.rows).unwrap();
         for reference in &published()[index + 1..] {
             if let Ok(evidence) = published_norms(&rows, &reference.rows) {
                 pairs.push(Pair { suspect, reference, kin: are_kin(&suspect.model, &reference.model), evidence });
@@ -66,7 +66,7 @@ fn model(name: &str) -> &'static PublishedNorms {
 }
 
 fn compare(suspect: &[(u32, f64)], reference: &[(u32, f64)]) -> Result<NormsEvidence, NotApplicable> {
-    published_norms(&Suspect::listed(suspect)?, reference)
+    published_norms(&SuspectEmbedding::listed(suspect)?, reference)
 }
 
 /// Groups of models joined by known kinship, directly or through others.
@@ -351,7 +351,7 @@ fn embedding(rows: usize, listed: &[(u32, f64)], random: &mut Random) -> Vec<f32
 
 /// The models among the published ones that a suspect's embedding is evidence for.
 fn accepted_by(norms: &[f32]) -> Vec<&'static str> {
-    let suspect = Suspect::embedding(norms).unwrap();
+    let suspect = SuspectEmbedding::embedding(norms).unwrap();
     let accepted = |record: &&PublishedNorms| published_norms(&suspect, &record.rows).is_ok_and(|found| found.accepted);
     published().iter().filter(accepted).map(|record| record.model.as_str()).collect()
 }
@@ -361,7 +361,7 @@ fn an_embedding_with_llama_2_7b_rows_is_found_among_all_64() {
     let llama = model("meta-llama/Llama-2-7b-hf");
     let mut random = Random(7);
     let plain = embedding(32_000, &llama.rows, &mut random);
-    let found = published_norms(&Suspect::embedding(&plain).unwrap(), &llama.rows).unwrap();
+    let found = published_norms(&SuspectEmbedding::embedding(&plain).unwrap(), &llama.rows).unwrap();
     let printed = compare(&llama.rows, &llama.rows).unwrap();
     assert_eq!((found.usable, found.on_ratio), (printed.usable, printed.usable), "{found:?}");
     assert!(found.log10_p < -20.0 && found.span > 10.0 && (found.ratio - 1.0).abs() < 1e-6, "{found:?}");
@@ -389,7 +389,7 @@ fn an_embedding_is_found_after_a_common_factor_noise_and_loss_of_rows() {
     ] {
         assert_eq!(accepted_by(norms), ["meta-llama/Llama-2-7b-hf"], "{what}");
     }
-    let found = published_norms(&Suspect::embedding(&shrunk).unwrap(), &llama.rows).unwrap();
+    let found = published_norms(&SuspectEmbedding::embedding(&shrunk).unwrap(), &llama.rows).unwrap();
     assert!((found.ratio / 0.968 - 1.0).abs() < 1e-3);
 }
 
@@ -401,7 +401,7 @@ fn every_published_model_finds_itself_or_has_too_few_usable_rows() {
         let listed: BTreeSet<u32> = record.rows.iter().map(|row| row.0).collect();
         let norms: Vec<f32> =
             (0_u32..).zip(&norms).map(|(id, norm)| if listed.contains(&id) { *norm } else { norm * scale }).collect();
-        let suspect = Suspect::embedding(&norms).unwrap();
+        let suspect = SuspectEmbedding::embedding(&norms).unwrap();
         match published_norms(&suspect, &record.rows) {
             Ok(found) => assert_eq!(found.on_ratio, found.usable, "{}", record.model),
             Err(NotApplicable::TooFewRows { .. }) => {}
@@ -466,7 +466,7 @@ fn against_base_a(name: &str) -> NormsEvidence {
     let mut rows: Vec<(u32, f64)> = (0_u32..).zip(zoo("base-a")).collect();
     rows.sort_by(|one, other| one.1.total_cmp(&other.1));
     rows.truncate(100);
-    published_norms(&Suspect::embedding(&zoo(name)).unwrap(), &rows).unwrap()
+    published_norms(&SuspectEmbedding::embedding(&zoo(name)).unwrap(), &rows).unwrap()
 }
 
 const ZOO_KIN: [&str; 8] = [

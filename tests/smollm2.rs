@@ -11,10 +11,8 @@ use safetensors::tensor::Dtype;
 use support::model::Model;
 use support::pairs::open;
 use support::{Random, Raw, disguise, load_file, obfuscate, weightprint, write_file};
-use weightprint::evidence::{Test, TestCode};
-use weightprint::report::Report;
+use weightprint::report::{ClassCode, Report, TestCode, TestReport};
 use weightprint::scanner::{self, Input};
-use weightprint::verdict::Class;
 
 const SMOLLM2: &str = "SmolLM2-135M-Instruct";
 const MINILM: &str = "all-MiniLM-L6-v2";
@@ -60,7 +58,7 @@ fn against_the_model(what: &str, tensors: &[Raw], reference: &Input) -> Report {
     report
 }
 
-fn test(report: &Report, code: TestCode) -> &Test {
+fn test(report: &Report, code: TestCode) -> &TestReport {
     report.candidates[0].tests.iter().find(|test| test.code == code).unwrap()
 }
 
@@ -126,7 +124,7 @@ fn a_renamed_shuffled_copy_in_another_type_is_identical() {
     assert!(tensors.iter().zip(&copy).all(|(before, after)| before.values() == after.values()));
     obfuscate(&mut copy, 7);
     let report = against_the_model("renamed, shuffled, in f16", &copy, reference);
-    assert_eq!(report.verdict.class, Class::Identical);
+    assert_eq!(report.verdict.class, ClassCode::Identical);
 }
 
 #[test]
@@ -134,7 +132,7 @@ fn a_copy_rounded_to_eight_bits_is_re_encoded() {
     let Some(reference) = reference() else { return };
     let copy: Vec<Raw> = tensors().iter().map(to_e5m2).collect();
     let report = against_the_model("rounded to E5M2", &copy, reference);
-    assert_eq!(report.verdict.class, Class::ReEncoded);
+    assert_eq!(report.verdict.class, ClassCode::ReEncoded);
 }
 
 #[test]
@@ -147,7 +145,7 @@ fn a_fully_disguised_copy_is_derived() {
     obfuscate(&mut copy, 11);
     let report = against_the_model("fully disguised", &copy, reference);
     assert_eq!(report.architecture.family, "llama");
-    assert!(report.verdict.class >= Class::Derived, "{}", report.verdict.summary);
+    assert!(report.verdict.class >= ClassCode::Derived, "{}", report.verdict.summary);
     assert!(test(&report, TestCode::NeuronAgreement).effect >= LEAST_AGREEMENT);
 }
 

@@ -10,11 +10,9 @@ use support::pairs::open;
 use support::{Random, disguise, obfuscate, write_file, zoo};
 use weightprint::catalog::Catalog;
 use weightprint::checkpoint::OpenOptions;
-use weightprint::evidence::TestCode;
 use weightprint::fingerprint::Fingerprint;
-use weightprint::report::Report;
+use weightprint::report::{ClassCode, Report, TestCode};
 use weightprint::scanner::{self, Input};
-use weightprint::verdict::Class;
 
 /// Models of another recipe, to fill a catalog with.
 const STRANGERS: usize = 12;
@@ -41,7 +39,7 @@ fn scan(path: &Path, catalog: &Catalog) -> Report {
 fn a_match_at_equal_labels_spares_the_search() {
     let folder = tempfile::tempdir().unwrap();
     let report = scan(&zoo("a-sft"), &catalog(folder.path()));
-    assert_eq!(report.verdict.class, Class::Derived);
+    assert_eq!(report.verdict.class, ClassCode::Derived);
     assert_eq!(report.candidates[0].id, "zoo/base-a");
     assert_eq!((report.tested.weights, report.tested.in_full), (3 + STRANGERS, 1));
     let test = |candidate: usize, code: TestCode| {
@@ -63,7 +61,7 @@ fn a_disguised_copy_is_found_among_many_by_a_few_of_its_neurons() {
     let suspect = tempfile::tempdir().unwrap();
     write_file(&suspect.path().join("model.safetensors"), &tensors);
     let report = scan(suspect.path(), &catalog);
-    assert_eq!(report.verdict.class, Class::Derived, "{}", report.verdict.summary);
+    assert_eq!(report.verdict.class, ClassCode::Derived, "{}", report.verdict.summary);
     assert_eq!(report.candidates[0].id, "zoo/base-a");
     assert_eq!((report.tested.weights, report.tested.in_full), (3 + STRANGERS, 4));
     assert!(report.candidates[1..].iter().all(|candidate| !candidate.class.shares_weights()));
@@ -74,6 +72,6 @@ fn nobody_is_accused_because_many_were_tried() {
     let folder = tempfile::tempdir().unwrap();
     let catalog = catalog(folder.path());
     let report = scan(&zoo("a-distilled"), &catalog);
-    assert_eq!(report.verdict.class, Class::SameArchitecture, "{}", report.verdict.summary);
+    assert_eq!(report.verdict.class, ClassCode::SameArchitecture, "{}", report.verdict.summary);
     assert_eq!(report.tested.in_full, 4);
 }
