@@ -1,117 +1,31 @@
 //! Compares a suspect with a reference: tests that yield evidence, and which tensor corresponds to which.
 //!
-//! Nothing here decides what the evidence amounts to; that is the verdict's work.
+//! Everything here is a typed fact. What the evidence amounts to is the verdict's work, and its sentences are the report's.
 
 pub mod bits;
-mod changes;
+pub mod changes;
 pub mod channels;
+pub mod counterparts;
+pub mod facts;
 pub mod heads;
+pub(crate) mod kind;
 pub mod matching;
 pub mod neurons;
 pub mod norms;
+pub mod published;
 pub mod screen;
 mod search;
 pub mod shape;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
+pub use self::changes::Change;
+pub use self::facts::{Evidence, Facts, Measure, WhyNot};
+pub use self::kind::TestKind;
 use crate::fingerprint::{Fingerprint, TensorPrint};
 use crate::model::Part;
 use crate::model::known::{self, Agreement};
 
-/// The tests, by the codes that reports use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum TestCode {
-    /// Equal digests of tensors and rows.
-    Bits,
-    /// Correlation of the residual channels' profiles, label by label.
-    ChannelLabels,
-    /// MLP neurons matched by descriptor: pairs with equal labels.
-    NeuronLabels,
-    /// The order of the matched neurons' labels.
-    NeuronOrder,
-    /// Neurons that are matched alike by gate, by up and by down.
-    NeuronAgreement,
-    /// Variance that matched neurons share in matrices that took no part in matching them.
-    AlignedWeights,
-    /// Strong neurons matched by what does not depend on any frame.
-    NeuronShape,
-    /// Attention heads matched by their forms: pairs with equal labels.
-    HeadLabels,
-    /// Embedding norms of rare tokens against published ones.
-    PublishedNorms,
-    /// Equal fields of the architecture record.
-    Architecture,
-}
-
-impl TestCode {
-    /// Every test, in the order in which reports list them.
-    pub const ALL: [Self; 10] = [
-        Self::Bits,
-        Self::ChannelLabels,
-        Self::NeuronLabels,
-        Self::NeuronOrder,
-        Self::NeuronAgreement,
-        Self::AlignedWeights,
-        Self::NeuronShape,
-        Self::HeadLabels,
-        Self::PublishedNorms,
-        Self::Architecture,
-    ];
-
-    /// The code as reports spell it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Bits => "bits",
-            Self::ChannelLabels => "channel-labels",
-            Self::NeuronLabels => "neuron-labels",
-            Self::NeuronOrder => "neuron-order",
-            Self::NeuronAgreement => "neuron-agreement",
-            Self::AlignedWeights => "aligned-weights",
-            Self::NeuronShape => "neuron-shape",
-            Self::HeadLabels => "head-labels",
-            Self::PublishedNorms => "published-norms",
-            Self::Architecture => "architecture",
-        }
-    }
-}
-
-/// What one test says of one pair.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Test {
-    /// Which test.
-    pub code: TestCode,
-    /// Whether its conditions hold for this pair.
-    pub applicable: bool,
-    /// If not, why.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub why_not: Option<String>,
-    /// The test's own statistic: equal tensors, correlation, rows on the common ratio, equal fields.
-    pub statistic: f64,
-    /// What the statistic was taken over: tensors, channels, usable rows, fields.
-    pub n: u64,
-    /// log10 of the probability of a statistic at least this large for independently trained models, before any
-    /// correction for several references. Absent where the test has no null distribution.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub log10_p: Option<f64>,
-    /// Size of the effect, 0 to 1: the share of what was looked at that agrees.
-    pub effect: f64,
-    /// The result in words.
-    pub says: String,
-}
-
-impl Test {
-    fn not_applicable(code: TestCode, why: impl Into<String>) -> Self {
-        let why = why.into();
-        let says = format!("not applicable: {why}");
-        Self { code, applicable: false, why_not: Some(why), statistic: 0.0, n: 0, log10_p: None, effect: 0.0, says }
-    }
-}
-
 /// How much of a part of the suspect has a counterpart in the reference.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PartShare {
     /// Which part.
     pub part: Part,
@@ -124,7 +38,7 @@ pub struct PartShare {
 }
 
 /// How much of a layer of the suspect has its counterpart in a layer of the reference.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LayerShare {
     /// Layer of the reference.
     pub reference: u32,
@@ -138,7 +52,7 @@ pub struct LayerShare {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
     /// Each test's evidence.
-    pub tests: Vec<Test>,
+    pub evidence: Vec<Evidence>,
     /// Tensors of the suspect that have a counterpart.
     pub matches: Vec<matching::Match>,
     /// Totals over digests.
@@ -148,7 +62,7 @@ pub struct Comparison {
     /// Layers of the suspect with the layer of the reference in which most of their counterparts lie.
     pub layers: Vec<LayerShare>,
     /// What was done to the reference, if the suspect descends from it.
-    pub changes: Vec<String>,
+    pub changes: Vec<Change>,
     /// Whether block shapes agree: everything in the architecture record but the vocabulary and the number of layers.
     pub same_blocks: bool,
     /// Whether the architectures are of one family, whatever their sizes.
@@ -166,25 +80,22 @@ pub enum Depth {
     Full,
 }
 
-/// Why a test that looks for neurons or heads says nothing at [`Depth::Labels`].
-const NOT_SEARCHED: &str = "not looked for: other references match or come nearer";
-
 /// A suspect with what is computed of it once, however many references it is compared with.
 pub struct Suspect<'a> {
-    print: &'a Fingerprint,
+    fingerprint: &'a Fingerprint,
     scores: channels::Scores,
-    rows: bits::Rows,
+    rows: bits::RowFilter,
 }
 
 impl<'a> Suspect<'a> {
     /// Prepares a suspect.
-    pub fn new(print: &'a Fingerprint) -> Self {
-        Self { print, scores: channels::Scores::of(print), rows: bits::Rows::of(print) }
+    pub fn new(fingerprint: &'a Fingerprint) -> Self {
+        Self { fingerprint, scores: channels::Scores::of(fingerprint), rows: bits::RowFilter::of(fingerprint) }
     }
 
     /// Its fingerprint.
-    pub fn print(&self) -> &'a Fingerprint {
-        self.print
+    pub fn fingerprint(&self) -> &'a Fingerprint {
+        self.fingerprint
     }
 }
 
@@ -195,30 +106,31 @@ pub fn compare(suspect: &Fingerprint, reference: &Fingerprint) -> Comparison {
 
 /// Compares two fingerprints as far as asked.
 pub fn compare_to(known: &Suspect<'_>, reference: &Fingerprint, depth: Depth) -> Comparison {
-    let suspect = known.print;
+    let suspect = known.fingerprint;
     let matches = matching::matches(suspect, reference);
     let bits = bits::totals(suspect, &known.rows, reference, &matches);
     let agreement = known::compare(&suspect.architecture, &reference.architecture);
-    let mut tests = vec![bits.test(suspect), channels::test_with(suspect, &known.scores, reference)];
+    let mut evidence = vec![bits.test(suspect), channels::test_with(suspect, &known.scores, reference)];
     let neurons = match depth {
         Depth::Full => neurons::look(suspect, reference),
-        Depth::Labels => neurons::Neurons::unknown(NOT_SEARCHED),
+        Depth::Labels => neurons::Neurons::unknown(WhyNot::NotSearched),
     };
-    tests.extend(neurons.tests());
+    evidence.extend(neurons.tests());
     match depth {
-        Depth::Full => tests.extend([shape::test(suspect, reference), heads::test(suspect, reference)]),
+        Depth::Full => evidence.extend([shape::test(suspect, reference), heads::test(suspect, reference)]),
         Depth::Labels => {
-            let codes = [TestCode::NeuronShape, TestCode::HeadLabels];
-            tests.extend(codes.map(|code| Test::not_applicable(code, NOT_SEARCHED)));
+            let tests = [TestKind::NeuronShape, TestKind::HeadLabels];
+            evidence.extend(tests.map(|test| Evidence::not_applicable(test, WhyNot::NotSearched)));
         }
     }
-    tests.push(architecture(&agreement));
+    let same_blocks = agreement.differs.iter().all(|field| BESIDE_BLOCKS.contains(field));
+    evidence.push(architecture(agreement));
     Comparison {
-        tests,
+        evidence,
         parts: parts(suspect, reference, &matches),
         layers: clearer(layers(suspect, reference, &matches), neurons.layers()),
         changes: changes::changes(suspect, reference, &neurons),
-        same_blocks: agreement.differs.iter().all(|field| BESIDE_BLOCKS.contains(field)),
+        same_blocks,
         same_family: suspect.architecture.family == reference.architecture.family,
         coverage: coverage(suspect),
         matches,
@@ -235,22 +147,16 @@ fn clearer(by_tensors: Vec<LayerShare>, by_neurons: &[LayerShare]) -> Vec<LayerS
 /// Fields in which models of the same blocks may differ.
 const BESIDE_BLOCKS: [&str; 5] = ["family", "layers", "vocab_size", "tied", "position_embeddings"];
 
-fn architecture(agreement: &Agreement) -> Test {
+fn architecture(agreement: Agreement) -> Evidence {
     let Agreement { fields, equal, differs } = agreement;
-    let says = match differs.as_slice() {
-        [] => format!("all {fields} fields of the architecture record equal"),
-        differs => format!("{equal} of {fields} fields equal; differs in {}", differs.join(", ")),
-    };
-    Test {
-        code: TestCode::Architecture,
-        applicable: true,
-        why_not: None,
-        statistic: *equal as f64,
-        n: *fields as u64,
+    let measure = Measure {
+        statistic: equal as f64,
+        n: fields as u64,
         log10_p: None,
-        effect: *equal as f64 / (*fields as f64).max(1.0),
-        says,
-    }
+        effect: equal as f64 / (fields as f64).max(1.0),
+        facts: Facts::Architecture { fields, equal, differs },
+    };
+    Evidence::measured(TestKind::Architecture, measure)
 }
 
 /// Share of the suspect's parameters in tensors whose values every fingerprint comparison looks at.

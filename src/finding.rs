@@ -17,110 +17,116 @@ pub enum Level {
     Error,
 }
 
-/// The kinds of findings. Codes are stable: scripts match on them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Code {
-    /// The index names a shard that is not there.
-    ShardMissing,
-    /// A weight file lies in the folder that the index does not name.
-    ShardExtra,
-    /// The index and a shard's header disagree about where a tensor is.
-    IndexMismatch,
-    /// A tensor's element type is unknown to this version; its values were not read.
-    DtypeUnknown,
-    /// A tensor has NaN or infinite values.
-    NonFinite,
-    /// A tensor holds one value throughout.
-    ConstantTensor,
-    /// A tensor has no elements.
-    EmptyTensor,
-    /// Values follow from a formula (rotary frequencies, sinusoidal positions, masks), not from training.
-    FormulaTensor,
-    /// Bytes between tensors belong to none of them.
-    HeaderGap,
-    /// Training state or another file that is not weights was left out.
-    FileLeftOut,
-    /// A file is a Git-LFS pointer: its weights were not downloaded.
-    LfsPointer,
-    /// A pickle names functions that are not needed to rebuild tensors; none of them was called.
-    PickleRefused,
-    /// Several names stand for one tensor, which was read once.
-    SharedStorage,
-    /// The checkpoint is an adapter: it changes a base model that is not part of it.
-    NeedsBase,
-    /// An adapter was merged into its base as it was read.
-    AdapterMerged,
-    /// Parts of one model disagree about a tensor that each of them holds whole.
-    PartsDisagree,
-    /// A tensor's values lie in an order that this version does not follow; they were not read.
-    ValuesNotRead,
-    /// `config.json` contradicts the shapes of the tensors.
-    ConfigMismatch,
-    /// `config.json`, the model card or the tokenizer could not be read.
-    SidecarUnreadable,
-    /// The architecture match has no weight fingerprint in any catalog.
-    WeightsNotTested,
-    /// A whole file's digest equals a published one.
-    PublishedDigest,
-    /// Channel labels carry an order of their own, so label tests on channels have no null distribution.
-    OrderedChannels,
+macro_rules! codes {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $explanation:literal;)*) => {
+        /// The kinds of findings. Codes are stable: scripts match on them.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+        pub enum Code {
+            $($(#[$doc])* #[serde(rename = $name)] $variant,)*
+        }
+
+        impl Code {
+            /// Every code, in the order in which `explain` lists them.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// The code as reports spell it.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What the code means, for `weightprint explain`.
+            pub fn explanation(self) -> &'static str {
+                match self { $(Self::$variant => $explanation,)* }
+            }
+        }
+    };
 }
 
-impl Code {
-    /// Every code, in the order in which `explain` lists them.
-    pub const ALL: [Self; 22] = [
-        Self::ShardMissing,
-        Self::ShardExtra,
-        Self::IndexMismatch,
-        Self::DtypeUnknown,
-        Self::NonFinite,
-        Self::ConstantTensor,
-        Self::EmptyTensor,
-        Self::FormulaTensor,
-        Self::HeaderGap,
-        Self::FileLeftOut,
-        Self::LfsPointer,
-        Self::PickleRefused,
-        Self::SharedStorage,
-        Self::NeedsBase,
-        Self::AdapterMerged,
-        Self::PartsDisagree,
-        Self::ValuesNotRead,
-        Self::ConfigMismatch,
-        Self::SidecarUnreadable,
-        Self::WeightsNotTested,
-        Self::PublishedDigest,
-        Self::OrderedChannels,
-    ];
-
-    /// The code as reports spell it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ShardMissing => "shard-missing",
-            Self::ShardExtra => "shard-extra",
-            Self::IndexMismatch => "index-mismatch",
-            Self::DtypeUnknown => "dtype-unknown",
-            Self::NonFinite => "non-finite",
-            Self::ConstantTensor => "constant-tensor",
-            Self::EmptyTensor => "empty-tensor",
-            Self::FormulaTensor => "formula-tensor",
-            Self::HeaderGap => "header-gap",
-            Self::FileLeftOut => "file-left-out",
-            Self::LfsPointer => "lfs-pointer",
-            Self::PickleRefused => "pickle-refused",
-            Self::SharedStorage => "shared-storage",
-            Self::NeedsBase => "needs-base",
-            Self::AdapterMerged => "adapter-merged",
-            Self::PartsDisagree => "parts-disagree",
-            Self::ValuesNotRead => "values-not-read",
-            Self::ConfigMismatch => "config-mismatch",
-            Self::SidecarUnreadable => "sidecar-unreadable",
-            Self::WeightsNotTested => "weights-not-tested",
-            Self::PublishedDigest => "published-digest",
-            Self::OrderedChannels => "ordered-channels",
-        }
-    }
+codes! {
+    /// The index names a shard that is not there.
+    ShardMissing = "shard-missing",
+        "Finding. The index names a shard that is not in the folder.";
+    /// A weight file lies in the folder that the index does not name.
+    ShardExtra = "shard-extra",
+        "Finding. A weight file lies in the folder that the index does not name; it was left out.";
+    /// The index and a shard's header disagree about where a tensor is.
+    IndexMismatch = "index-mismatch",
+        "Finding. The index and the headers of the shards disagree. What the headers say was used; the index is what \
+         other programs will read.";
+    /// A tensor's element type is unknown to this version; its values were not read.
+    DtypeUnknown = "dtype-unknown",
+        "Finding. Tensors have an element type that this version cannot decode. Their bytes were digested, their \
+         values not read, and the coverage is lower for it.";
+    /// A tensor has NaN or infinite values.
+    NonFinite = "non-finite",
+        "Finding. Tensors have NaN or infinite values. Up to 1 % are masked; with more, the tensor is not tested.";
+    /// A tensor holds one value throughout.
+    ConstantTensor = "constant-tensor",
+        "Finding. Tensors hold one value throughout. Agreement of constants is no evidence.";
+    /// A tensor has no elements.
+    EmptyTensor = "empty-tensor",
+        "Finding. Tensors have no elements. They are legal and say nothing.";
+    /// Values follow from a formula (rotary frequencies, sinusoidal positions, masks), not from training.
+    FormulaTensor = "formula-tensor",
+        "Finding. Rotary frequencies, sinusoidal positions, masks and indices are the same in unrelated models and \
+         are not counted as evidence.";
+    /// Bytes between tensors belong to none of them.
+    HeaderGap = "header-gap",
+        "Finding. Bytes of the file belong to no tensor. The reference implementation refuses such files; something \
+         may be hidden there.";
+    /// Training state or another file that is not weights was left out.
+    FileLeftOut = "file-left-out",
+        "Finding. A file, or a part of one, that does not belong to the weights that were read was left out: \
+         training state, or the same model in a second form.";
+    /// A file is a Git-LFS pointer: its weights were not downloaded.
+    LfsPointer = "lfs-pointer",
+        "Finding. A file is a Git-LFS pointer: the weights themselves were not downloaded. Where every weight file \
+         of a model has a published digest, the pointers tell which model it is; otherwise there is nothing to scan.";
+    /// A pickle names functions that are not needed to rebuild tensors; none of them was called.
+    PickleRefused = "pickle-refused",
+        "Finding. A pickle names functions or classes that are not needed to rebuild tensors. Python would call them \
+         when the file is loaded; here nothing in a pickle is ever executed, and what they would have built was not \
+         read. Settings of training programs do this honestly; os.system does not. Of a whole module that was \
+         pickled, or an archive of TorchScript, the tensors are read off the attributes of its objects.";
+    /// Several names stand for one tensor, which was read once.
+    SharedStorage = "shared-storage",
+        "Finding. Several names of a checkpoint stand for the same tensor, as with tied embeddings. It was read \
+         once, under the first name.";
+    /// The checkpoint is an adapter: it changes a base model that is not part of it.
+    NeedsBase = "needs-base",
+        "Finding. The checkpoint is an adapter, a low-rank change to a base model that is not part of it. What it \
+         declares and which modules it changes is told; whether the merged model is a copy cannot be. Name its base \
+         with --base, and the two are scanned as the model that they make.";
+    /// An adapter was merged into its base as it was read.
+    AdapterMerged = "adapter-merged",
+        "Finding. The subject is an adapter together with the base that --base named. Every value is the base's with \
+         the adapter's change added, as PEFT would have merged and saved it; no merged file was written. The files \
+         of both are listed with their digests.";
+    /// Parts of one model disagree about a tensor that each of them holds whole.
+    PartsDisagree = "parts-disagree",
+        "Finding. A model that is cut into parts has its vectors whole in every part, and they are not the same \
+         everywhere. Those of the first part were read.";
+    /// A tensor's values lie in an order that this version does not follow; they were not read.
+    ValuesNotRead = "values-not-read",
+        "Finding. A tensor's values lie in an order that this version does not follow. They were not read, and the \
+         coverage is lower for it.";
+    /// `config.json` contradicts the shapes of the tensors.
+    ConfigMismatch = "config-mismatch",
+        "Finding. config.json contradicts the shapes of the tensors. Shapes decide; the configuration is a claim.";
+    /// `config.json`, the model card or the tokenizer could not be read.
+    SidecarUnreadable = "sidecar-unreadable",
+        "Finding. config.json, the model card or the tokenizer could not be read.";
+    /// The architecture match has no weight fingerprint in any catalog.
+    WeightsNotTested = "weights-not-tested",
+        "Finding. The architecture equals that of a known model of which no catalog has a weight fingerprint, so \
+         descent from it was not tested. `weightprint catalog add PATH --id ID` adds one.";
+    /// A whole file's digest equals a published one.
+    PublishedDigest = "published-digest",
+        "Finding. A whole file has a SHA-256 that was published for a known model.";
+    /// Channel labels carry an order of their own, so label tests on channels have no null distribution.
+    OrderedChannels = "ordered-channels",
+        "Finding. Channel strengths rise or fall with the label, so labels are not arbitrary. If both models are \
+         ordered, channel-labels does not apply.";
 }
 
 /// One remark, with the place it is about.

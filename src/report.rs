@@ -1,9 +1,16 @@
 //! The report: one schema, `weightprint/report/1`, filled from verdicts and evidence and rendered by writers.
 //!
+//! Its types are its own: a change inside the program reaches the schema only where the conversions of `build` let it.
 //! Writers only render; nothing here computes a statistic.
 
+mod build;
+pub mod codes;
 pub mod explain;
+pub mod inspect;
+pub mod json;
 pub mod text;
+pub(crate) mod words;
+pub mod writer;
 
 use std::collections::BTreeMap;
 
@@ -11,26 +18,23 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::checkpoint::adapter::Merged;
-use crate::evidence::matching::How;
-use crate::evidence::{LayerShare, PartShare, Test};
+pub(crate) use self::build::Results;
+pub use self::codes::{ClassCode, HowCode, PartCode, RenamedBy, StatusCode, TestCode};
+pub use self::inspect::Inspection;
+pub use self::writer::{WriteError, Writer};
 use crate::finding::Finding;
-use crate::fingerprint::FileRecord;
-use crate::model::Part;
-use crate::model::known::Nearest;
-use crate::verdict::Class;
-use crate::verdict::declared::Declared;
 
 /// Name and version of the schema.
 pub const SCHEMA: &str = "weightprint/report/1";
 
 /// All that a scan or a comparison has to say.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[non_exhaustive]
 pub struct Report {
     /// Always `weightprint/report/1`.
     pub schema: String,
     /// What was looked at.
-    pub subject: Subject,
+    pub subject: SubjectReport,
     /// Whose architecture it is.
     pub architecture: ArchitectureReport,
     /// Whose weights they are.
@@ -41,7 +45,7 @@ pub struct Report {
     /// How many references were tested, and in what way.
     pub tested: Tested,
     /// Whether it was declared.
-    pub declared: Declared,
+    pub declared: DeclaredReport,
     /// Remarks; they never move the verdict.
     pub findings: Vec<Finding>,
     /// What made the report.
@@ -50,7 +54,9 @@ pub struct Report {
 
 /// What was looked at.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Subject {
+#[schemars(rename = "Subject")]
+#[non_exhaustive]
+pub struct SubjectReport {
     /// The path as it was given.
     pub path: String,
     /// The name used in sentences.
@@ -58,18 +64,57 @@ pub struct Subject {
     /// Container format: `safetensors`, `gguf`, either with `sharded-` in front, or `merged`.
     pub format: String,
     /// Weight files.
-    pub files: Vec<FileRecord>,
+    pub files: Vec<FileReport>,
     /// Number of values in floating-point tensors.
     pub parameters: u64,
     /// Share of them in tensors that at least one applicable test looked at, 0 to 1.
     pub coverage: f64,
     /// What was merged, if the subject is an adapter together with its base.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub merged: Option<Merged>,
+    pub merged: Option<MergedReport>,
+}
+
+/// A file of the checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "FileRecord")]
+#[non_exhaustive]
+pub struct FileReport {
+    /// Path relative to the checkpoint's folder.
+    pub path: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// SHA-256 of the whole file, where it was computed: only if a published file has the same size, or an adapter was
+    /// merged.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sha256: Option<String>,
+}
+
+/// What a merged view was put together from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Merged")]
+#[non_exhaustive]
+pub struct MergedReport {
+    /// The adapter: its repository, or the name of its folder.
+    pub adapter: String,
+    /// The base that it was merged into, likewise.
+    pub base: String,
+    /// The method, such as `LORA`.
+    pub method: String,
+    /// The ranks of its changes, ascending.
+    pub ranks: Vec<u64>,
+    /// The kinds of modules that it changes: the last part of their names.
+    pub modules: Vec<String>,
+    /// Number of the base's tensors that have a change added.
+    pub changed: usize,
+    /// Number of tensors that it replaces or adds whole.
+    pub replaced: usize,
+    /// How many of the subject's files, the last ones, are the adapter's; those before are the base's.
+    pub adapter_files: usize,
 }
 
 /// Whose architecture it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[non_exhaustive]
 pub struct ArchitectureReport {
     /// Family: `llama`, `qwen2`, …, or `unknown`.
     pub family: String,
@@ -86,16 +131,18 @@ pub struct ArchitectureReport {
     /// The fields of the canonical record.
     pub fields: BTreeMap<String, Value>,
     /// Tensors whose names differ from the canonical ones.
-    pub renamed: Vec<Renamed>,
+    pub renamed: Vec<RenamedReport>,
     /// The nearest known architectures, with their differences and sources.
-    pub nearest: Vec<Nearest>,
+    pub nearest: Vec<NearestReport>,
     /// What shapes could not tell.
     pub notes: Vec<String>,
 }
 
 /// A tensor name, or a pattern of names, that differs from the canonical one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-pub struct Renamed {
+#[schemars(rename = "Renamed")]
+#[non_exhaustive]
+pub struct RenamedReport {
     /// As found; `{layer}` and `{expert}` stand for numbers where several tensors follow one pattern.
     pub found: String,
     /// The canonical name: that of the counterpart in the matched reference, or that of the architecture's usual scheme.
@@ -106,21 +153,53 @@ pub struct Renamed {
     pub by: RenamedBy,
 }
 
-/// What settled a canonical name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum RenamedBy {
-    /// The tensor's counterpart in a reference, found by its values.
-    Content,
-    /// Names and shapes.
-    Structure,
+/// A known architecture and how far it equals a checkpoint's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Nearest")]
+#[non_exhaustive]
+pub struct NearestReport {
+    /// The record's id: its repository on the Hugging Face hub.
+    pub id: String,
+    /// The record's name.
+    pub name: String,
+    /// The record's release line.
+    pub family: String,
+    /// Whether no field that shapes show differs.
+    pub equal: bool,
+    /// Fields that are equal.
+    pub fields_equal: usize,
+    /// Fields that could be compared.
+    pub fields: usize,
+    /// Fields that differ.
+    pub differs: Vec<DifferenceReport>,
+    /// Ids of all records with these shapes, this one included: shape cannot tell them apart.
+    pub group: Vec<String>,
+    /// Where the record came from.
+    pub source: Vec<String>,
+    /// How far its shape is confirmed.
+    pub verification: String,
+}
+
+/// A field in which a checkpoint and a record differ.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "FieldDifference")]
+#[non_exhaustive]
+pub struct DifferenceReport {
+    /// Name of the field in the architecture's record.
+    #[schemars(description = "Name of the field in [`Architecture`].")]
+    pub field: String,
+    /// The checkpoint's value.
+    pub found: Value,
+    /// The record's value.
+    pub expected: Value,
 }
 
 /// Whose weights they are.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[non_exhaustive]
 pub struct Verdict {
     /// The class.
-    pub class: Class,
+    pub class: ClassCode,
     /// References that share weights with the subject, strongest first.
     pub references: Vec<ReferenceShare>,
     /// log10 of the probability that independent training gives such evidence, corrected for all references tried.
@@ -134,6 +213,7 @@ pub struct Verdict {
 
 /// A reference and how much of the subject it accounts for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[non_exhaustive]
 pub struct ReferenceShare {
     /// The reference.
     pub id: String,
@@ -145,11 +225,12 @@ pub struct ReferenceShare {
 
 /// A reference that was tested.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[non_exhaustive]
 pub struct Candidate {
     /// The reference.
     pub id: String,
     /// What the evidence amounts to for this reference alone.
-    pub class: Class,
+    pub class: ClassCode,
     /// Corrected log10 p of the strongest test.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub log10_p: Option<f64>,
@@ -158,37 +239,93 @@ pub struct Candidate {
     /// Why this class, in words.
     pub because: String,
     /// Each test's evidence.
-    pub tests: Vec<Test>,
+    pub tests: Vec<TestReport>,
     /// What was done to the reference: order, basis, sizes, layers. Only for references that share weights.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub changes: Vec<String>,
     /// Layers of the subject with the reference's layer that holds most of their counterparts.
-    pub layers: Vec<LayerShare>,
+    pub layers: Vec<LayerReport>,
     /// Parts of the subject with the share that has a counterpart.
-    pub parts: Vec<PartShare>,
+    pub parts: Vec<PartReport>,
     /// Parts that are shared, for `shares-components`.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
-    pub components: Vec<Part>,
+    pub components: Vec<PartCode>,
     /// Every tensor of the subject with a counterpart in the reference; only for references that share weights.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub counterparts: Vec<Counterpart>,
 }
 
+/// What one test says of one pair.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Test")]
+#[non_exhaustive]
+pub struct TestReport {
+    /// Which test.
+    pub code: TestCode,
+    /// Whether its conditions hold for this pair.
+    pub applicable: bool,
+    /// If not, why.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub why_not: Option<String>,
+    /// The test's own statistic: equal tensors, correlation, rows on the common ratio, equal fields.
+    pub statistic: f64,
+    /// What the statistic was taken over: tensors, channels, usable rows, fields.
+    pub n: u64,
+    /// log10 of the probability of a statistic at least this large for independently trained models, before any
+    /// correction for several references. Absent where the test has no null distribution.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub log10_p: Option<f64>,
+    /// Size of the effect, 0 to 1: the share of what was looked at that agrees.
+    pub effect: f64,
+    /// The result in words.
+    pub says: String,
+}
+
+/// How much of a part of the suspect has a counterpart in the reference.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "PartShare")]
+#[non_exhaustive]
+pub struct PartReport {
+    /// Which part.
+    pub part: PartCode,
+    /// Parameters of the suspect in it that could be compared.
+    pub parameters: u64,
+    /// Share of them in tensors with a counterpart, 0 to 1.
+    pub matched: f64,
+    /// Correlation of sampled values with the counterpart's at equal labels, averaged over matched parameters.
+    pub correlation: f64,
+}
+
+/// How much of a layer of the suspect has its counterpart in a layer of the reference.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "LayerShare")]
+#[non_exhaustive]
+pub struct LayerReport {
+    /// Layer of the reference.
+    pub reference: u32,
+    /// Layer of the suspect.
+    pub suspect: u32,
+    /// Share of the suspect layer's parameters whose counterpart lies in that layer, 0 to 1.
+    pub share: f64,
+}
+
 /// A tensor and its counterpart.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[non_exhaustive]
 pub struct Counterpart {
     /// The subject's tensor.
     pub found: String,
     /// The reference's tensor.
     pub reference: String,
     /// How it was found.
-    pub how: How,
+    pub how: HowCode,
     /// Correlation of sampled values at equal labels; 1 where the values are equal.
     pub correlation: f64,
 }
 
 /// How many references were tested, and in what way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[non_exhaustive]
 pub struct Tested {
     /// References with a weight fingerprint.
     pub weights: usize,
@@ -201,8 +338,28 @@ pub struct Tested {
     pub published_digests: usize,
 }
 
+/// What was declared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Declared")]
+#[non_exhaustive]
+pub struct DeclaredReport {
+    /// `base_model` of the card's front matter.
+    pub base_models: Vec<String>,
+    /// `base_model_relation`: `adapter`, `merge`, `quantized` or `finetune`, as the card spells it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub relation: Option<String>,
+    /// `license` of the card.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub license: Option<String>,
+    /// How it relates to the evidence.
+    pub status: StatusCode,
+    /// The same in words.
+    pub says: String,
+}
+
 /// What made the report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[non_exhaustive]
 pub struct Tool {
     /// Program name.
     pub name: String,
@@ -215,14 +372,6 @@ pub struct Tool {
 }
 
 impl Report {
-    /// The report as JSON, indented, with a newline at the end. Fields come in the order of the schema.
-    ///
-    /// # Errors
-    /// Never for a report that this crate made.
-    pub fn to_json(&self) -> serde_json::Result<String> {
-        serde_json::to_string_pretty(self).map(|json| json + "\n")
-    }
-
     /// The JSON Schema (draft 2020-12) of the report.
     pub fn json_schema() -> Value {
         schemars::schema_for!(Self).to_value()

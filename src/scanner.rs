@@ -14,24 +14,25 @@ use crate::cache::{Cache, Lookup};
 use crate::catalog::Catalog;
 use crate::checkpoint::{Checkpoint, Format, OpenOptions};
 use crate::error::{Error, Result};
-use crate::evidence::{self, Comparison, Depth};
+use crate::evidence::counterparts::Counterparts;
+use crate::evidence::{self, Depth};
 use crate::finding::{Code, Finding, Level};
-use crate::fingerprint::{Anchor, Fingerprint, Progress, SAMPLE_GRID, Settings};
+use crate::fingerprint::{Anchor, Fingerprint, Progress, Settings};
 use crate::format::Claims;
 use crate::model::known;
 use crate::published::{digests, norms};
-use crate::report::{
-    ArchitectureReport, Candidate, Counterpart, ReferenceShare, Renamed, RenamedBy, Report, SCHEMA, Subject, Tested,
-    Tool, Verdict,
-};
+use crate::report::inspect::Seen;
+use crate::report::{Inspection, Report, Results, Tested, words};
 use crate::text::hex;
-use crate::verdict::{self, Class, Judgement, declared};
+use crate::verdict::declared::{self, TestedReference};
+use crate::verdict::overall::strongest_first;
+use crate::verdict::{self, Assessment, VerdictClass};
 
 /// A checkpoint or a fingerprint file, ready to be compared.
 #[derive(Debug)]
 pub struct Input {
     path: String,
-    print: Fingerprint,
+    fingerprint: Fingerprint,
     anatomy: Option<Anatomy>,
     claims: Claims,
     findings: Vec<Finding>,
@@ -53,9 +54,9 @@ impl Input {
     }
 
     /// A fingerprint that is at hand; `shown` is the path that the report names.
-    pub fn of(print: Fingerprint, shown: String) -> Self {
-        let findings = print.findings.clone();
-        Self { path: shown, print, anatomy: None, claims: Claims::default(), findings }
+    pub fn of(fingerprint: Fingerprint, shown: String) -> Self {
+        let findings = fingerprint.findings.clone();
+        Self { path: shown, fingerprint, anatomy: None, claims: Claims::default(), findings }
     }
 
     /// Takes the fingerprint of an open checkpoint; `shown` is the path that the report names.
@@ -93,25 +94,25 @@ impl Input {
             Some(assemble::Logical { tensors, anatomy }) => (Some(checkpoint.with_tensors(tensors)), anatomy),
             None => (None, anatomy),
         };
-        let (print, cached) =
+        let (fingerprint, cached) =
             cached_or_taken(seen.as_ref().unwrap_or(checkpoint), &anatomy, settings, cache, progress)?;
         let mut findings = checkpoint.findings.clone();
         findings.extend(config.into_iter().flat_map(|config| {
             anatomy::config_findings(config, &anatomy.architecture, checkpoint.claims.config_source())
         }));
-        findings.extend(print.findings.iter().cloned());
+        findings.extend(fingerprint.findings.iter().cloned());
         let claims = checkpoint.claims.clone();
-        Ok((Self { path: shown, print, anatomy: Some(anatomy), claims, findings }, cached))
+        Ok((Self { path: shown, fingerprint, anatomy: Some(anatomy), claims, findings }, cached))
     }
 
     /// The fingerprint.
     pub fn fingerprint(&self) -> &Fingerprint {
-        &self.print
+        &self.fingerprint
     }
 
     /// The fingerprint, given away.
     pub fn into_fingerprint(self) -> Fingerprint {
-        self.print
+        self.fingerprint
     }
 }
 
@@ -137,27 +138,18 @@ fn cached_or_taken(
     let Some(cache) = cache else { return Ok((take()?, Cached::Miss)) };
     let key = Cache::key(checkpoint, anatomy, settings)?;
     let mut cached = match cache.get(&key) {
-        Lookup::Hit(print) => {
+        Lookup::Hit(fingerprint) => {
             checkpoint.check_unchanged()?;
-            return Ok((*print, Cached::Hit));
+            return Ok((*fingerprint, Cached::Hit));
         }
         Lookup::Miss => Cached::Miss,
         Lookup::Ignored(why) => Cached::Trouble(why),
     };
-    let print = take()?;
-    if let Err(error) = cache.put(&key, &print) {
+    let fingerprint = take()?;
+    if let Err(error) = cache.put(&key, &fingerprint) {
         cached = Cached::Trouble(error.to_string());
     }
-    Ok((print, cached))
-}
-
-/// A reference with the comparison against it.
-struct Compared {
-    id: String,
-    comparison: Comparison,
-    judgement: Judgement,
-    counterparts: Vec<Counterpart>,
-    renamed: Vec<Renamed>,
+    Ok((fingerprint, cached))
 }
 
 /// Scans a subject against catalogs of fingerprints and everything compiled in.
@@ -171,9 +163,31 @@ pub fn scan(subject: &Input, catalogs: &[Catalog]) -> Result<Report> {
 
 /// Compares a subject with one reference, and nothing else.
 pub fn compare(subject: &Input, reference: &Input) -> Report {
-    let compared = vec![compare_one(&evidence::Suspect::new(&subject.print), &reference.print, 1, Depth::Full)];
+    let suspect = evidence::Suspect::new(&subject.fingerprint);
+    let compared = vec![compare_one(&suspect, &reference.fingerprint, 1, Depth::Full)];
     report(subject, compared, 1, false, hex(&embedded_digest().finalize()))
 }
+
+/// What the headers of a checkpoint say, without a byte of its weights being read; `path` is the one that is shown.
+///
+/// # Errors
+/// Never for a checkpoint that this crate opened.
+pub fn inspect(path: &Path, checkpoint: &Checkpoint) -> serde_json::Result<Inspection> {
+    let config = checkpoint.claims.config.as_ref();
+    let anatomy = anatomy::dissect(&checkpoint.tensors, config);
+    let logical = assemble::logical(&checkpoint.tensors, &anatomy);
+    let nearest = known::nearest(&anatomy.architecture, SHOWN_ARCHITECTURES);
+    let mut findings = checkpoint.findings.clone();
+    findings.extend(
+        config.into_iter().flat_map(|config| {
+            anatomy::config_findings(config, &anatomy.architecture, checkpoint.claims.config_source())
+        }),
+    );
+    Seen { path, checkpoint, anatomy: &anatomy, logical: logical.as_ref(), nearest, findings }.try_into()
+}
+
+/// How many of the nearest known architectures are told.
+const SHOWN_ARCHITECTURES: usize = 3;
 
 /// The data compiled into the program; its own version stands for it.
 fn embedded_digest() -> Sha256 {
@@ -184,263 +198,91 @@ fn embedded_digest() -> Sha256 {
     digest
 }
 
-fn compare_one(suspect: &evidence::Suspect<'_>, reference: &Fingerprint, tries: u64, depth: Depth) -> Compared {
+fn compare_one(suspect: &evidence::Suspect<'_>, reference: &Fingerprint, tries: u64, depth: Depth) -> Assessment {
     let comparison = evidence::compare_to(suspect, reference, depth);
     let judgement = verdict::judge(&comparison, tries);
-    let id = reference.subject.id.clone().unwrap_or_else(|| reference.subject.name.clone());
-    let (mut counterparts, mut renamed) = (Vec::new(), Vec::new());
-    if judgement.class.shares_weights() {
-        counterparts.extend(comparison.matches.iter().map(|found| Counterpart {
-            found: suspect.print().tensors[found.suspect].name.clone(),
-            reference: reference.tensors[found.reference].name.clone(),
-            how: found.how,
-            correlation: rounded(found.correlation),
-        }));
-        renamed = renamed_by_content(suspect.print(), reference, &comparison);
+    let related = judgement.class.shares_weights();
+    let counterparts = related.then(|| Counterparts::of(suspect.fingerprint(), reference, &comparison));
+    Assessment {
+        id: reference.subject.id.clone().unwrap_or_else(|| reference.subject.name.clone()),
+        judgement,
+        evidence: comparison.evidence,
+        changes: if related { comparison.changes } else { Vec::new() },
+        layers: comparison.layers,
+        parts: comparison.parts,
+        counterparts: counterparts.unwrap_or_default(),
     }
-    Compared { id, comparison, judgement, counterparts, renamed }
-}
-
-/// Correlations come from sums whose last digits are noise.
-fn rounded(value: f64) -> f64 {
-    (value * 1e6).round() / 1e6
-}
-
-/// Names that differ from those of the counterparts, with layer and expert numbers folded into patterns.
-fn renamed_by_content(subject: &Fingerprint, reference: &Fingerprint, comparison: &Comparison) -> Vec<Renamed> {
-    let mut rows: Vec<Renamed> = Vec::new();
-    let mut at = std::collections::HashMap::new();
-    for found in &comparison.matches {
-        let (ours, theirs) = (&subject.tensors[found.suspect], &reference.tensors[found.reference]);
-        let (from, to) = (pattern(&ours.name, ours), pattern(&theirs.name, theirs));
-        // Equal patterns at unequal layers are a matter of layer alignment, not of names.
-        if from == to {
-            continue;
-        }
-        let slot = *at.entry((from.clone(), to.clone())).or_insert_with(|| {
-            rows.push(Renamed { found: from, canonical: to, count: 0, by: RenamedBy::Content });
-            rows.len() - 1
-        });
-        rows[slot].count += 1;
-    }
-    rows
-}
-
-/// The name with the segments that are its layer and expert number replaced.
-fn pattern(name: &str, tensor: &crate::fingerprint::TensorPrint) -> String {
-    let assignment = &tensor.assignment;
-    let (mut layer, mut expert) = (assignment.layer, assignment.expert);
-    let segments = name.split('.').map(|segment| match segment.parse::<u32>().ok() {
-        Some(number) if layer == Some(number) => {
-            layer = None;
-            "{layer}"
-        }
-        Some(number) if layer.is_none() && expert == Some(number) => {
-            expert = None;
-            "{expert}"
-        }
-        _ => segment,
-    });
-    segments.collect::<Vec<_>>().join(".")
 }
 
 fn report(
     subject: &Input,
-    mut compared: Vec<Compared>,
+    mut compared: Vec<Assessment>,
     in_full: usize,
     embedded: bool,
     catalog_digest: String,
 ) -> Report {
-    let strength = |c: &Compared| (c.judgement.class, std::cmp::Reverse(OrderedP(c.judgement.log10_p)));
-    compared.sort_by(|a, b| strength(b).cmp(&strength(a)).then_with(|| a.id.cmp(&b.id)));
-    let norms = if embedded { published::norms(&subject.print) } else { published::Norms::default() };
-    let digest_matches = if embedded { published::digests(&subject.print) } else { Vec::new() };
+    let fingerprint = &subject.fingerprint;
+    strongest_first(&mut compared);
+    let norms = if embedded { published::norms(fingerprint) } else { published::Norms::default() };
+    let digest_matches = if embedded { published::digests(fingerprint) } else { Vec::new() };
     let mut tested = Tested { weights: compared.len(), in_full, published_norms: norms.tested, published_digests: 0 };
-    let is_file = subject.print.subject.merged.is_none();
-    if is_file && subject.print.subject.files.iter().any(|file| file.sha256.is_some()) {
+    let is_file = fingerprint.subject.merged.is_none();
+    if is_file && fingerprint.subject.files.iter().any(|file| file.sha256.is_some()) {
         tested.published_digests = digests::all().len();
     }
-    let nearest = known::nearest(&subject.print.architecture, 3);
+    let nearest = known::nearest(&fingerprint.architecture, SHOWN_ARCHITECTURES);
     let mut findings = subject.findings.clone();
     if embedded {
         findings.extend(untested(&nearest, &compared));
     }
-    if evidence::channels::is_ordered(&subject.print.channels.profile) {
-        let message = "residual channels are ordered by strength, so tests of their labels mean less".to_owned();
-        findings.push(Finding::new(Code::OrderedChannels, Level::Note, message, None));
+    if evidence::channels::is_ordered(&fingerprint.channels.profile) {
+        findings.push(Finding::new(Code::OrderedChannels, Level::Note, words::ordered_channels(), None));
     }
-    let coverage = if compared.is_empty() { 0.0 } else { evidence::coverage(&subject.print) };
-    let renamed = renamed(subject, &compared);
-    let mut candidates: Vec<Candidate> = digest_matches.into_iter().chain(norms.accepted).collect();
+    let coverage = if compared.is_empty() { 0.0 } else { evidence::coverage(fingerprint) };
+    let kin = compared.iter().find(|reference| reference.judgement.class >= VerdictClass::Derived);
+    let renamed = kin.map(|reference| reference.counterparts.renamed.clone());
+    let mut candidates: Vec<Assessment> = digest_matches.into_iter().chain(norms.accepted).collect();
     candidates.extend(shown(compared));
-    candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.class));
-    let results: Vec<_> = candidates.iter().map(|c| declared::Tested { id: &c.id, class: c.class }).collect();
-    let declared = declared::declared(&subject.claims, &subject.print.subject.name, &results);
-    let verdict = conclude(subject, &candidates, coverage, &nearest);
-    Report {
-        schema: SCHEMA.to_owned(),
-        subject: Subject {
-            path: subject.path.clone(),
-            name: subject.print.subject.name.clone(),
-            format: subject.print.subject.format.clone(),
-            files: subject.print.subject.files.clone(),
-            parameters: subject.print.subject.parameters,
-            coverage,
-            merged: subject.print.subject.merged.clone(),
-        },
-        architecture: architecture_report(subject, nearest, renamed),
-        verdict,
+    candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.judgement.class));
+    let results: Vec<_> = candidates.iter().map(|c| TestedReference { id: &c.id, class: c.judgement.class }).collect();
+    let declaration = declared::declared(&subject.claims, &fingerprint.subject.name, &results);
+    Results {
+        path: &subject.path,
+        fingerprint,
+        anatomy: subject.anatomy.as_ref(),
+        coverage,
+        nearest,
+        renamed,
+        conclusion: verdict::conclude(&candidates, coverage),
         candidates,
         tested,
-        declared,
+        declaration,
         findings,
-        tool: tool(catalog_digest),
+        catalog_digest,
     }
-}
-
-/// Orders optional log10 p: smaller is stronger, none is weakest.
-#[derive(PartialEq)]
-struct OrderedP(Option<f64>);
-
-impl Eq for OrderedP {}
-
-impl PartialOrd for OrderedP {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for OrderedP {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.unwrap_or(1.0).total_cmp(&other.0.unwrap_or(1.0))
-    }
+    .into()
 }
 
 /// How many references without shared weights are shown.
 const CONTRASTS: usize = 3;
 
-/// References to show: all that share weights or structure, and the best of the others for contrast.
-fn shown(compared: Vec<Compared>) -> impl Iterator<Item = Candidate> {
+/// References to show, strongest first: all that share weights, and the best of the others for contrast.
+fn shown(compared: Vec<Assessment>) -> impl Iterator<Item = Assessment> {
     let mut contrast = 0;
-    compared.into_iter().filter_map(move |c| {
-        let related = c.judgement.class.shares_weights();
+    compared.into_iter().filter(move |reference| {
+        let related = reference.judgement.class.shares_weights();
         contrast += usize::from(!related);
-        (related || contrast <= CONTRASTS).then_some(Candidate {
-            id: c.id,
-            class: c.judgement.class,
-            log10_p: c.judgement.log10_p,
-            effect: c.judgement.effect,
-            because: c.judgement.because,
-            tests: c.comparison.tests,
-            changes: if related { c.comparison.changes } else { Vec::new() },
-            layers: c.comparison.layers,
-            parts: c.comparison.parts,
-            components: c.judgement.components,
-            counterparts: c.counterparts,
-        })
+        related || contrast <= CONTRASTS
     })
-}
-
-fn tool(catalog_digest: String) -> Tool {
-    let settings = [
-        ("max_log10_p", serde_json::json!(verdict::MAX_LOG10_P)),
-        ("min_effect", serde_json::json!(verdict::MIN_EFFECT)),
-        ("min_coverage", serde_json::json!(verdict::MIN_COVERAGE)),
-        ("sample_grid", serde_json::json!([SAMPLE_GRID.0, SAMPLE_GRID.1])),
-    ];
-    Tool {
-        name: env!("CARGO_PKG_NAME").to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        settings: settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
-        catalog_digest,
-    }
-}
-
-/// The table of names: from the strongest reference that shares weights, otherwise from names and shapes.
-fn renamed(subject: &Input, compared: &[Compared]) -> Vec<Renamed> {
-    if let Some(best) = compared.iter().find(|c| c.judgement.class >= Class::Derived) {
-        return best.renamed.clone();
-    }
-    let rows = subject.anatomy.iter().flat_map(|anatomy| &anatomy.renamed);
-    rows.map(|row| Renamed {
-        found: row.found.clone(),
-        canonical: row.canonical.clone(),
-        count: row.count,
-        by: RenamedBy::Structure,
-    })
-    .collect()
-}
-
-fn architecture_report(subject: &Input, nearest: Vec<known::Nearest>, renamed: Vec<Renamed>) -> ArchitectureReport {
-    let architecture = &subject.print.architecture;
-    let fields = match serde_json::to_value(architecture) {
-        Ok(serde_json::Value::Object(fields)) => {
-            fields.into_iter().filter(|(name, value)| name != "family" && !value.is_null()).collect()
-        }
-        _ => Default::default(),
-    };
-    let anatomy = subject.anatomy.as_ref();
-    let best = nearest.first();
-    ArchitectureReport {
-        family: architecture.family.clone(),
-        reference: best.map(|nearest| nearest.id.clone()),
-        equal: best.is_some_and(|nearest| nearest.equal),
-        naming_scheme: anatomy.and_then(|anatomy| anatomy.naming.as_ref()).map(|naming| naming.scheme.clone()),
-        by: anatomy.map_or("fingerprint", |anatomy| anatomy.by.as_str()).to_owned(),
-        fields,
-        renamed,
-        notes: anatomy.map(|anatomy| anatomy.notes.clone()).unwrap_or_default(),
-        nearest,
-    }
 }
 
 /// Says which architecture matches cannot be tested for weights, and how to change that.
-fn untested(nearest: &[known::Nearest], compared: &[Compared]) -> Vec<Finding> {
-    let has = |id: &str| compared.iter().any(|c| c.id.eq_ignore_ascii_case(id));
-    let Some(best) = nearest.first().filter(|nearest| nearest.equal) else { return Vec::new() };
-    let missing: Vec<&str> =
-        std::iter::once(&best.id).chain(&best.group).map(String::as_str).filter(|id| !has(id)).collect();
-    let mut missing = missing;
+fn untested(nearest: &[known::Nearest], compared: &[Assessment]) -> Option<Finding> {
+    let best = nearest.first().filter(|nearest| nearest.equal)?;
+    let has = |id: &str| compared.iter().any(|reference| reference.id.eq_ignore_ascii_case(id));
+    let mut missing: Vec<&String> = std::iter::once(&best.id).chain(&best.group).filter(|id| !has(id)).collect();
     missing.dedup();
-    let Some(first) = missing.first() else { return Vec::new() };
-    let others = match missing.len() {
-        1 => String::new(),
-        n => format!(" (nor do {} others of the same shapes)", n - 1),
-    };
-    let message = format!(
-        "weights not tested against {first}: it has no weight fingerprint in the catalog{others}; \
-         add one with `weightprint catalog add PATH --id {first}`"
-    );
-    vec![Finding::new(Code::WeightsNotTested, Level::Warning, message, Some((*first).to_owned()))]
-}
-
-/// The verdict over all candidates, which come strongest first.
-fn conclude(subject: &Input, candidates: &[Candidate], coverage: f64, nearest: &[known::Nearest]) -> Verdict {
-    let name = &subject.print.subject.name;
-    let best = candidates.first();
-    let class = match best {
-        Some(best) if best.class.shares_weights() => best.class,
-        _ if coverage < verdict::MIN_COVERAGE => Class::Inconclusive,
-        Some(best) => best.class,
-        None => Class::Inconclusive,
-    };
-    let sharing = candidates.iter().filter(|candidate| candidate.class.shares_weights());
-    let references: Vec<ReferenceShare> = sharing
-        .map(|candidate| ReferenceShare {
-            id: candidate.id.clone(),
-            share: (!candidate.parts.is_empty()).then(|| matched_share(candidate)),
-        })
-        .collect();
-    let summary = match best {
-        Some(best) => crate::report::text::summary(name, class, best, nearest),
-        None => crate::report::text::untested_summary(name, nearest),
-    };
-    let (log10_p, effect) = best.map_or((None, 0.0), |best| (best.log10_p, best.effect));
-    Verdict { class, references, log10_p, effect, summary }
-}
-
-fn matched_share(candidate: &Candidate) -> f64 {
-    let all: u64 = candidate.parts.iter().map(|share| share.parameters).sum();
-    let matched: f64 = candidate.parts.iter().map(|share| share.matched * share.parameters as f64).sum();
-    if all == 0 { 0.0 } else { rounded(matched / all as f64) }
+    let (first, others) = missing.split_first()?;
+    let message = words::untested(first, others.len());
+    Some(Finding::new(Code::WeightsNotTested, Level::Warning, message, Some((*first).clone())))
 }

@@ -1,9 +1,10 @@
 //! The null study: models that were trained by one recipe from different seeds, each compared with each.
 
 use rayon::prelude::*;
-use weightprint::evidence::{self, TestCode};
+use weightprint::evidence::{self, TestKind};
 use weightprint::fingerprint::Fingerprint;
-use weightprint::verdict::{self, Class};
+use weightprint::report::{ClassCode, TestCode};
+use weightprint::verdict;
 
 use super::levels::Levels;
 use super::support::pairs::open;
@@ -12,16 +13,6 @@ use super::{Block, markdown, rate, repository};
 /// What stands in the document where the models are missing.
 const MISSING: &str = "Not run: fixtures/null holds no fingerprints. Make the models as its README says, then take \
                        the fingerprints with `cargo bench --bench accuracy -- --take`.";
-
-/// Tests with a p-value.
-const WITH_P: [TestCode; 6] = [
-    TestCode::ChannelLabels,
-    TestCode::NeuronLabels,
-    TestCode::NeuronOrder,
-    TestCode::NeuronAgreement,
-    TestCode::NeuronShape,
-    TestCode::HeadLabels,
-];
 
 /// Takes the fingerprints of the models under `target/null`.
 pub(crate) fn take() {
@@ -53,9 +44,9 @@ pub(crate) fn prints(most: usize) -> Vec<Fingerprint> {
 /// What is kept of a pair.
 struct Outcome {
     places: (usize, usize),
-    class: Class,
+    class: ClassCode,
     /// Statistic, effect and log10 p by test.
-    tests: Vec<(TestCode, f64, f64, Option<f64>)>,
+    tests: Vec<(TestKind, f64, f64, Option<f64>)>,
     /// Share of the suspect's parameters in tensors that have a counterpart.
     matched: f64,
 }
@@ -64,9 +55,12 @@ fn outcome(places: (usize, usize), suspect: &Fingerprint, reference: &Fingerprin
     let comparison = evidence::compare(suspect, reference);
     let matched: u64 = comparison.matches.iter().map(|found| suspect.tensors[found.suspect].elements()).sum();
     let all: u64 = suspect.tensors.iter().map(|tensor| tensor.elements()).sum();
-    let class = verdict::judge(&comparison, 1).class;
-    let tests = comparison.tests.iter().filter(|test| test.applicable);
-    let tests = tests.map(|test| (test.code, test.statistic, test.effect, test.log10_p)).collect();
+    let class = verdict::judge(&comparison, 1).class.into();
+    let tests = comparison.evidence.iter().filter_map(|evidence| {
+        let measure = evidence.measure()?;
+        Some((evidence.test, measure.statistic, measure.effect, measure.log10_p))
+    });
+    let tests = tests.collect();
     Outcome { places, class, tests, matched: matched as f64 / all as f64 }
 }
 
@@ -94,14 +88,14 @@ fn errors(outcomes: &[Outcome]) -> String {
     ];
     let mut text = markdown(["", "accused", "rate", "95 % interval"], lines);
     text += "\nClasses: ";
-    let classes = Class::ALL.map(|class| (class, outcomes.iter().filter(|outcome| outcome.class == class).count()));
-    let seen = classes.iter().filter(|(_, count)| *count > 0);
+    let count = |&class: &ClassCode| (class, outcomes.iter().filter(|outcome| outcome.class == class).count());
+    let seen = ClassCode::ALL.iter().rev().map(count).filter(|(_, count)| *count > 0);
     text += &seen.map(|(class, count)| format!("`{class}` {count}")).collect::<Vec<_>>().join(", ");
     text + ".\n"
 }
 
 fn effects(outcomes: &[Outcome]) -> String {
-    let of = |code: TestCode, pick: &dyn Fn(f64, f64) -> f64| -> Vec<f64> {
+    let of = |code: TestKind, pick: &dyn Fn(f64, f64) -> f64| -> Vec<f64> {
         let tests = outcomes.iter().flat_map(|outcome| &outcome.tests).filter(|test| test.0 == code);
         tests.map(|test| pick(test.1, test.2)).collect()
     };
@@ -115,13 +109,13 @@ fn effects(outcomes: &[Outcome]) -> String {
     };
     let (statistic, effect) = (|statistic: f64, _: f64| statistic, |_: f64, effect: f64| effect);
     let lines = [
-        line("channel-labels: r of the profiles", of(TestCode::ChannelLabels, &statistic)),
-        line("neuron-labels: share at equal labels", of(TestCode::NeuronLabels, &effect)),
-        line("neuron-order: r of the labels", of(TestCode::NeuronOrder, &statistic)),
-        line("neuron-agreement: share", of(TestCode::NeuronAgreement, &effect)),
-        line("neuron-shape: share", of(TestCode::NeuronShape, &effect)),
-        line("head-labels: share at equal labels times cosine", of(TestCode::HeadLabels, &effect)),
-        line("aligned-weights: R² times share", of(TestCode::AlignedWeights, &effect)),
+        line("channel-labels: r of the profiles", of(TestKind::ChannelLabels, &statistic)),
+        line("neuron-labels: share at equal labels", of(TestKind::NeuronLabels, &effect)),
+        line("neuron-order: r of the labels", of(TestKind::NeuronOrder, &statistic)),
+        line("neuron-agreement: share", of(TestKind::NeuronAgreement, &effect)),
+        line("neuron-shape: share", of(TestKind::NeuronShape, &effect)),
+        line("head-labels: share at equal labels times cosine", of(TestKind::HeadLabels, &effect)),
+        line("aligned-weights: R² times share", of(TestKind::AlignedWeights, &effect)),
         line("parameters with a counterpart", outcomes.iter().map(|outcome| outcome.matched).collect()),
     ];
     markdown(["", "pairs", "mean", "99 % of pairs below", "largest"], lines)
@@ -133,10 +127,10 @@ fn p_values(outcomes: &[Outcome]) -> String {
         [what.to_owned(), pairs, a, b, c, d, smallest, holds]
     };
     let expected = line("*if p were exact*", Levels::expected(outcomes.len() as u64));
-    let tests = WITH_P.map(|code| {
+    let tests = TestKind::of_labels().map(|code| {
         let tests = outcomes.iter().flat_map(|outcome| &outcome.tests).filter(|test| test.0 == code);
         let levels = Levels::of(tests.filter_map(|test| test.3));
-        line(code.as_str(), levels.cells())
+        line(TestCode::from(code).as_str(), levels.cells())
     });
     let head =
         ["test", "pairs", "≤ .1", "≤ .01", "≤ .001", "≤ .0001", "smallest log10 p", "p ≤ α at most as often as α"];

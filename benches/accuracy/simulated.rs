@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 use weightprint::anatomy::Residual;
-use weightprint::evidence::{self, TestCode, channels, heads};
+use weightprint::evidence::{self, Evidence, TestKind, channels, heads};
 use weightprint::fingerprint::{FORM_NUMBERS, Fingerprint, SAMPLE_GRID, TensorPrint, Unit, labels};
+use weightprint::report::TestCode;
 
 use super::levels::Levels;
 use super::support::pairs::open;
@@ -124,24 +125,28 @@ const EXPERTS_OF_A_LAYER: Key = |_, unit| unit.layer.unwrap_or_default() as usiz
 const COPIES_OF_A_LAYER: Key = |_, unit| [0, 1, 2, 1, 2, 3][unit.layer.unwrap_or_default() as usize];
 
 /// log10 p by test.
-type Outcome = Vec<(TestCode, f64)>;
+type Outcome = Vec<(TestKind, f64)>;
 
 fn channels_of(suspect: &Subject, reference: &Subject, random: &mut Random) -> Outcome {
     let mut order: Vec<usize> = (0..suspect.by_channel.channels.profile.len()).collect();
     random.shuffle(&mut order);
     let test = channels::test(&suspect.with_channels(&order), &reference.by_channel);
-    test.log10_p.map(|p| (test.code, p)).into_iter().collect()
+    p_of(&test).into_iter().collect()
+}
+
+fn p_of(evidence: &Evidence) -> Option<(TestKind, f64)> {
+    Some((evidence.test, evidence.measure()?.log10_p?))
 }
 
 fn neurons_of(suspect: &Subject, reference: &Subject, key: Key, random: &mut Random) -> Outcome {
     let comparison = evidence::compare(&suspect.with_neurons(random, key), &reference.by_neuron);
-    let labels = |test: &&evidence::Test| [TestCode::NeuronLabels, TestCode::NeuronOrder].contains(&test.code);
-    comparison.tests.iter().filter(labels).filter_map(|test| Some((test.code, test.log10_p?))).collect()
+    let labels = |test: &&Evidence| [TestKind::NeuronLabels, TestKind::NeuronOrder].contains(&test.test);
+    comparison.evidence.iter().filter(labels).filter_map(p_of).collect()
 }
 
 fn heads_of(suspect: &Subject, reference: &Subject, random: &mut Random) -> Outcome {
     let test = heads::test(&suspect.with_heads(random), &reference.by_neuron);
-    test.log10_p.map(|p| (test.code, p)).into_iter().collect()
+    p_of(&test).into_iter().collect()
 }
 
 /// A line of the table for each test.
@@ -158,13 +163,14 @@ impl Study<'_> {
             // Hashed once, so that the streams of neighbouring pairs do not overlap.
             .map(|pair| (self.one)(&mut Random(Random((seed << 32) + pair).next())))
             .collect();
-        let line = |code: TestCode| {
+        let line = |code: TestKind| {
             let levels = Levels::of(outcomes.iter().flatten().filter(|test| test.0 == code).map(|test| test.1));
             let [pairs, a, b, c, d, smallest, holds] = levels.cells();
-            (levels.pairs > 0)
-                .then(|| [self.what.to_owned(), code.as_str().to_owned(), pairs, a, b, c, d, smallest, holds])
+            (levels.pairs > 0).then(|| {
+                [self.what.to_owned(), TestCode::from(code).as_str().to_owned(), pairs, a, b, c, d, smallest, holds]
+            })
         };
-        let codes = [TestCode::ChannelLabels, TestCode::NeuronLabels, TestCode::NeuronOrder, TestCode::HeadLabels];
+        let codes = [TestKind::ChannelLabels, TestKind::NeuronLabels, TestKind::NeuronOrder, TestKind::HeadLabels];
         codes.into_iter().filter_map(line).collect()
     }
 }

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
-use weightprint::evidence::{Test, TestCode};
-use weightprint::report::Candidate;
-use weightprint::verdict::Class;
+use weightprint::report::{Candidate, ClassCode, TestCode, TestReport};
 
 use super::support::pairs::{Pair, Truth, open, pairs};
 use super::support::zoo;
@@ -22,21 +20,21 @@ const SHOWN: [TestCode; 5] = [
 
 struct Row {
     pair: Pair,
-    class: Class,
+    class: ClassCode,
     candidate: Candidate,
 }
 
 impl Row {
     fn found(&self) -> bool {
-        self.class >= Class::Derived
+        self.class >= ClassCode::Derived
     }
 
-    fn test(&self, code: TestCode) -> Option<&Test> {
+    fn test(&self, code: TestCode) -> Option<&TestReport> {
         self.candidate.tests.iter().find(|test| test.code == code && test.applicable)
     }
 
     /// The test with the smallest p.
-    fn strongest(&self) -> Option<&Test> {
+    fn strongest(&self) -> Option<&TestReport> {
         let tests = self.candidate.tests.iter().filter(|test| test.applicable);
         tests
             .filter(|test| test.log10_p.is_some())
@@ -138,7 +136,7 @@ fn errors(rows: &[Row]) -> String {
 fn missed(rows: &[Row]) -> String {
     let wrong = |row: &&Row| match row.pair.truth {
         Truth::Kin => !row.found(),
-        Truth::Start => row.class != Class::SharedInitialisation,
+        Truth::Start => row.class != ClassCode::SharedInitialisation,
         Truth::Independent => row.class.shares_weights(),
     };
     let mut lines = rows.iter().filter(wrong).map(|row| {

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use weightprint::verdict::Class;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+use weightprint::report::{ClassCode, Writer};
 
 /// Tells whether an LLM checkpoint is a wrapped copy of a known open model.
 ///
@@ -106,8 +107,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         base: Base,
         /// How to write the result
-        #[arg(long, value_enum, default_value_t)]
-        format: Format,
+        #[arg(long, value_name = "FORMAT", value_parser = writers(), default_value = Writer::default().as_str())]
+        format: Writer,
         /// Write to a file instead of standard output
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
@@ -181,8 +182,8 @@ pub(crate) struct CatalogFolder {
 #[derive(Args)]
 pub(crate) struct Output {
     /// How to write the report
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) format: Format,
+    #[arg(long, value_name = "FORMAT", value_parser = writers(), default_value = Writer::default().as_str())]
+    pub(crate) format: Writer,
     /// Write to a file instead of standard output
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
@@ -190,44 +191,26 @@ pub(crate) struct Output {
     #[arg(long)]
     pub(crate) force: bool,
     /// Weakest class that makes the exit code 1
-    #[arg(long, value_enum, value_name = "CLASS", default_value_t)]
+    #[arg(long, value_name = "CLASS", value_parser = failing(), default_value = ClassCode::SharesComponents.as_str())]
     pub(crate) fail_on: FailOn,
 }
 
-#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
-    /// A table in 80 columns
-    #[default]
-    Human,
-    /// `weightprint/report/1`; an array if several paths are scanned
-    Json,
+/// The writers by their names.
+fn writers() -> impl TypedValueParser<Value = Writer> {
+    let names = Writer::ALL.iter().map(|writer| PossibleValue::new(writer.as_str()).help(writer.about()));
+    PossibleValuesParser::new(names).try_map(|name| Writer::parse(&name).ok_or("no such form"))
 }
 
-#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum FailOn {
-    Identical,
-    ReEncoded,
-    Derived,
-    Merged,
-    #[default]
-    SharesComponents,
-    SharedInitialisation,
-    SameArchitecture,
-    Never,
-}
+/// The weakest class that fails, if any does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FailOn(pub(crate) Option<ClassCode>);
 
-impl FailOn {
-    /// The weakest class that fails, if any does.
-    pub(crate) fn class(self) -> Option<Class> {
-        Some(match self {
-            Self::Identical => Class::Identical,
-            Self::ReEncoded => Class::ReEncoded,
-            Self::Derived => Class::Derived,
-            Self::Merged => Class::Merged,
-            Self::SharesComponents => Class::SharesComponents,
-            Self::SharedInitialisation => Class::SharedInitialisation,
-            Self::SameArchitecture => Class::SameArchitecture,
-            Self::Never => return None,
-        })
-    }
+/// What stands for no class.
+const NEVER: &str = "never";
+
+/// The classes that can fail, strongest first: all that say something of weights or structure.
+fn failing() -> impl TypedValueParser<Value = FailOn> {
+    let class = || ClassCode::ALL.iter().rev().filter(|class| **class >= ClassCode::SameArchitecture);
+    PossibleValuesParser::new(class().map(|class| class.as_str()).chain([NEVER]))
+        .map(move |name| FailOn(class().copied().find(|class| class.as_str() == name)))
 }

@@ -3,7 +3,6 @@
 mod args;
 mod catalog;
 mod exit;
-mod inspect;
 mod progress;
 
 use std::io::Write;
@@ -16,11 +15,10 @@ use weightprint::cache::Cache;
 use weightprint::catalog::Catalog;
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
 use weightprint::fingerprint::{Anchor, Settings};
-use weightprint::report::Report;
+use weightprint::report::{ClassCode, Report};
 use weightprint::scanner::{self, Cached, Input};
-use weightprint::verdict::Class;
 
-use args::{Cli, Command, FailOn, Format, Global, Output};
+use args::{Cli, Command, FailOn, Global, Output};
 
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -68,8 +66,8 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Inspect { path, base, format, output, force } => {
             refuse_overwriting(output.as_deref(), force)?;
             let checkpoint = open(&path, base.base.as_deref(), global)?;
-            let text = inspect::inspect(&path, &checkpoint, format)?;
-            print(&text, output.as_deref(), force)?;
+            let inspection = scanner::inspect(&path, &checkpoint)?;
+            print(&format.write_inspection(&inspection)?, output.as_deref(), force)?;
             Ok(exit::CLEAN)
         }
         Command::Catalog(command) => catalog::run(command, global),
@@ -169,22 +167,15 @@ fn open_catalogs(folders: &[PathBuf]) -> Result<Vec<Catalog>> {
 
 /// Writes the reports and returns their exit code.
 fn finish(reports: &[Report], many: bool, output: &Output) -> Result<u8> {
-    let text = match output.format {
-        Format::Json if many => serde_json::to_string_pretty(reports)? + "\n",
-        Format::Json => reports.iter().map(Report::to_json).collect::<Result<String, _>>()?,
-        Format::Human => {
-            let texts: Vec<String> = reports.iter().map(weightprint::report::text::render).collect();
-            texts.join("\n")
-        }
-    };
+    let text = output.format.write(reports, many)?;
     print(&text, output.output.as_deref(), output.force)?;
     let codes = reports.iter().map(|report| code(report.verdict.class, output.fail_on));
     Ok(if reports.is_empty() { exit::NOTHING } else { exit::gravest(codes) })
 }
 
-fn code(class: Class, fail_on: FailOn) -> u8 {
-    match fail_on.class() {
-        _ if class == Class::Inconclusive => exit::INCONCLUSIVE,
+fn code(class: ClassCode, fail_on: FailOn) -> u8 {
+    match fail_on.0 {
+        _ if class == ClassCode::Inconclusive => exit::INCONCLUSIVE,
         Some(weakest) if class >= weakest => exit::FOUND,
         _ => exit::CLEAN,
     }
@@ -225,7 +216,6 @@ fn explain(code: Option<&str>) -> Result<u8> {
         let what = format!("`{}` is no code; `weightprint explain` lists them", code.escape_debug());
         return Err(weightprint::Error::Usage(what).into());
     };
-    let lines = weightprint::report::text::wrap(text, weightprint::report::text::WIDTH);
-    print(&(lines.join("\n") + "\n"), None, false)?;
+    print(&weightprint::report::text::prose(text), None, false)?;
     Ok(exit::CLEAN)
 }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::matching::{How, Match};
-use super::{Test, TestCode};
+use super::{Evidence, Facts, Measure, TestKind, WhyNot};
 use crate::fingerprint::{Fingerprint, TensorPrint};
 use crate::math::tails;
 
@@ -34,14 +34,14 @@ pub struct Bits {
 }
 
 /// Which rows a suspect's sketches could keep: one bit for the last bits of each identity.
-pub(crate) struct Rows(Vec<u64>);
+pub(crate) struct RowFilter(Vec<u64>);
 
-impl Rows {
+impl RowFilter {
     const BITS: u64 = 1 << 20;
 
-    pub(crate) fn of(print: &Fingerprint) -> Self {
+    pub(crate) fn of(fingerprint: &Fingerprint) -> Self {
         let mut bits = vec![0; (Self::BITS / 64) as usize];
-        for key in print.tensors.iter().filter_map(TensorPrint::informative).flat_map(|values| &values.sketch) {
+        for key in fingerprint.tensors.iter().filter_map(TensorPrint::informative).flat_map(|values| &values.sketch) {
             let place = key.id % Self::BITS;
             bits[(place / 64) as usize] |= 1 << (place % 64);
         }
@@ -55,7 +55,7 @@ impl Rows {
     }
 }
 
-pub(crate) fn totals(suspect: &Fingerprint, known: &Rows, reference: &Fingerprint, matches: &[Match]) -> Bits {
+pub(crate) fn totals(suspect: &Fingerprint, known: &RowFilter, reference: &Fingerprint, matches: &[Match]) -> Bits {
     let informative = |tensor: &&TensorPrint| tensor.informative().is_some();
     let all: u64 = suspect.tensors.iter().filter(informative).map(TensorPrint::elements).sum();
     let mut bits = Bits { tensors: suspect.tensors.iter().filter(informative).count() as u64, ..Bits::default() };
@@ -97,7 +97,7 @@ fn is_twin(reference: &Fingerprint, index: usize, covered: &HashSet<usize>) -> b
 ///
 /// Both sketches keep the rows with the smallest keys, so below the larger key of the shorter one the suspect's kept
 /// rows are a random sample of its rows, and the share of them that the reference keeps estimates the containment.
-fn rows_shared(suspect: &Fingerprint, known: &Rows, reference: &Fingerprint, whole: &HashSet<usize>) -> f64 {
+fn rows_shared(suspect: &Fingerprint, known: &RowFilter, reference: &Fingerprint, whole: &HashSet<usize>) -> f64 {
     // Rows of the reference by width and identity, with the tensors that keep them.
     let mut by_width: BTreeMap<u64, Vec<(u64, usize)>> = BTreeMap::new();
     for (index, tensor) in reference.tensors.iter().enumerate() {
@@ -141,31 +141,19 @@ fn rows_shared(suspect: &Fingerprint, known: &Rows, reference: &Fingerprint, who
 const MIN_ROWS: usize = 3;
 
 impl Bits {
-    pub(crate) fn test(&self, suspect: &Fingerprint) -> Test {
-        if self.tensors == 0 {
-            let why = match suspect.tensors.len() {
-                0 => "the suspect has no tensors",
-                _ => "no tensor of the suspect has values that could say anything",
-            };
-            return Test::not_applicable(TestCode::Bits, why);
+    pub(crate) fn test(&self, suspect: &Fingerprint) -> Evidence {
+        let Self { tensors, equal, re_encoded, row_share, .. } = *self;
+        if tensors == 0 {
+            let why = if suspect.tensors.is_empty() { WhyNot::NoTensors } else { WhyNot::NothingInformative };
+            return Evidence::not_applicable(TestKind::Bits, why);
         }
-        let mut says = format!("{} of {} tensors equal bit for bit", self.equal, self.tensors);
-        if self.re_encoded > 0 {
-            says += &format!(", {} equal within the grid of a coarser type", self.re_encoded);
-        }
-        if self.row_share > 0.0 {
-            says +=
-                &format!("; rows equal to a row of the reference hold {:.1} % of parameters", 100.0 * self.row_share);
-        }
-        Test {
-            code: TestCode::Bits,
-            applicable: true,
-            why_not: None,
-            statistic: (self.equal + self.re_encoded) as f64,
-            n: self.tensors,
+        let measure = Measure {
+            statistic: (equal + re_encoded) as f64,
+            n: tensors,
             log10_p: (self.labels >= 16).then(|| -tails::log10_factorial(self.labels)),
-            effect: (self.accounted_share + self.row_share).min(1.0),
-            says,
-        }
+            effect: (self.accounted_share + row_share).min(1.0),
+            facts: Facts::Bits { tensors, equal, re_encoded, row_share },
+        };
+        Evidence::measured(TestKind::Bits, measure)
     }
 }

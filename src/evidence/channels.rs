@@ -24,8 +24,9 @@
 
 use std::collections::HashMap;
 
+use super::facts::Side;
 use super::search::mutual;
-use super::{Test, TestCode};
+use super::{Evidence, Facts, Measure, TestKind, WhyNot};
 use crate::anatomy::Residual;
 use crate::fingerprint::{Fingerprint, TensorPrint};
 use crate::math::lanes::standardise;
@@ -49,67 +50,63 @@ pub(crate) struct Scores {
 }
 
 impl Scores {
-    pub(crate) fn of(print: &Fingerprint) -> Self {
-        let profile = &print.channels.profile;
+    pub(crate) fn of(fingerprint: &Fingerprint) -> Self {
+        let profile = &fingerprint.channels.profile;
         Self { scores: ranks::normal_scores(profile), ordered: is_ordered(profile) }
     }
 }
 
 /// The test for one pair.
-pub fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Test {
+pub fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Evidence {
     test_with(suspect, &Scores::of(suspect), reference)
 }
 
 /// The test for one pair; `known` is the suspect's.
-pub(crate) fn test_with(suspect: &Fingerprint, known: &Scores, reference: &Fingerprint) -> Test {
-    let not_applicable = |why: String| Test::not_applicable(TestCode::ChannelLabels, why);
+pub(crate) fn test_with(suspect: &Fingerprint, known: &Scores, reference: &Fingerprint) -> Evidence {
+    let not_applicable = |why| Evidence::not_applicable(TestKind::ChannelLabels, why);
     let (ours, theirs) = (&suspect.channels, &reference.channels);
     if ours.tensors < MIN_TENSORS || ours.profile.len() < MIN_CHANNELS {
-        return not_applicable("no residual stream was found in the suspect's values".into());
+        return not_applicable(WhyNot::NoResidualStream(Side::Suspect));
     }
     if theirs.tensors < MIN_TENSORS || theirs.profile.len() < MIN_CHANNELS {
-        return not_applicable("no residual stream was found in the reference's values".into());
+        return not_applicable(WhyNot::NoResidualStream(Side::Reference));
     }
     if ours.profile.len() != theirs.profile.len() {
-        let (a, b) = (ours.profile.len(), theirs.profile.len());
-        return not_applicable(format!("the residual streams have {a} and {b} channels"));
+        let (suspect, reference) = (ours.profile.len(), theirs.profile.len());
+        return not_applicable(WhyNot::UnequalChannels { suspect, reference });
     }
     if known.ordered && is_ordered(&theirs.profile) {
-        return not_applicable("the channels of both models are ordered by strength".into());
+        return not_applicable(WhyNot::OrderedChannels);
     }
     let r = ranks::correlation(&known.scores, &ranks::normal_scores(&theirs.profile));
     let n = ours.profile.len() as u64;
     let mut log10_p = tails::log10_correlation_sf(r, n);
-    let mut says = format!("strengths of {n} residual channels correlate with r = {r:.3} at equal labels");
-    if let Some(points) = FixedPoints::count(suspect, reference) {
-        log10_p = tails::log10_corrected(log10_p.min(points.log10_p()), 2);
-        let FixedPoints { equal, matched, channels } = points;
-        says += &format!("; by sampled values {matched} of {channels} channels pair up, {equal} at equal labels");
+    let pairs = ChannelPairs::count(suspect, reference);
+    if let Some(pairs) = pairs {
+        log10_p = tails::log10_corrected(log10_p.min(pairs.log10_p()), 2);
     }
-    Test {
-        code: TestCode::ChannelLabels,
-        applicable: true,
-        why_not: None,
+    let measure = Measure {
         statistic: r,
         n,
         log10_p: Some(log10_p),
         effect: if r > 0.0 { r * r } else { 0.0 },
-        says,
-    }
+        facts: Facts::ChannelLabels { channels: n, correlation: r, pairs },
+    };
+    Evidence::measured(TestKind::ChannelLabels, measure)
 }
 
 /// Channels matched by their sampled values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct FixedPoints {
+pub struct ChannelPairs {
     /// Matched pairs with equal labels.
-    equal: u64,
+    pub equal: u64,
     /// Matched pairs: each other's nearest neighbours.
-    matched: u64,
+    pub matched: u64,
     /// Channels that took part.
-    channels: u64,
+    pub channels: u64,
 }
 
-impl FixedPoints {
+impl ChannelPairs {
     /// Matches the sampled channels of two models; `None` where no tensors of settled role correspond.
     fn count(suspect: &Fingerprint, reference: &Fingerprint) -> Option<Self> {
         let theirs = by_place(reference);
@@ -216,13 +213,13 @@ mod tests {
     fn channels_of_a_noisy_copy_pair_up_at_their_labels_and_permuted_ones_elsewhere() {
         let original = vectors(1);
         let noisy: Vec<f32> = original.iter().zip(vectors(77)).map(|(x, e)| x + 0.5 * e).collect();
-        let points = FixedPoints::of(&original, &noisy, 64);
+        let points = ChannelPairs::of(&original, &noisy, 64);
         assert_eq!((points.equal, points.channels), (64, 64));
         // log10(1/64!) = -89.1
         assert!((points.log10_p() + 89.1).abs() < 0.1, "{}", points.log10_p());
         let mut permuted = noisy.clone();
         permuted.chunks_exact_mut(64).for_each(|row| row.rotate_left(1));
-        let points = FixedPoints::of(&original, &permuted, 64);
+        let points = ChannelPairs::of(&original, &permuted, 64);
         assert_eq!((points.equal, points.matched), (0, 64));
         assert_eq!(points.log10_p(), 0.0);
     }
@@ -230,6 +227,6 @@ mod tests {
     #[test]
     fn dead_channels_match_nothing() {
         let dead = vec![0.0; 40 * 64];
-        assert_eq!(FixedPoints::of(&dead, &dead, 64), FixedPoints { equal: 0, matched: 0, channels: 0 });
+        assert_eq!(ChannelPairs::of(&dead, &dead, 64), ChannelPairs { equal: 0, matched: 0, channels: 0 });
     }
 }

@@ -27,7 +27,8 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 
-use super::{Test, TestCode};
+use super::facts::Side;
+use super::{Evidence, Facts, Measure, TestKind, WhyNot};
 use crate::fingerprint::{Attention, FORM_NUMBERS, Fingerprint, FrameKind, FrameRecord, form_places};
 use crate::math::tails;
 
@@ -38,14 +39,13 @@ const MIN_PLACES: usize = 48;
 const TIE: f32 = 1e-6;
 
 /// The test for one pair.
-pub fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Test {
-    for (whose, print) in [("suspect", suspect), ("reference", reference)] {
-        if print.attentions.is_empty() {
-            let why = format!("no attention with four separate matrices was made out in the {whose}");
-            return Test::not_applicable(TestCode::HeadLabels, why);
+pub fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Evidence {
+    for (side, fingerprint) in [(Side::Suspect, suspect), (Side::Reference, reference)] {
+        if fingerprint.attentions.is_empty() {
+            return Evidence::not_applicable(TestKind::HeadLabels, WhyNot::NoAttention(side));
         }
     }
-    let mut found: Vec<Evidence> = Vec::new();
+    let mut found: Vec<HeadCounts> = Vec::new();
     let (own, other) = (token_frames(suspect), token_frames(reference));
     for (theirs, record) in other.iter().enumerate() {
         let Some(ours) = own.iter().position(|frame| frame.kind == record.kind) else { continue };
@@ -68,10 +68,10 @@ pub fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Test {
         }
     }
     let strongest = found.iter().min_by(|a, b| a.log10_p().total_cmp(&b.log10_p()));
-    let Some(evidence) = strongest else {
-        return Test::not_applicable(TestCode::HeadLabels, "no token frame and size of head is common to both models");
+    let Some(counts) = strongest else {
+        return Evidence::not_applicable(TestKind::HeadLabels, WhyNot::NoCommonHeads);
     };
-    evidence.test(found.len() as u64)
+    Evidence::measured(TestKind::HeadLabels, counts.measure(found.len() as u64))
 }
 
 fn token_frames(print: &Fingerprint) -> Vec<&FrameRecord> {
@@ -107,8 +107,8 @@ impl Layer {
     }
 }
 
-/// A reference layer laid beside a suspect layer.
-struct Beside {
+/// The heads of a reference layer laid beside those of a suspect layer.
+struct LayerPair {
     /// How well matched heads fit, over all heads of the reference: chooses the layer.
     score: f32,
     pairs: Vec<(usize, usize, f32)>,
@@ -116,7 +116,7 @@ struct Beside {
     agreeing: usize,
 }
 
-impl Beside {
+impl LayerPair {
     fn new(reference: &Layer, suspect: &Layer) -> Option<Self> {
         let product = |form: usize| -> Option<Vec<f32>> {
             let transposed = suspect.forms[form].t().ok()?;
@@ -160,7 +160,7 @@ fn clear_best(values: impl Iterator<Item = f32>) -> Option<usize> {
 
 /// Counts over all layers in one frame.
 #[derive(Debug, Default)]
-struct Evidence {
+struct HeadCounts {
     /// Heads, and below groups, of the model that has fewer.
     heads: u64,
     equal_heads: u64,
@@ -175,11 +175,11 @@ struct Evidence {
     choices: BTreeMap<(usize, usize), u64>,
 }
 
-fn look(suspect: &[Layer], reference: &[Layer]) -> Option<Evidence> {
+fn look(suspect: &[Layer], reference: &[Layer]) -> Option<HeadCounts> {
     // For each reference layer the suspect layer that fits best among those that it fits best.
-    let mut taken: BTreeMap<usize, (usize, Beside)> = BTreeMap::new();
+    let mut taken: BTreeMap<usize, (usize, LayerPair)> = BTreeMap::new();
     for (index, own) in suspect.iter().enumerate() {
-        let beside = reference.iter().enumerate().filter_map(|(at, other)| Some((at, Beside::new(other, own)?)));
+        let beside = reference.iter().enumerate().filter_map(|(at, other)| Some((at, LayerPair::new(other, own)?)));
         let best = beside.max_by(|a, b| a.1.score.total_cmp(&b.1.score).then(b.0.cmp(&a.0)));
         let Some((at, beside)) = best else { continue };
         if taken.get(&at).is_none_or(|(_, other)| beside.score > other.score) {
@@ -190,16 +190,16 @@ fn look(suspect: &[Layer], reference: &[Layer]) -> Option<Evidence> {
         let total = |layers: &[Layer]| layers.iter().map(|layer| count(layer) as u64).sum::<u64>();
         total(suspect).min(total(reference))
     };
-    let mut evidence =
-        Evidence { heads: least(|layer| layer.heads), groups: least(|layer| layer.groups), ..Evidence::default() };
+    let mut counts =
+        HeadCounts { heads: least(|layer| layer.heads), groups: least(|layer| layer.groups), ..HeadCounts::default() };
     for (at, (index, beside)) in &taken {
-        evidence.add(&reference[*at], &suspect[*index], beside);
+        counts.add(&reference[*at], &suspect[*index], beside);
     }
-    (evidence.heads > 0).then_some(evidence)
+    (counts.heads > 0).then_some(counts)
 }
 
-impl Evidence {
-    fn add(&mut self, reference: &Layer, suspect: &Layer, beside: &Beside) {
+impl HeadCounts {
+    fn add(&mut self, reference: &Layer, suspect: &Layer, beside: &LayerPair) {
         let (theirs, ours) = (reference.per_group(), suspect.per_group());
         let mut table = vec![0.0; reference.groups * suspect.groups];
         for &(row, col, sum) in &beside.pairs {
@@ -234,22 +234,14 @@ impl Evidence {
         log10_equal_labels(self.equal, &self.choices)
     }
 
-    fn test(&self, tries: u64) -> Test {
-        let Self { heads, equal_heads, groups, equal_groups, agreeing, .. } = self;
-        let says = format!(
-            "{equal_heads} of {heads} attention heads find their nearest neighbour at the same label, {equal_groups} of \
-             {groups} key-value groups; matched by query-key and by value-output form apart, {agreeing} of {heads} get \
-             the same partner from both"
-        );
-        Test {
-            code: TestCode::HeadLabels,
-            applicable: true,
-            why_not: None,
+    fn measure(&self, tries: u64) -> Measure {
+        let Self { heads, equal_heads, groups, equal_groups, agreeing, .. } = *self;
+        Measure {
             statistic: self.equal as f64,
             n: self.choices.iter().map(|(&(_, pairs), count)| pairs as u64 * count).sum(),
             log10_p: Some(tails::log10_corrected(self.log10_p(), tries)),
-            effect: self.likeness / (*heads as f64).max(1.0),
-            says,
+            effect: self.likeness / (heads as f64).max(1.0),
+            facts: Facts::HeadLabels { heads, equal_heads, groups, equal_groups, agreeing },
         }
     }
 }
@@ -383,18 +375,18 @@ mod tests {
 
     #[test]
     fn labels_of_groups_and_of_heads_within_them_both_count() {
-        let mut evidence = Evidence::default();
+        let mut counts = HeadCounts::default();
         // Groups exchanged; in the first, heads kept their places, in the second they did not.
         let pairs = vec![(0, 2, 1.0), (1, 3, 1.0), (2, 1, 1.0), (3, 0, 1.0)];
-        let beside = Beside { score: 1.0, pairs, agreeing: 4 };
-        evidence.add(&layer(4, 2), &layer(4, 2), &beside);
-        assert_eq!((evidence.equal_groups, evidence.equal_heads, evidence.equal), (0, 0, 2));
-        assert_eq!(evidence.choices, BTreeMap::from([((2, 2), 3)]));
+        let beside = LayerPair { score: 1.0, pairs, agreeing: 4 };
+        counts.add(&layer(4, 2), &layer(4, 2), &beside);
+        assert_eq!((counts.equal_groups, counts.equal_heads, counts.equal), (0, 0, 2));
+        assert_eq!(counts.choices, BTreeMap::from([((2, 2), 3)]));
         // One group in all: only the heads in it count.
-        let mut evidence = Evidence::default();
+        let mut counts = HeadCounts::default();
         let pairs = (0..4).map(|head| (head, head, 1.0)).collect();
-        evidence.add(&layer(4, 1), &layer(4, 1), &Beside { score: 1.0, pairs, agreeing: 4 });
-        assert_eq!(evidence.choices, BTreeMap::from([((4, 4), 1)]));
-        assert!((evidence.log10_p() + 24f64.log10()).abs() < 1e-6);
+        counts.add(&layer(4, 1), &layer(4, 1), &LayerPair { score: 1.0, pairs, agreeing: 4 });
+        assert_eq!(counts.choices, BTreeMap::from([((4, 4), 1)]));
+        assert!((counts.log10_p() + 24f64.log10()).abs() < 1e-6);
     }
 }

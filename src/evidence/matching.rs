@@ -6,8 +6,6 @@
 use std::collections::{BTreeMap, HashMap};
 
 use half::bf16;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use crate::fingerprint::{Fingerprint, TensorPrint, ValuePrint};
 use crate::math::lanes::standardise;
@@ -16,8 +14,7 @@ use crate::tensor::DType;
 use crate::tensor::decode::grid_step;
 
 /// How a counterpart was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum How {
     /// The values are equal, all of them.
     Equal,

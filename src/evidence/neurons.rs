@@ -28,8 +28,9 @@
 
 use rayon::prelude::*;
 
-use super::search::{Beside, Pair, References, Spaces, Vectors};
-use super::{LayerShare, Test, TestCode};
+use super::facts::{Directions, Side};
+use super::search::{Pair, References, Spaces, UnitPair, Vectors};
+use super::{Evidence, Facts, LayerShare, Measure, TestKind, WhyNot};
 use crate::fingerprint::{DIRECTIONS, Fingerprint, FrameKind, FrameRecord, Unit};
 use crate::math::{ranks, tails};
 
@@ -44,15 +45,15 @@ pub const UNIVERSAL: f64 = 0.05;
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Neurons {
     /// Evidence by frame, those that both models have.
-    frames: Vec<FrameEvidence>,
+    frames: Vec<FrameCounts>,
     /// Why there is none.
-    why_not: Option<String>,
+    why_not: Option<WhyNot>,
 }
 
 /// Counts over all layers in one frame.
 #[derive(Debug, Clone, PartialEq)]
-struct FrameEvidence {
-    token: bool,
+struct FrameCounts {
+    along: Directions,
     /// Sampled reference neurons beside every suspect unit.
     sampled: u64,
     /// The same where labels are counted: each reference unit once.
@@ -67,13 +68,9 @@ struct FrameEvidence {
     layers: Vec<LayerShare>,
 }
 
-impl FrameEvidence {
+impl FrameCounts {
     fn log10_p(&self) -> f64 {
         tails::log10_poisson_like_factorial_bound(self.equal, self.lambda)
-    }
-
-    fn name(&self) -> &'static str {
-        if self.token { "token" } else { "raw" }
     }
 
     fn agreeing_share(&self) -> f64 {
@@ -102,8 +99,8 @@ impl FrameEvidence {
 pub(crate) fn look(suspect: &Fingerprint, reference: &Fingerprint) -> Neurons {
     let references: Vec<Unit> = reference.units.iter().map(Unit::sampled).collect();
     if suspect.units.is_empty() || references.is_empty() {
-        let whose = if suspect.units.is_empty() { "suspect" } else { "reference" };
-        return Neurons::unknown(&format!("no MLP was made out in the {whose}"));
+        let side = if suspect.units.is_empty() { Side::Suspect } else { Side::Reference };
+        return Neurons::unknown(WhyNot::NoMlp(side));
     }
     let mut frames = Vec::new();
     for (theirs, record) in reference.frames.iter().enumerate() {
@@ -117,10 +114,11 @@ pub(crate) fn look(suspect: &Fingerprint, reference: &Fingerprint) -> Neurons {
         let kept: Vec<usize> =
             (0..DIRECTIONS).filter(|&d| missing.iter().all(|list| !list.contains(&(d as u32)))).collect();
         if kept.len() >= MIN_DIRECTIONS {
-            frames.extend(in_frame(&suspect.units, ours, &references, theirs, &kept, !raw));
+            let along = if raw { Directions::Raw } else { Directions::Tokens };
+            frames.extend(in_frame(&suspect.units, ours, &references, theirs, &kept, along));
         }
     }
-    let why_not = frames.is_empty().then(|| "no frame is common to both models".to_owned());
+    let why_not = frames.is_empty().then_some(WhyNot::NoCommonFrame);
     Neurons { frames, why_not }
 }
 
@@ -130,11 +128,11 @@ fn in_frame(
     reference: &[Unit],
     theirs: usize,
     kept: &[usize],
-    token: bool,
-) -> Option<FrameEvidence> {
+    along: Directions,
+) -> Option<FrameCounts> {
     let references = References::new(reference, theirs, kept);
-    let mut evidence = FrameEvidence {
-        token,
+    let mut counts = FrameCounts {
+        along,
         sampled: 0,
         labelled: 0,
         matched: 0,
@@ -150,11 +148,11 @@ fn in_frame(
         let vectors = Vectors::new(&unit.frames[ours], kept);
         spaces.with(|space| references.beside(&vectors, place, space))
     };
-    let found: Vec<Option<Beside>> = suspect.par_iter().enumerate().map(beside).collect();
+    let found: Vec<Option<UnitPair>> = suspect.par_iter().enumerate().map(beside).collect();
     let mut best_fits: Vec<Option<Fit<'_>>> = (0..reference.len()).map(|_| None).collect();
     for (unit, beside) in suspect.iter().zip(found) {
         let Some(beside) = beside else { continue };
-        evidence.add(unit, &reference[beside.index], &beside);
+        counts.add(unit, &reference[beside.index], &beside);
         let best = &mut best_fits[beside.index];
         if best.as_ref().is_none_or(|fit| beside.score > fit.beside.score) {
             *best = Some(Fit { unit, beside });
@@ -162,22 +160,22 @@ fn in_frame(
     }
     for (fit, unit) in best_fits.iter().zip(reference) {
         if let Some(fit) = fit {
-            evidence.add_labels(fit, unit);
+            counts.add_labels(fit, unit);
         }
     }
-    (evidence.sampled > 0).then_some(evidence)
+    (counts.sampled > 0).then_some(counts)
 }
 
 /// The suspect unit that fits a reference unit best. Labels are counted for it alone: a suspect that repeats a layer, or
 /// has experts copied from one another, would otherwise count one coincidence many times.
 struct Fit<'a> {
     unit: &'a Unit,
-    beside: Beside,
+    beside: UnitPair,
 }
 
-impl FrameEvidence {
+impl FrameCounts {
     fn add_labels(&mut self, fit: &Fit<'_>, reference: &Unit) {
-        let Beside { rows, cols, pairs, .. } = &fit.beside;
+        let UnitPair { rows, cols, pairs, .. } = &fit.beside;
         let label = |&(row, col, _): &Pair| (reference.labels[row], fit.unit.labels[col]);
         self.labelled += *rows as u64;
         self.matched += pairs.len() as u64;
@@ -192,7 +190,7 @@ impl FrameEvidence {
         self.labels.extend(rank_of(theirs).into_iter().zip(rank_of(ours)));
     }
 
-    fn add(&mut self, suspect: &Unit, reference: &Unit, beside: &Beside) {
+    fn add(&mut self, suspect: &Unit, reference: &Unit, beside: &UnitPair) {
         self.explained.push(beside.explained);
         self.sampled += beside.rows as u64;
         self.agreeing += beside.agreeing as u64;
@@ -205,18 +203,19 @@ impl FrameEvidence {
 
 impl Neurons {
     /// Nothing, and why.
-    pub(crate) fn unknown(why_not: &str) -> Self {
-        Self { frames: Vec::new(), why_not: Some(why_not.to_owned()) }
+    pub(crate) fn unknown(why_not: WhyNot) -> Self {
+        Self { frames: Vec::new(), why_not: Some(why_not) }
     }
 
     /// The tests.
-    pub(crate) fn tests(&self) -> Vec<Test> {
-        if self.frames.is_empty() {
-            let codes =
-                [TestCode::NeuronLabels, TestCode::NeuronOrder, TestCode::NeuronAgreement, TestCode::AlignedWeights];
-            return codes.map(|code| self.none(code)).to_vec();
-        }
-        vec![self.labels(), self.order(), self.agreement(), self.aligned()]
+    pub(crate) fn tests(&self) -> [Evidence; 4] {
+        [
+            (TestKind::NeuronLabels, self.labels()),
+            (TestKind::NeuronOrder, self.order()),
+            (TestKind::NeuronAgreement, self.agreement()),
+            (TestKind::AlignedWeights, self.aligned()),
+        ]
+        .map(|(test, result)| Evidence { test, result })
     }
 
     /// The pairs of layers that agree, in the frame that sees most.
@@ -227,8 +226,10 @@ impl Neurons {
 
     /// Share of sampled neurons that correspond along the tokens, or at equal labels along anything.
     pub(crate) fn correspond(&self) -> f64 {
-        let shares =
-            self.frames.iter().map(|frame| if frame.token { frame.agreeing_share() } else { frame.share(frame.equal) });
+        let shares = self.frames.iter().map(|frame| match frame.along {
+            Directions::Tokens => frame.agreeing_share(),
+            Directions::Raw => frame.share(frame.equal),
+        });
         shares.fold(0.0, f64::max)
     }
 
@@ -244,82 +245,74 @@ impl Neurons {
 
     /// Whether neurons agree along the tokens but not along the raw directions.
     pub(crate) fn only_along_tokens(&self) -> bool {
-        let agreeing = |token: bool| {
-            self.frames
-                .iter()
-                .filter(|frame| frame.token == token)
-                .map(FrameEvidence::agreeing_share)
-                .fold(0.0, f64::max)
+        let agreeing = |along: Directions| {
+            self.frames.iter().filter(|frame| frame.along == along).map(FrameCounts::agreeing_share).fold(0.0, f64::max)
         };
-        agreeing(true) >= 0.2 && agreeing(false) < 0.1 * agreeing(true)
+        agreeing(Directions::Tokens) >= 0.2 && agreeing(Directions::Raw) < 0.1 * agreeing(Directions::Tokens)
     }
 
-    fn strongest(&self, p: impl Fn(&FrameEvidence) -> f64) -> Option<(&FrameEvidence, f64)> {
+    fn strongest(&self, p: impl Fn(&FrameCounts) -> f64) -> Option<(&FrameCounts, f64)> {
         let frames = self.frames.iter().map(|frame| (frame, p(frame)));
         let best = frames.min_by(|a, b| a.1.total_cmp(&b.1))?;
         Some((best.0, tails::log10_corrected(best.1, self.frames.len() as u64)))
     }
 
-    fn labels(&self) -> Test {
-        let Some((frame, log10_p)) = self.strongest(FrameEvidence::log10_p) else {
-            return self.none(TestCode::NeuronLabels);
-        };
-        let effect = frame.share(frame.equal);
-        let says = format!(
-            "{} frame: {} of {} sampled neurons find their nearest neighbour, {} at the same label",
-            frame.name(),
-            frame.matched,
-            frame.labelled,
-            frame.equal
-        );
-        Test {
+    fn labels(&self) -> Result<Measure, WhyNot> {
+        let (frame, log10_p) = self.strongest(FrameCounts::log10_p).ok_or_else(|| self.why_not())?;
+        let &FrameCounts { along, labelled: sampled, matched, equal, .. } = frame;
+        Ok(Measure {
+            statistic: equal as f64,
+            n: sampled,
             log10_p: Some(log10_p),
-            ..test(TestCode::NeuronLabels, frame.equal as f64, frame.labelled, effect, says)
-        }
+            effect: frame.share(equal),
+            facts: Facts::NeuronLabels { along, sampled, matched, equal },
+        })
     }
 
-    fn order(&self) -> Test {
-        let p = |frame: &FrameEvidence| tails::log10_correlation_sf(frame.order(), frame.labels.len() as u64);
-        let Some((frame, log10_p)) = self.strongest(p) else { return self.none(TestCode::NeuronOrder) };
-        let r = frame.order();
-        let share = frame.share(frame.matched);
-        let effect = if r > 0.0 { r * r * share } else { 0.0 };
-        let says =
-            format!("{} frame: labels of {} matched pairs correlate with r = {r:.3}", frame.name(), frame.matched);
-        Test { log10_p: Some(log10_p), ..test(TestCode::NeuronOrder, r, frame.matched, effect, says) }
+    fn order(&self) -> Result<Measure, WhyNot> {
+        let p = |frame: &FrameCounts| tails::log10_correlation_sf(frame.order(), frame.labels.len() as u64);
+        let (frame, log10_p) = self.strongest(p).ok_or_else(|| self.why_not())?;
+        let (matched, r) = (frame.matched, frame.order());
+        Ok(Measure {
+            statistic: r,
+            n: matched,
+            log10_p: Some(log10_p),
+            effect: if r > 0.0 { r * r * frame.share(matched) } else { 0.0 },
+            facts: Facts::NeuronOrder { along: frame.along, matched, correlation: r },
+        })
     }
 
-    fn agreement(&self) -> Test {
-        let Some(frame) = self.frames.iter().find(|frame| frame.token) else {
-            return Test::not_applicable(TestCode::NeuronAgreement, "no token frame is common to both models");
-        };
-        let effect = frame.agreeing_share();
-        let says = format!(
-            "token frame: matched by gate, by up and by down apart, {} of {} sampled neurons get the same partner \
-             from two of them",
-            frame.agreeing, frame.sampled
-        );
-        let log10_p = tails::log10_binomial_sf(frame.agreeing, frame.sampled, UNIVERSAL);
-        let agreeing = frame.agreeing as f64;
-        Test { log10_p: Some(log10_p), ..test(TestCode::NeuronAgreement, agreeing, frame.sampled, effect, says) }
+    fn agreement(&self) -> Result<Measure, WhyNot> {
+        let by_tokens = self.frames.iter().find(|frame| frame.along == Directions::Tokens);
+        let no_tokens = || if self.frames.is_empty() { self.why_not() } else { WhyNot::NoCommonTokens };
+        let frame = by_tokens.ok_or_else(no_tokens)?;
+        let &FrameCounts { sampled, agreeing, .. } = frame;
+        Ok(Measure {
+            statistic: agreeing as f64,
+            n: sampled,
+            log10_p: Some(tails::log10_binomial_sf(agreeing, sampled, UNIVERSAL)),
+            effect: frame.agreeing_share(),
+            facts: Facts::NeuronAgreement { sampled, agreeing },
+        })
     }
 
     /// Explained variance over layers, with the jackknife's standard error, in the frame that explains most.
-    fn aligned(&self) -> Test {
+    fn aligned(&self) -> Result<Measure, WhyNot> {
         let best = self.frames.iter().max_by(|a, b| a.explained_share().total_cmp(&b.explained_share()));
-        let Some(frame) = best else { return self.none(TestCode::AlignedWeights) };
+        let frame = best.ok_or_else(|| self.why_not())?;
         let pairs: usize = frame.explained.iter().map(|layer| layer.0).sum();
-        let (r2, error) = jackknife(&frame.explained);
-        let says = format!(
-            "{} frame: along {pairs} neurons matched by one matrix alone, the others share R2 = {r2:.3} (standard \
-             error {error:.3}) of their variance",
-            frame.name()
-        );
-        test(TestCode::AlignedWeights, r2, pairs as u64, frame.explained_share(), says)
+        let (explained, standard_error) = jackknife(&frame.explained);
+        Ok(Measure {
+            statistic: explained,
+            n: pairs as u64,
+            log10_p: None,
+            effect: frame.explained_share(),
+            facts: Facts::AlignedWeights { along: frame.along, pairs, explained, standard_error },
+        })
     }
 
-    fn none(&self, code: TestCode) -> Test {
-        Test::not_applicable(code, self.why_not.clone().unwrap_or_default())
+    fn why_not(&self) -> WhyNot {
+        self.why_not.unwrap_or(WhyNot::NoCommonFrame)
     }
 }
 
@@ -336,8 +329,4 @@ fn jackknife(layers: &[(usize, f64)]) -> (f64, f64) {
     let centre = left_out.iter().sum::<f64>() / n.max(1.0);
     let spread: f64 = left_out.iter().map(|value| (value - centre).powi(2)).sum();
     (mean(usize::MAX), ((n - 1.0) / n.max(1.0) * spread).sqrt())
-}
-
-fn test(code: TestCode, statistic: f64, n: u64, effect: f64, says: String) -> Test {
-    Test { code, applicable: true, why_not: None, statistic, n, log10_p: None, effect, says }
 }

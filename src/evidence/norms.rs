@@ -10,9 +10,6 @@
 //! those out where the hidden size is in the thousands (initial norms then differ by a few percent). Long continued
 //! training hides it, and so does training the embedding anew, or scaling its rows one by one: no match means nothing.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
 use crate::limits::MAX_NONFINITE_SHARE;
 use crate::math::tails::{log10_binomial_sf, log10_corrected};
 
@@ -57,19 +54,15 @@ const NEIGHBOURHOODS: [(f64, f64); 2] = [(5.0, 1.0), (10.0, 1.5)];
 const SLACK: f64 = 1e-12;
 
 /// Why the test cannot be run on a pair; never evidence of anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotApplicable {
     /// The suspect has no rows.
-    #[error("the embedding has no rows")]
     NoRows,
     /// Too many norms are NaN or infinite.
-    #[error("too many embedding rows are not finite")]
     NotFinite,
     /// Every norm is zero.
-    #[error("every embedding row is zero")]
     AllZero,
     /// Too few rows are common to both, alive and not at a level shared by many.
-    #[error("{usable} usable rows in common with the published ones, {MIN_USABLE} are needed")]
     TooFewRows {
         /// How many there are.
         usable: usize,
@@ -77,8 +70,7 @@ pub enum NotApplicable {
 }
 
 /// What the test saw on one pair.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, PartialEq)]
 pub struct NormsEvidence {
     /// Rows that both sides have, alive and not degenerate.
     pub usable: usize,
@@ -107,7 +99,7 @@ pub struct NormsEvidence {
 
 /// The norms of a suspect, prepared once for any number of references.
 #[derive(Debug, Clone)]
-pub struct Suspect(Rows);
+pub struct SuspectEmbedding(Rows);
 
 #[derive(Debug, Clone)]
 enum Rows {
@@ -132,7 +124,7 @@ struct Pair {
     ln_ratio: f64,
 }
 
-impl Suspect {
+impl SuspectEmbedding {
     /// A suspect of which every row's norm is known; `norms[id]` is that of token `id`.
     ///
     /// # Errors
@@ -230,7 +222,7 @@ impl Suspect {
 /// # Errors
 ///
 /// [`NotApplicable::TooFewRows`] with fewer than [`MIN_USABLE`] usable rows.
-pub fn published_norms(suspect: &Suspect, reference: &[(u32, f64)]) -> Result<NormsEvidence, NotApplicable> {
+pub fn published_norms(suspect: &SuspectEmbedding, reference: &[(u32, f64)]) -> Result<NormsEvidence, NotApplicable> {
     let reference = printed(reference);
     let (mut dropped_dead, mut dropped_degenerate) = (0, 0);
     let mut pairs = Vec::with_capacity(reference.len());
@@ -410,7 +402,7 @@ mod tests {
     #[test]
     fn a_copy_has_ratio_one_on_every_row() {
         let rows = ladder(40, 1.05);
-        let found = published_norms(&Suspect::listed(&rows).unwrap(), &rows).unwrap();
+        let found = published_norms(&SuspectEmbedding::listed(&rows).unwrap(), &rows).unwrap();
         assert_eq!((found.usable, found.on_ratio, found.ratio), (40, 40, 1.0));
         assert!(found.accepted);
         // 40 windows, 39 further rows each with a share of 1/5: scipy.stats.binom.logsf(38, 39, .2)/log(10)+log10(40).
@@ -420,9 +412,9 @@ mod tests {
     #[test]
     fn a_common_factor_changes_nothing_but_the_ratio() {
         let rows = ladder(40, 1.05);
-        let plain = published_norms(&Suspect::listed(&rows).unwrap(), &rows).unwrap();
+        let plain = published_norms(&SuspectEmbedding::listed(&rows).unwrap(), &rows).unwrap();
         for factor in [1e-3, 0.968, 7.0, 1e6] {
-            let found = published_norms(&Suspect::listed(&scaled(&rows, factor)).unwrap(), &rows).unwrap();
+            let found = published_norms(&SuspectEmbedding::listed(&scaled(&rows, factor)).unwrap(), &rows).unwrap();
             assert!((found.ratio / factor - 1.0).abs() < 1e-12);
             assert_eq!((found.on_ratio, found.log10_p), (plain.on_ratio, plain.log10_p));
         }
@@ -431,7 +423,7 @@ mod tests {
     #[test]
     fn a_narrow_span_is_not_accepted_however_many_rows_agree() {
         let rows: Vec<_> = ladder(40, 1.021);
-        let found = published_norms(&Suspect::listed(&rows).unwrap(), &rows).unwrap();
+        let found = published_norms(&SuspectEmbedding::listed(&rows).unwrap(), &rows).unwrap();
         assert!(found.span < MIN_SPAN && found.log10_p < -20.0 && !found.accepted, "{found:?}");
     }
 
@@ -440,24 +432,24 @@ mod tests {
         // Groups of four within 1 %, which the rule of more than four others leaves in place.
         let norm = |id: u32| 0.01 * 2_f64.powi(id as i32 / 4) * (1.0 + f64::from(id) * 1e-5);
         let rows: Vec<_> = (0..24).map(|id| (id, norm(id))).collect();
-        let found = published_norms(&Suspect::listed(&rows).unwrap(), &rows).unwrap();
+        let found = published_norms(&SuspectEmbedding::listed(&rows).unwrap(), &rows).unwrap();
         assert_eq!((found.on_ratio, found.distinct_on_ratio), (24, 6));
         assert!(!found.accepted);
     }
 
     #[test]
     fn no_rows_zero_rows_and_unreadable_rows_are_not_applicable() {
-        let error = |norms: &[f64]| Suspect::embedding(norms).unwrap_err();
+        let error = |norms: &[f64]| SuspectEmbedding::embedding(norms).unwrap_err();
         assert_eq!(error(&[]), NotApplicable::NoRows);
         assert_eq!(error(&[0.0; 100]), NotApplicable::AllZero);
         assert_eq!(error(&[f64::NAN; 100]), NotApplicable::NotFinite);
         assert_eq!(error(&[f64::INFINITY; 100]), NotApplicable::NotFinite);
-        assert_eq!(Suspect::listed(&[]).unwrap_err(), NotApplicable::NoRows);
-        assert_eq!(Suspect::listed(&[(0, 0.0), (1, -1.0)]).unwrap_err(), NotApplicable::AllZero);
+        assert_eq!(SuspectEmbedding::listed(&[]).unwrap_err(), NotApplicable::NoRows);
+        assert_eq!(SuspectEmbedding::listed(&[(0, 0.0), (1, -1.0)]).unwrap_err(), NotApplicable::AllZero);
         let rows = ladder(40, 1.05);
-        let constant = Suspect::embedding(&[0.5_f32; 1000]).unwrap();
+        let constant = SuspectEmbedding::embedding(&[0.5_f32; 1000]).unwrap();
         assert_eq!(published_norms(&constant, &rows), Err(NotApplicable::TooFewRows { usable: 0 }));
-        let elsewhere = Suspect::listed(&[(5000, 0.1)]).unwrap();
+        let elsewhere = SuspectEmbedding::listed(&[(5000, 0.1)]).unwrap();
         assert_eq!(published_norms(&elsewhere, &rows), Err(NotApplicable::TooFewRows { usable: 0 }));
     }
 
@@ -470,7 +462,7 @@ mod tests {
         }
         norms[3] = f64::NAN;
         norms[4] = 0.0;
-        let found = published_norms(&Suspect::embedding(&norms).unwrap(), &rows).unwrap();
+        let found = published_norms(&SuspectEmbedding::embedding(&norms).unwrap(), &rows).unwrap();
         assert_eq!((found.usable, found.on_ratio, found.dropped_dead), (38, 38, 2));
     }
 
@@ -495,7 +487,7 @@ mod tests {
         let noisy: Vec<_> = rows.iter().map(|&(id, norm)| (id, norm * (1.0 + f64::from(id * id % 7) * 4e-3))).collect();
         let mut reversed = noisy.clone();
         reversed.reverse();
-        let one = published_norms(&Suspect::listed(&noisy).unwrap(), &rows);
-        assert_eq!(one, published_norms(&Suspect::listed(&reversed).unwrap(), &rows));
+        let one = published_norms(&SuspectEmbedding::listed(&noisy).unwrap(), &rows);
+        assert_eq!(one, published_norms(&SuspectEmbedding::listed(&reversed).unwrap(), &rows));
     }
 }

@@ -121,7 +121,7 @@ impl References {
 
     /// The unit that fits a suspect's best, with all cosines: how well the matched pairs fit, over all sampled neurons.
     /// The one at `place` is looked at first.
-    pub(crate) fn beside(&self, suspect: &Vectors, place: usize, space: &mut Space) -> Option<Beside> {
+    pub(crate) fn beside(&self, suspect: &Vectors, place: usize, space: &mut Space) -> Option<UnitPair> {
         let mut best: Option<(f32, usize, Vec<Pair>)> = None;
         for index in self.finalists(suspect, place, space) {
             if !space.tried.fill(&self.units[index], suspect, self.directions) {
@@ -138,7 +138,7 @@ impl References {
         let cosines = &space.best;
         let (rows, cols) = (cosines.rows, cosines.cols);
         let agreeing = agreeing(&cosines.by_matrix, rows, cols);
-        Some(Beside { score, index, rows, cols, agreeing, explained: cosines.explained(), pairs })
+        Some(UnitPair { score, index, rows, cols, agreeing, explained: cosines.explained(), pairs })
     }
 
     /// The neurons of one unit that are looked for first.
@@ -177,7 +177,7 @@ impl References {
 pub(crate) type Pair = (usize, usize, f32);
 
 /// A reference unit laid beside a suspect's.
-pub(crate) struct Beside {
+pub(crate) struct UnitPair {
     /// Mean cosine of the mutual nearest neighbours, over all sampled neurons.
     pub(crate) score: f32,
     /// Which unit of the reference.

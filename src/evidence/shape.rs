@@ -13,14 +13,14 @@ use rayon::prelude::*;
 
 use super::neurons::UNIVERSAL;
 use super::search::{agreeing, mutual};
-use super::{Test, TestCode};
+use super::{Evidence, Facts, Measure, TestKind, WhyNot};
 use crate::fingerprint::{Fingerprint, SHAPE_NUMBERS, Unit};
 use crate::math::tails;
 
 /// The test for one pair.
-pub(crate) fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Test {
+pub(crate) fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Evidence {
     let (Some(ours), Some(theirs)) = (standardised(suspect), standardised(reference)) else {
-        return Test::not_applicable(TestCode::NeuronShape, "no gated MLP with enough neurons in both models");
+        return Evidence::not_applicable(TestKind::NeuronShape, WhyNot::NoGatedMlp);
     };
     let beside = |own: &Shapes| {
         let beside = theirs.iter().enumerate().filter_map(|(index, other)| {
@@ -32,20 +32,15 @@ pub(crate) fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Test {
         let best = beside.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
         best.map_or((0, 0), |(_, _, agreed, of)| (agreed as u64, of as u64))
     };
-    let (agree, looked) = ours.par_iter().map(beside).reduce(|| (0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
-    let effect = agree as f64 / (looked as f64).max(1.0);
-    Test {
-        code: TestCode::NeuronShape,
-        applicable: true,
-        why_not: None,
-        statistic: agree as f64,
-        n: looked,
-        log10_p: Some(tails::log10_binomial_sf(agree, looked, UNIVERSAL)),
-        effect,
-        says: format!(
-            "without any frame, {agree} of the {looked} strongest neurons get the same partner from two matrices"
-        ),
-    }
+    let (agreed, looked_at) = ours.par_iter().map(beside).reduce(|| (0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+    let measure = Measure {
+        statistic: agreed as f64,
+        n: looked_at,
+        log10_p: Some(tails::log10_binomial_sf(agreed, looked_at, UNIVERSAL)),
+        effect: agreed as f64 / (looked_at as f64).max(1.0),
+        facts: Facts::NeuronShape { looked_at, agreeing: agreed },
+    };
+    Evidence::measured(TestKind::NeuronShape, measure)
 }
 
 /// The shapes of one unit's landmarks, as rows of length one.

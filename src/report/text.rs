@@ -3,19 +3,18 @@
 //! Text is written with ANSI styles; whoever prints it strips them where there is no terminal. Names that come from
 //! files are stripped of control characters.
 
+mod inspect;
+
 use std::fmt::Write;
 
 use anstyle::{AnsiColor, Style};
 
-use super::{Candidate, Report};
-use crate::evidence::Test;
+pub use self::inspect::inspection;
+use super::{Candidate, ClassCode, Report, TestReport};
 use crate::finding::Level;
-use crate::model::Part;
-use crate::model::known::Nearest;
-use crate::verdict::Class;
 
 /// Columns of the text.
-pub const WIDTH: usize = 80;
+const WIDTH: usize = 80;
 
 /// Most rows of the table of names and of the list of findings; the JSON report has all.
 const MAX_ROWS: usize = 10;
@@ -25,79 +24,18 @@ const SUGGESTIVE: f64 = -3.0;
 
 const LABEL: usize = 14;
 
-/// The verdict in one or two sentences. The tests are symmetric, and the sentence claims no direction.
-pub fn summary(name: &str, class: Class, best: &Candidate, nearest: &[Nearest]) -> String {
-    let (id, because) = (&best.id, &best.because);
-    let chance = best.log10_p.map(|p| format!(" Independent training gives this with {}.", probability(p)));
-    let chance = chance.unwrap_or_default();
-    match class {
-        Class::Identical => {
-            format!("{name} is {id}, once names, order, sharding and lossless changes of type are undone: {because}.")
-        }
-        Class::ReEncoded => format!("{name} is {id} in another encoding: {because}."),
-        Class::Derived => format!(
-            "{name} and {id} have weights of common descent: {because}.{chance} \
-             The tests are symmetric: they do not tell which came first."
-        ),
-        Class::Merged => format!("{name} is explained by several references together: {because}.{chance}"),
-        Class::SharesComponents => {
-            let parts: Vec<&str> = best.components.iter().map(|part| part_name(*part)).collect();
-            format!("{name} shares {} with {id}: {because}.{chance}", joined(&parts))
-        }
-        Class::SharedInitialisation => {
-            format!("{name} and {id} seem to have started from the same initialisation: {because}.{chance}")
-        }
-        Class::SameArchitecture => format!(
-            "{name} has the block structure of {id}, and nothing speaks for shared weights: {because}{}.",
-            best.log10_p.map(|p| format!(", {}", probability(p))).unwrap_or_default()
-        ),
-        Class::NoEvidence => format!(
-            "No evidence that {name} shares weights with any reference tested; the structure of each differs. \
-             Strongest: {id}, {because}."
-        ),
-        Class::Inconclusive if best.class == Class::Inconclusive => {
-            format!("Too little of {name} could be tested for a verdict: {because} (against {id}).")
-        }
-        Class::Inconclusive => untested_summary(name, nearest),
-    }
+/// Reports one after another.
+pub fn reports(reports: &[Report]) -> String {
+    reports.iter().map(render).collect::<Vec<_>>().join("\n")
 }
 
-/// The sentence where no reference with weights was there to compare with.
-pub fn untested_summary(name: &str, nearest: &[Nearest]) -> String {
-    let structure = match nearest.first() {
-        Some(nearest) if nearest.equal => {
-            format!(" Its architecture is that of {}, which says nothing of weights.", nearest.id)
-        }
-        _ => String::new(),
-    };
-    format!("The weights of {name} were not tested: no catalog holds a reference to compare them with.{structure}")
+/// Running text, broken into lines.
+pub fn prose(text: &str) -> String {
+    wrap(text, WIDTH).join("\n") + "\n"
 }
 
-fn part_name(part: Part) -> &'static str {
-    match part {
-        Part::Embedding => "its embedding",
-        Part::Attention => "its attention",
-        Part::Mlp => "its MLPs",
-        Part::Other => "other tensors",
-        Part::Unknown => "tensors without a known role",
-    }
-}
-
-fn joined(names: &[&str]) -> String {
-    match names {
-        [] => "some tensors".to_owned(),
-        [one] => (*one).to_owned(),
-        [all @ .., last] => format!("{} and {last}", all.join(", ")),
-    }
-}
-
-/// A probability in words: a power of ten where it is small.
-pub fn probability(log10_p: f64) -> String {
-    if log10_p <= -4.0 { format!("p < 10^{}", log10_p.ceil()) } else { format!("p = {:.2}", 10f64.powf(log10_p)) }
-}
-
-/// The report as text.
-pub fn render(report: &Report) -> String {
+/// One report.
+fn render(report: &Report) -> String {
     let mut out = String::new();
     let class = report.verdict.class;
     let style = class_style(class);
@@ -124,10 +62,10 @@ pub fn render(report: &Report) -> String {
     out
 }
 
-fn class_style(class: Class) -> Style {
+fn class_style(class: ClassCode) -> Style {
     let colour = match class {
-        Class::NoEvidence | Class::SameArchitecture => AnsiColor::Green,
-        Class::Inconclusive | Class::SharedInitialisation => AnsiColor::Yellow,
+        ClassCode::NoEvidence | ClassCode::SameArchitecture => AnsiColor::Green,
+        ClassCode::Inconclusive | ClassCode::SharedInitialisation => AnsiColor::Yellow,
         _ => AnsiColor::Red,
     };
     Style::new().bold().fg_color(Some(colour.into()))
@@ -217,7 +155,7 @@ fn evidence(out: &mut String, heading: &str, candidate: &Candidate) {
     }
 }
 
-fn row(out: &mut String, test: &Test) {
+fn row(out: &mut String, test: &TestReport) {
     let log10_p = test.log10_p.map_or("-".to_owned(), |p| format!("{p:.1}"));
     let statistic = match test.statistic {
         whole if whole.fract() == 0.0 => format!("{whole}"),
@@ -303,7 +241,7 @@ fn paragraph(out: &mut String, indent: &str, text: &str) {
 }
 
 /// Lines of at most `width` characters, broken at spaces; a longer word is broken anywhere.
-pub fn wrap(text: &str, width: usize) -> Vec<String> {
+fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     let mut used = 0;
     for word in clean(text).split(' ').filter(|word| !word.is_empty()) {
@@ -328,7 +266,7 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
 }
 
 /// Text from a file without anything that could steer a terminal.
-pub fn clean(text: &str) -> String {
+fn clean(text: &str) -> String {
     let hostile = |c: char| {
         c.is_control()
             || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
@@ -345,7 +283,7 @@ fn cut(text: &str, width: usize) -> String {
 }
 
 /// Digits in groups of three.
-pub fn thousands(number: u64) -> String {
+fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -378,9 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn probabilities_never_claim_more_than_they_are() {
-        assert_eq!(probability(-123.4), "p < 10^-123");
-        assert_eq!(probability(-0.3), "p = 0.50");
+    fn digits_come_in_groups_of_three() {
         assert_eq!(thousands(6_738_415_616), "6,738,415,616");
     }
 }

@@ -9,12 +9,12 @@ use std::path::Path;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{Compared, Input, compare_one};
+use super::{Input, compare_one};
 use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::evidence::screen::{Probe, nearness};
 use crate::evidence::{Depth, Suspect};
-use crate::verdict::Class;
+use crate::verdict::{Assessment, VerdictClass};
 
 /// Up to so many references are all compared in full.
 const IN_FULL: usize = 8;
@@ -24,14 +24,14 @@ const NEAREST: usize = 4;
 
 /// All comparisons, how many of them are in full, and a digest of the references.
 pub(crate) struct Stages {
-    pub(crate) compared: Vec<Compared>,
+    pub(crate) compared: Vec<Assessment>,
     pub(crate) in_full: usize,
     pub(crate) digest: Sha256,
 }
 
 /// What the first look at a reference gives.
 struct First {
-    compared: Compared,
+    compared: Assessment,
     digest: [u8; 32],
     probe: Option<Probe>,
 }
@@ -41,7 +41,7 @@ pub(crate) fn run(subject: &Input, catalogs: &[Catalog], mut digest: Sha256) -> 
         catalogs.iter().flat_map(|catalog| catalog.files().iter().map(move |file| (catalog, file.as_path()))).collect();
     let tries = files.len() as u64;
     let few = files.len() <= IN_FULL;
-    let suspect = Suspect::new(&subject.print);
+    let suspect = Suspect::new(&subject.fingerprint);
     let look = |&(catalog, file): &(&Catalog, &Path)| -> Result<First> {
         let reference = catalog.load(file)?;
         let depth = if few { Depth::Full } else { Depth::Labels };
@@ -63,10 +63,10 @@ pub(crate) fn run(subject: &Input, catalogs: &[Catalog], mut digest: Sha256) -> 
         return Ok(Stages { in_full: compared.len(), compared, digest });
     }
     // A reference that explains the whole subject at equal labels makes a search needless.
-    let explains = |&index: &usize| compared[index].judgement.class >= Class::Derived;
+    let explains = |&index: &usize| compared[index].judgement.class >= VerdictClass::Derived;
     let mut chosen: Vec<usize> = (0..files.len()).filter(explains).collect();
     if chosen.is_empty() {
-        let scores = nearness(&subject.print, &probes);
+        let scores = nearness(&subject.fingerprint, &probes);
         chosen = (0..files.len()).collect();
         chosen.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
         chosen.truncate(NEAREST);
@@ -75,7 +75,7 @@ pub(crate) fn run(subject: &Input, catalogs: &[Catalog], mut digest: Sha256) -> 
         chosen.sort_unstable();
         chosen.dedup();
     }
-    let again = |&index: &usize| -> Result<(usize, Compared)> {
+    let again = |&index: &usize| -> Result<(usize, Assessment)> {
         let (catalog, file) = files[index];
         Ok((index, compare_one(&suspect, &catalog.load(file)?.print, tries, Depth::Full)))
     };

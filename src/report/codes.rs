@@ -1,0 +1,183 @@
+//! The closed vocabularies of a report, as it spells them.
+//!
+//! Codes of tests and classes come from the tables of the evidence and of the verdict, so that each stands once.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::evidence::TestKind;
+use crate::evidence::kind::tests;
+use crate::evidence::matching::How;
+use crate::model::Part;
+use crate::verdict::VerdictClass;
+use crate::verdict::class::classes;
+use crate::verdict::declared::DeclarationStatus;
+
+macro_rules! test_codes {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $of:ident, $explanation:literal;)*) => {
+        /// The tests, by the codes that reports use.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+        #[non_exhaustive]
+        pub enum TestCode {
+            $($(#[$doc])* #[serde(rename = $name)] $variant,)*
+        }
+
+        impl TestCode {
+            /// Every test, in the order in which reports list them.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// The code as reports spell it.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What the test does, for `weightprint explain`.
+            pub fn explanation(self) -> &'static str {
+                match self { $(Self::$variant => $explanation,)* }
+            }
+        }
+
+        impl From<TestKind> for TestCode {
+            fn from(test: TestKind) -> Self {
+                match test { $(TestKind::$variant => Self::$variant,)* }
+            }
+        }
+    };
+}
+
+tests!(test_codes);
+
+macro_rules! class_codes {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $explanation:literal;)*) => {
+        /// What the evidence amounts to, weakest first.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+        #[schemars(rename = "Class")]
+        #[non_exhaustive]
+        pub enum ClassCode {
+            $($(#[$doc])* #[serde(rename = $name)] $variant,)*
+        }
+
+        impl ClassCode {
+            /// Every class, weakest first.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// The class as reports spell it.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What the class means, for `weightprint explain`.
+            pub fn explanation(self) -> &'static str {
+                match self { $(Self::$variant => $explanation,)* }
+            }
+        }
+
+        impl From<VerdictClass> for ClassCode {
+            fn from(class: VerdictClass) -> Self {
+                match class { $(VerdictClass::$variant => Self::$variant,)* }
+            }
+        }
+
+        impl From<ClassCode> for VerdictClass {
+            fn from(code: ClassCode) -> Self {
+                match code { $(ClassCode::$variant => Self::$variant,)* }
+            }
+        }
+    };
+}
+
+classes!(class_codes);
+
+impl ClassCode {
+    /// Whether the class says that weights are shared.
+    pub fn shares_weights(self) -> bool {
+        VerdictClass::from(self).shares_weights()
+    }
+}
+
+impl fmt::Display for ClassCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+macro_rules! published {
+    ($(#[$about:meta])* $code:ident, $schema:literal, $inside:ident:
+        $($(#[$doc:meta])* $variant:ident = $name:literal;)*) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+        #[schemars(rename = $schema)]
+        #[non_exhaustive]
+        pub enum $code {
+            $($(#[$doc])* #[serde(rename = $name)] $variant,)*
+        }
+
+        impl $code {
+            /// The code as reports spell it.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+
+        impl From<$inside> for $code {
+            fn from(inside: $inside) -> Self {
+                match inside { $($inside::$variant => Self::$variant,)* }
+            }
+        }
+    };
+}
+
+published! {
+    /// Parts of a model that can be shared one without another.
+    PartCode, "Part", Part:
+    /// Token, position and type embeddings, and the output head.
+    Embedding = "embedding";
+    /// Query, key, value and output matrices with their biases and norms.
+    Attention = "attention";
+    /// Feed-forward matrices, experts and routers.
+    Mlp = "mlp";
+    /// Norm gains and whatever else has a known role.
+    Other = "other";
+    /// Tensors without a role.
+    Unknown = "unknown";
+}
+
+published! {
+    /// How a counterpart was found.
+    HowCode, "How", How:
+    /// The values are equal, all of them.
+    Equal = "equal";
+    /// The values are equal once both are rounded to a coarser type: all of them where that is `bf16` or `f16`, all
+    /// sampled ones otherwise.
+    ReEncoded = "re-encoded";
+    /// Sampled values correlate at equal labels.
+    Close = "close";
+}
+
+published! {
+    /// How the declaration relates to the evidence.
+    StatusCode, "Status", DeclarationStatus:
+    /// Weights are shared with a model that the card names.
+    Declared = "declared";
+    /// Weights are shared with a model, and the card names no base model.
+    Undeclared = "undeclared";
+    /// The card names base models, and one that was tested is not where the weights come from.
+    Contradicted = "contradicted";
+    /// The card names base models that could not be tested.
+    DeclaredUntested = "declared-untested";
+    /// Nothing was found that would need declaring, and nothing is declared.
+    NotDeclaredNotNeeded = "not-declared-not-needed";
+}
+
+/// What settled a canonical name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum RenamedBy {
+    /// The tensor's counterpart in a reference, found by its values.
+    Content,
+    /// Names and shapes.
+    Structure,
+}

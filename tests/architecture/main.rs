@@ -1,0 +1,8 @@
+//! Whose architecture it is: by names, by shapes, beside towers.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod anatomy;
+mod towers;
+mod yi;

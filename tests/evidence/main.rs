@@ -1,0 +1,12 @@
+//! What the tests say of kin, strangers and disguises.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod disguise;
+mod disguised;
+mod embedding;
+mod heads;
+mod kinship;
+mod published_norms;
+mod stages;

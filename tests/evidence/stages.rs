@@ -1,0 +1,75 @@
+//! Scans against more references than are compared in full.
+
+use std::path::Path;
+
+use crate::support::model::Model;
+use crate::support::pairs::open;
+use crate::support::{Random, disguise, obfuscate, write_file, zoo};
+use safetensors::tensor::Dtype;
+use weightprint::catalog::Catalog;
+use weightprint::checkpoint::OpenOptions;
+use weightprint::fingerprint::Fingerprint;
+use weightprint::report::{ClassCode, Report, TestCode};
+use weightprint::scanner::{self, Input};
+
+/// Models of another recipe, to fill a catalog with.
+const STRANGERS: usize = 12;
+
+fn catalog(folder: &Path) -> Catalog {
+    for name in ["base-a", "base-b", "base-c"] {
+        let print = open(&zoo(name), None).into_fingerprint();
+        Catalog::add(folder, &format!("zoo/{name}"), print, false).unwrap();
+    }
+    for seed in 0..STRANGERS {
+        let file = format!("{}/fixtures/null/seed-{seed:03}.safetensors", env!("CARGO_MANIFEST_DIR"));
+        Catalog::add(folder, &format!("null/{seed}"), Fingerprint::read(Path::new(&file)).unwrap(), false).unwrap();
+    }
+    Catalog::open(folder).unwrap()
+}
+
+fn scan(path: &Path, catalog: &Catalog) -> Report {
+    let lists = catalog.anchors().unwrap();
+    let subject = Input::read(path, OpenOptions::default(), &lists, &|_| {}).unwrap();
+    scanner::scan(&subject, std::slice::from_ref(catalog)).unwrap()
+}
+
+#[test]
+fn a_match_at_equal_labels_spares_the_search() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = scan(&zoo("a-sft"), &catalog(folder.path()));
+    assert_eq!(report.verdict.class, ClassCode::Derived);
+    assert_eq!(report.candidates[0].id, "zoo/base-a");
+    assert_eq!((report.tested.weights, report.tested.in_full), (3 + STRANGERS, 1));
+    let test = |candidate: usize, code: TestCode| {
+        report.candidates[candidate].tests.iter().find(|test| test.code == code).unwrap().clone()
+    };
+    assert!(test(0, TestCode::NeuronAgreement).effect > 0.9, "the reference that matches is compared in full");
+    let spared = test(1, TestCode::NeuronAgreement);
+    assert!(!spared.applicable && spared.why_not.unwrap().contains("not looked for"));
+}
+
+#[test]
+fn a_disguised_copy_is_found_among_many_by_a_few_of_its_neurons() {
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = catalog(folder.path());
+    let mut model = Model::load("a-cpt-long");
+    disguise::everything(&mut model, &mut Random(5));
+    let mut tensors = model.to_raw(Dtype::BF16);
+    obfuscate(&mut tensors, 5);
+    let suspect = tempfile::tempdir().unwrap();
+    write_file(&suspect.path().join("model.safetensors"), &tensors);
+    let report = scan(suspect.path(), &catalog);
+    assert_eq!(report.verdict.class, ClassCode::Derived, "{}", report.verdict.summary);
+    assert_eq!(report.candidates[0].id, "zoo/base-a");
+    assert_eq!((report.tested.weights, report.tested.in_full), (3 + STRANGERS, 4));
+    assert!(report.candidates[1..].iter().all(|candidate| !candidate.class.shares_weights()));
+}
+
+#[test]
+fn nobody_is_accused_because_many_were_tried() {
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = catalog(folder.path());
+    let report = scan(&zoo("a-distilled"), &catalog);
+    assert_eq!(report.verdict.class, ClassCode::SameArchitecture, "{}", report.verdict.summary);
+    assert_eq!(report.tested.in_full, 4);
+}
