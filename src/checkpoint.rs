@@ -5,16 +5,14 @@
 //! here.
 
 pub mod adapter;
-mod changed;
 mod claims;
 mod index;
 mod meta;
 mod packed;
 mod plan;
 mod pointers;
+mod reader;
 mod shard;
-mod unpack;
-mod values;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -27,16 +25,17 @@ use serde::{Deserialize, Serialize};
 use self::claims::Sidecars;
 pub use self::claims::Tokenizer;
 use self::plan::Plan;
+use self::reader::Reader;
+pub use self::reader::Values;
 pub use self::shard::{Shard, Stated};
-pub use self::values::Values;
 use crate::bytes::store::head;
 use crate::bytes::{Folder, Object, Store};
 use crate::finding::{Capped, Code, Finding, Level};
 use crate::format::recognise::{self, Content, Kind};
 use crate::format::{self, Claims, Header, RowOrder, Split};
 use crate::limits::MAX_TENSORS;
-use crate::tensor::layout::Extent;
-use crate::tensor::{Layout, TensorMeta};
+use crate::tensor::low_rank::LowRank;
+use crate::tensor::{Extent, Storage, TensorMeta};
 use crate::text::{listed, shown};
 use crate::{Error, Result};
 
@@ -225,17 +224,54 @@ impl Checkpoint {
     /// [`Error::Malformed`] if the range is not within the tensor, or the tensor not plain or of this checkpoint;
     /// [`Error::Changed`] if the file shrank; [`Error::Io`] if the system refuses.
     pub fn bytes<'a>(&'a self, tensor: &TensorMeta, start: u64, len: usize, buf: &'a mut Vec<u8>) -> Result<&'a [u8]> {
-        let refuse = |path: &Path| {
-            let what = format!("bytes [{start}, {start} + {len}) are not within its {} bytes", tensor.len);
-            Error::malformed(path, FORMAT, what).in_tensor(&tensor.name).at(tensor.offset)
-        };
-        let shard = self.shards.get(tensor.shard).ok_or_else(|| refuse(&self.root))?;
-        let within = tensor.layout.is_plain() && start.checked_add(len as u64).is_some_and(|end| end <= tensor.len);
-        let offset = tensor.offset.checked_add(start).filter(|_| within).ok_or_else(|| refuse(shard.path()))?;
-        if offset.checked_add(len as u64).is_none_or(|end| end > shard.bytes) {
-            return Err(refuse(shard.path()));
-        }
-        shard.read(offset, len, buf)
+        self.reader().bytes(tensor, start, len, buf)
+    }
+
+    /// Decodes as many values of `tensor` as `out` has places for, from element `first` on. They have to be whole
+    /// rows, or lie within one row; of a type in blocks, whole blocks. A plain tensor is decoded from the mapping in
+    /// place, or through `buf`. Returns `None` and leaves `out` alone where the type is not one that is decoded.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if the elements are not the tensor's, or not whole rows or blocks; [`Error::Changed`] if
+    /// the file shrank; [`Error::Io`] if the system refuses.
+    pub fn values<'a>(
+        &'a self,
+        tensor: &TensorMeta,
+        first: u64,
+        out: &mut [f32],
+        buf: &'a mut Vec<u8>,
+    ) -> Result<Option<Values<'a>>> {
+        self.reader().values(tensor, first, out, buf)
+    }
+
+    /// Like [`Checkpoint::values`], but instead of each value the distance of the levels around it, to which its block
+    /// type rounds. `false`, with `out` in an unknown state, where the type has no such levels.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::values`].
+    pub(crate) fn steps(&self, tensor: &TensorMeta, first: u64, out: &mut [f32], buf: &mut Vec<u8>) -> Result<bool> {
+        self.reader().steps(tensor, first, out, buf)
+    }
+
+    /// Hands the stored bytes of a tensor to `take`, run by run, in the order in which its stored digest takes them.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::bytes`].
+    pub fn stored(&self, tensor: &TensorMeta, buf: &mut Vec<u8>, take: impl FnMut(&[u8])) -> Result<()> {
+        self.reader().stored(tensor, buf, take)
+    }
+
+    /// How long each out feature of a changed tensor is, in the order of `B`: a pass over a tensor whose out features are
+    /// columns. `None` where a part cannot be read.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::values`].
+    pub(crate) fn lengths(&self, change: &LowRank) -> Result<Option<Arc<[f32]>>> {
+        self.reader().lengths(change)
+    }
+
+    fn reader(&self) -> Reader<'_> {
+        Reader::new(&self.root, &self.shards)
     }
 
     /// The same files seen as other tensors: fused ones taken apart, say. Reads nothing.
@@ -264,12 +300,12 @@ impl Checkpoint {
                 shard.release(offset, len);
             }
         };
-        match &tensor.layout {
-            Layout::Plain => release(Extent { shard: tensor.shard, offset: tensor.offset, len: tensor.len }),
-            Layout::Packed(packed) => packed.stored().for_each(|stored| release(stored.extent)),
+        match &tensor.storage {
+            Storage::Plain(extent) => release(*extent),
+            Storage::Packed(packed) => packed.stored().for_each(|stored| release(stored.extent)),
             // Its pages may be those of other parts.
-            Layout::View(_) => {}
-            Layout::Changed(changed) => self.release(&changed.base),
+            Storage::View(_) => {}
+            Storage::LowRank(change) => self.release(&change.base),
         }
     }
 
@@ -295,7 +331,7 @@ impl Checkpoint {
 
     /// Bytes of all tensors, headers and gaps not included; saturates.
     pub fn total_bytes(&self) -> u64 {
-        self.tensors.iter().fold(0, |sum, tensor| sum.saturating_add(tensor.len))
+        self.tensors.iter().fold(0, |sum, tensor| sum.saturating_add(tensor.stored_bytes()))
     }
 }
 
@@ -402,10 +438,11 @@ fn refuse_duplicates(shards: &[Shard], tensors: &[TensorMeta]) -> Result<()> {
     }
     let mut seen = HashMap::with_capacity(tensors.len());
     for tensor in tensors {
-        if let Some(before) = seen.insert(tensor.name.as_str(), tensor.shard) {
-            let (one, other) = (shown(&shards[before].name), &shards[tensor.shard]);
+        let Extent { shard, offset, .. } = tensor.first_extent();
+        if let Some(before) = seen.insert(tensor.name.as_str(), shard) {
+            let (one, other) = (shown(&shards[before].name), &shards[shard]);
             let what = format!("the tensor is in {one} and in {}", shown(&other.name));
-            return Err(Error::malformed(other.path(), FORMAT, what).in_tensor(&tensor.name).at(tensor.offset));
+            return Err(Error::malformed(other.path(), FORMAT, what).in_tensor(&tensor.name).at(offset));
         }
     }
     Ok(())

@@ -78,12 +78,13 @@ impl Index {
     pub(crate) fn compare(&self, shards: &[Shard], tensors: &[TensorMeta], aliases: &BTreeSet<String>) -> Vec<Finding> {
         let mut found = Capped::new(Code::IndexMismatch, Level::Error);
         let mut seen = BTreeSet::new();
-        for TensorMeta { name, shard, .. } in tensors {
+        for tensor in tensors {
+            let (name, shard) = (&tensor.name, tensor.first_extent().shard);
             seen.insert(name.as_str());
             let tensor = shown(name);
-            let here = || shown(&shards[*shard].name);
+            let here = || shown(&shards[shard].name);
             match self.tensors.get(name) {
-                Some(stated) if stated == shard => {}
+                Some(stated) if *stated == shard => {}
                 Some(stated) => {
                     let there = shown(&self.files[*stated]);
                     found.push(|| format!("tensor {tensor} is in {}, the index says {there}", here()), || name.clone());
@@ -98,7 +99,7 @@ impl Index {
             found.push(what, || name.clone());
         }
         let mut findings = found.finish("more disagreements between index and headers");
-        let total: u64 = tensors.iter().fold(0, |sum, tensor| sum.saturating_add(tensor.len));
+        let total: u64 = tensors.iter().fold(0, |sum, tensor| sum.saturating_add(tensor.stored_bytes()));
         // Writers do not agree on whether a shared tensor counts once.
         if let Some(stated) = &self.total_size
             && aliases.is_empty()

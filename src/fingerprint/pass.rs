@@ -312,7 +312,7 @@ impl<'a> Pass<'a> {
     ) -> Result<(Option<TensorDigests>, Option<Part>)> {
         let Job { tensor, plan, decoded, .. } = &self.jobs[index];
         let Scratch { bytes, values, block } = scratch;
-        if let Some(digests) = digests.as_mut().filter(|_| !decoded || !tensor.layout.is_plain()) {
+        if let Some(digests) = digests.as_mut().filter(|_| !decoded || !tensor.storage.is_plain()) {
             self.checkpoint.stored(tensor, bytes, |run| {
                 digests.add_bytes(run);
                 (self.progress)(run.len() as u64);
@@ -349,7 +349,7 @@ impl<'a> Pass<'a> {
 
 impl Job<'_> {
     fn new_digests(&self) -> Digests {
-        Digests::new(self.tensor.dtype == DType::BF16 && self.tensor.layout.is_plain())
+        Digests::new(self.tensor.dtype == DType::BF16 && self.tensor.storage.is_plain())
     }
 }
 

@@ -21,7 +21,7 @@ use super::Header;
 use crate::bytes::Object;
 use crate::finding::{Capped, Code, Finding, Level};
 use crate::limits::{MAX_NAME_BYTES, MAX_RANK, MAX_TENSORS};
-use crate::tensor::{Block, DType, Layout, TensorMeta};
+use crate::tensor::{Block, DType, Extent, Storage, TensorMeta};
 use crate::text::shown;
 use crate::{Error, Result};
 
@@ -207,7 +207,8 @@ fn lay_out(
             gaps.push(what, || file.to_owned());
         }
         covered = to;
-        tensors.push(TensorMeta { name, dtype, shape, shard: 0, offset: from, len, layout: Layout::Plain });
+        let storage = Storage::Plain(Extent { shard: 0, offset: from, len });
+        tensors.push(TensorMeta { name, dtype, shape, storage });
     }
     if covered.checked_next_multiple_of(alignment).is_some_and(|padded| end > padded) {
         gaps.push(|| format!("{} bytes at byte {covered} belong to no tensor", end - covered), || file.to_owned());

@@ -38,7 +38,7 @@ pub(super) fn read(object: &dyn Object, name: &str, beside: Opener<'_>) -> Resul
     let tensors::Kept { tensors, aliases } = tensors::check_overlaps(&reader, placed, &external, name, &mut findings)?;
     let tensors = quantised::join(tensors, &small, &model, &consumers, &mut findings);
     let mut tensors = names::recover(tensors, &consumers.uses, &mut findings);
-    tensors.sort_by(|a, b| (a.shard, a.offset, &a.name).cmp(&(b.shard, b.offset, &b.name)));
+    tensors.sort_by(|a, b| a.place().cmp(&b.place()));
     findings.extend(graph::remarks(&model, name));
     let beside = external.into_files();
     Ok(Header { metadata: model.metadata, tensors, beside, aliases, findings, ..Header::default() })

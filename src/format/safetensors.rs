@@ -16,7 +16,7 @@ use super::Header;
 use crate::bytes::Object;
 use crate::finding::{Capped, Code, Finding, Level};
 use crate::limits::{MAX_HEADER_BYTES, MAX_NAME_BYTES, MAX_RANK, MAX_TENSORS};
-use crate::tensor::{DType, Layout, TensorMeta};
+use crate::tensor::{DType, Extent, Storage, TensorMeta};
 use crate::text::{byte_of, message, shown};
 use crate::{Error, Result};
 
@@ -305,10 +305,11 @@ fn lay_out(
         }
         gap(covered, from);
         covered = to;
-        tensors.push(TensorMeta { name, dtype, shape, shard: 0, offset: at, len: to - from, layout: Layout::Plain });
+        let storage = Storage::Plain(Extent { shard: 0, offset: at, len: to - from });
+        tensors.push(TensorMeta { name, dtype, shape, storage });
     }
     gap(covered, data);
-    tensors.sort_unstable_by(|a, b| (a.offset, &a.name).cmp(&(b.offset, &b.name)));
+    tensors.sort_unstable_by(|a, b| a.place().cmp(&b.place()));
     Ok((tensors, gaps.finish("more gaps between tensors")))
 }
 
@@ -368,7 +369,7 @@ mod tests {
         let mut tensors: Vec<_> = header
             .tensors
             .iter()
-            .map(|t| (t.name.clone(), t.dtype.to_string(), t.shape.clone(), t.offset, t.len))
+            .map(|t| (t.name.clone(), t.dtype.to_string(), t.shape.clone(), t.first_extent().offset, t.stored_bytes()))
             .collect();
         tensors.sort();
         tensors

@@ -211,9 +211,9 @@ fn tensors(checkpoint: &Checkpoint, anatomy: &Anatomy, logical: Option<&Logical>
         name: tensor.name.clone(),
         dtype: tensor.dtype.to_string(),
         shape: tensor.shape.clone(),
-        file: checkpoint.shards[tensor.shard].name.clone(),
-        offset: tensor.offset,
-        bytes: tensor.len,
+        file: checkpoint.shards[tensor.first_extent().shard].name.clone(),
+        offset: tensor.first_extent().offset,
+        bytes: tensor.stored_bytes(),
         place: assignment.into(),
         parts: parts.as_mut().and_then(Iterator::next).unwrap_or_default(),
     };

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use weightprint::checkpoint::{Checkpoint, Format, OpenOptions};
 use weightprint::error::{Class, Error};
 use weightprint::finding::{Code, Level};
+use weightprint::tensor::{Extent, Storage};
 
 fn open(path: impl AsRef<Path>) -> Checkpoint {
     Checkpoint::open(path.as_ref(), OpenOptions::default()).unwrap()
@@ -114,8 +115,8 @@ fn mapped_and_read_files_give_the_same_bytes() {
     let read = Checkpoint::open(&path, OpenOptions { mmap: false }).unwrap();
     let (mut one, mut other) = (Vec::new(), Vec::new());
     for tensor in &mapped.tensors {
-        for start in 0..=tensor.len {
-            let len = (tensor.len - start) as usize;
+        for start in 0..=tensor.stored_bytes() {
+            let len = (tensor.stored_bytes() - start) as usize;
             let expected: Vec<u8> =
                 (0..len).map(|at| (at as u64 + start + u64::from(tensor.name == "b") * 3) as u8).collect();
             assert_eq!(mapped.bytes(tensor, start, len, &mut one).unwrap(), expected);
@@ -140,10 +141,9 @@ fn bytes_outside_a_tensor_are_refused() {
         assert!(error.to_string().contains("tensor `a`"), "{error}");
     }
     let mut stranger = tensor.clone();
-    stranger.shard = 1;
+    stranger.storage = Storage::Plain(Extent { shard: 1, ..tensor.first_extent() });
     checkpoint.bytes(&stranger, 0, 1, &mut buf).unwrap_err();
-    stranger = tensor;
-    (stranger.offset, stranger.len) = (u64::MAX - 1, u64::MAX);
+    stranger.storage = Storage::Plain(Extent { shard: 0, offset: u64::MAX - 1, len: u64::MAX });
     checkpoint.bytes(&stranger, 0, 4, &mut buf).unwrap_err();
 }
 
@@ -184,7 +184,7 @@ fn an_indexed_folder_is_read_in_the_order_of_its_shards() {
         assert_eq!(checkpoint.format, Format::ShardedSafetensors);
         assert_eq!(shards(&checkpoint), ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]);
         assert_eq!(names(&checkpoint), ["c", "b", "a"]);
-        assert_eq!(checkpoint.tensors[2].shard, 1);
+        assert_eq!(checkpoint.tensors[2].first_extent().shard, 1);
         assert!(checkpoint.findings.is_empty(), "{:?}", checkpoint.findings);
     }
 }

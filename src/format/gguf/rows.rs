@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::metadata::{Metadata, Value};
 use crate::finding::{Code, Finding, Level};
-use crate::tensor::layout::{Extent, MAX_PIECES, Piece, View};
-use crate::tensor::{Layout, TensorMeta};
+use crate::tensor::view::{MAX_PIECES, Piece, View};
+use crate::tensor::{Extent, Storage, TensorMeta};
 
 /// Architectures whose query and key rows llama.cpp's exporter permutes, as its `conversion/*.py` have them: classes that
 /// take `LlamaModel.modify_tensors` over with `undo_permute` set (arcee, eagle3, granite, granitehybrid, granitemoe,
@@ -66,7 +66,7 @@ impl RowOrder {
         for tensor in tensors {
             let Some((layer, keys)) = parse(&tensor.name) else { continue };
             match self.heads(layer, keys).and_then(|heads| unpaired(tensor, heads)) {
-                Some(view) => tensor.layout = Layout::View(Arc::new(view)),
+                Some(view) => tensor.storage = Storage::View(Arc::new(view)),
                 None => left.push(tensor.name.clone()),
             }
         }
@@ -112,12 +112,13 @@ fn unpaired(tensor: &TensorMeta, heads: u64) -> Option<View> {
         return None;
     }
     let half = size.checked_div(heads).filter(|head| size % heads == 0 && head % 2 == 0 && *head > 0)? / 2;
-    let (cols, shard) = (tensor.matrix().1, tensor.shard);
+    let extent = tensor.storage.plain()?;
+    let (cols, Extent { shard, offset: start, .. }) = (tensor.matrix().1, extent);
     let step = tensor.dtype.size_of(if along_rows { cols } else { 1 })?;
     let mut pieces = Vec::new();
     for part in 0..2 * heads {
         let (head, second) = (part / 2, part % 2);
-        let offset = tensor.offset + (head * 2 * half + second) * step;
+        let offset = start + (head * 2 * half + second) * step;
         let first = part * half;
         pieces.push(if along_rows {
             let col_step = tensor.dtype.bytes().unwrap_or(0);
@@ -126,6 +127,5 @@ fn unpaired(tensor: &TensorMeta, heads: u64) -> Option<View> {
             Piece { row: 0, col: first, rows: 1, cols: half, shard, offset, row_step: 0, col_step: 2 * step }
         });
     }
-    let extent = Extent { shard, offset: tensor.offset, len: tensor.len };
     View::new(&tensor.dtype, &tensor.shape, pieces, vec![extent]).ok()
 }

@@ -54,7 +54,7 @@ pub(crate) fn read(file: Named<'_>) -> Result<Header> {
     })?;
     if let Some(constants) = constants {
         header.tensors.extend(constants.tensors);
-        header.tensors.sort_unstable_by(|a, b| (a.offset, &a.name).cmp(&(b.offset, &b.name)));
+        header.tensors.sort_unstable_by(|a, b| a.place().cmp(&b.place()));
         header.aliases.extend(constants.aliases);
         header.findings.extend(constants.findings);
     }
