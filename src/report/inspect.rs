@@ -301,7 +301,7 @@ impl From<Residual> for ResidualCode {
 }
 
 /// The fields of a record in its own order, which JSON values of themselves do not keep.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Fields(Vec<(String, Field)>);
 
 /// The value of a field.
@@ -315,8 +315,8 @@ pub enum Field {
 }
 
 impl Fields {
-    fn of(architecture: &Architecture) -> serde_json::Result<Self> {
-        serde_json::from_str(&serde_json::to_string(architecture)?)
+    pub(super) fn of(record: &impl Serialize) -> serde_json::Result<Self> {
+        serde_json::from_str(&serde_json::to_string(record)?)
     }
 
     /// The field of this name.
