@@ -180,7 +180,7 @@ fn finding_text(code: Code) -> &'static str {
              coverage is lower for it."
         }
         Code::ConfigMismatch => {
-            "Finding. config.json contradicts the shapes of the tensors. Shapes decide; the configuration is a claim."
+            "Finding. The configuration contradicts the shapes of the tensors. Shapes decide; the configuration is a claim."
         }
         Code::SidecarUnreadable => "Finding. config.json, the model card or the tokenizer could not be read.",
         Code::WeightsNotTested => {
