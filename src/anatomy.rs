@@ -8,6 +8,8 @@ pub mod blueprint;
 
 mod architecture;
 mod config;
+mod family;
+mod gain;
 mod logical;
 mod names;
 mod record;
@@ -25,6 +27,8 @@ use crate::catalog::naming;
 use crate::tensor::TensorMeta;
 pub use architecture::{Architecture, Latent, QkNorm};
 pub use config::config_findings;
+pub use family::Family;
+pub use gain::NormGain;
 pub use logical::{Logical, logical};
 use names::{Best, Group, Stream};
 pub use role::{Role, Touch};
@@ -142,9 +146,22 @@ pub struct Anatomy {
     pub notes: Vec<String>,
 }
 
-/// Takes a checkpoint apart by names, where a known scheme fits and shapes agree, and by shapes where not. `config` is
-/// asked for the number of heads, nothing else.
+/// What a checkpoint says of itself beside its tensors. Claims are hints: where shapes contradict them, shapes decide.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Claims<'a> {
+    /// Its configuration, which is asked for the number of heads and the model type.
+    pub config: Option<&'a Map<String, Value>>,
+    /// Whether the weights lie in GGUF, which knows one convention for the gains of norms.
+    pub in_gguf: bool,
+}
+
+/// Takes a checkpoint of any format but GGUF apart. As [`dissect_with`], with a configuration if there is one.
 pub fn dissect(tensors: &[TensorMeta], config: Option<&Map<String, Value>>) -> Anatomy {
+    dissect_with(tensors, Claims { config, in_gguf: false })
+}
+
+/// Takes a checkpoint apart by names, where a known scheme fits and shapes agree, and by shapes where not.
+pub fn dissect_with(tensors: &[TensorMeta], claims: Claims<'_>) -> Anatomy {
     let member = names::language_model(tensors);
     let mut assignments = vec![Assignment::UNKNOWN; tensors.len()];
     let mut included = member.clone();
@@ -171,9 +188,10 @@ pub fn dissect(tensors: &[TensorMeta], config: Option<&Map<String, Value>>) -> A
         notes.extend(shapes.notes.iter().cloned());
         shapes.architecture.clone()
     };
-    if let Some(config) = config {
+    if let Some(config) = claims.config {
         config::hint_heads(config, &mut architecture);
     }
+    architecture.norm_gain = gain::convention(claims, &architecture);
     if architecture.heads.is_none() && settled && architecture.q_size.is_some() {
         notes.push("the number of heads is not visible in shapes".to_owned());
     }
@@ -195,7 +213,8 @@ pub fn dissect(tensors: &[TensorMeta], config: Option<&Map<String, Value>>) -> A
 
 /// Takes a checkpoint apart by shapes and counts alone: the names and the order of its tensors change nothing.
 pub fn dissect_by_shape(tensors: &[TensorMeta]) -> Anatomy {
-    let shapes = shapes::analyse(tensors.iter(), None);
+    let mut shapes = shapes::analyse(tensors.iter(), None);
+    shapes.architecture.norm_gain = gain::convention(Claims::default(), &shapes.architecture);
     let mut assignments: Vec<Assignment> = tensors
         .iter()
         .map(|meta| {
@@ -225,10 +244,10 @@ fn choose(tensors: &[TensorMeta], included: &[bool], groups: &[Group]) -> (Shape
     let shapes = analyse(None);
     let a = &shapes.architecture;
     let stream = Stream { width: a.hidden_size, turned: a.conv1d_transposed };
-    let best = names::best(tensors, groups, stream, &a.family);
+    let best = names::best(tensors, groups, stream, a.family);
     let stated = stated_width(tensors, groups).filter(|&width| width != a.hidden_size);
     if let Some(width) = stated
-        && let Some(other) = names::best(tensors, groups, Stream { width, turned: false }, "unknown")
+        && let Some(other) = names::best(tensors, groups, Stream { width, turned: false }, Family::Unknown)
         && other.matched > best.map_or(0, |best| best.matched)
     {
         return (analyse(Some(width)), Some(other));
@@ -377,7 +396,7 @@ fn renamed(
     let own = best.map(|best| &naming::schemes()[best.reading.scheme]);
     let standard = match own {
         Some(scheme) => scheme.variant_of.as_deref().map_or(Some(scheme), naming::scheme),
-        None => naming::standard(&architecture.family),
+        None => naming::standard(architecture.family),
     };
     let reading = best.map(|best| best.reading);
     standard.map_or_else(Vec::new, |standard| slots::renamed(groups, assignments, standard, reading))

@@ -83,10 +83,11 @@ impl Input {
             return Err(Error::Nothing { path: checkpoint.root.clone(), why });
         }
         let config = checkpoint.sidecar.config.as_ref();
-        let anatomy = anatomy::dissect(&checkpoint.tensors, config);
+        let claims = anatomy::Claims { config, in_gguf: checkpoint.sidecar.in_gguf };
+        let anatomy = anatomy::dissect_with(&checkpoint.tensors, claims);
         let logical = anatomy::logical(&checkpoint.tensors, &anatomy);
         let (seen, anatomy) = match logical {
-            Some(anatomy::Logical { tensors, anatomy }) => (Some(checkpoint.with_tensors(tensors)), anatomy),
+            Some(anatomy::Logical { tensors, anatomy, .. }) => (Some(checkpoint.with_tensors(tensors)), anatomy),
             None => (None, anatomy),
         };
         let (print, cached) =
@@ -382,7 +383,7 @@ fn architecture_report(
     let anatomy = subject.anatomy.as_ref();
     let best = nearest.first();
     ArchitectureReport {
-        family: architecture.family.clone(),
+        family: architecture.family.to_string(),
         reference: best.map(|nearest| nearest.id.clone()),
         equal: best.is_some_and(|nearest| nearest.equal),
         naming_scheme: anatomy.and_then(|anatomy| anatomy.naming.as_ref()).map(|naming| naming.scheme.clone()),

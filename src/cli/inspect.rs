@@ -11,7 +11,7 @@ use weightprint::catalog::architectures::{self, Nearest};
 use weightprint::checkpoint::Checkpoint;
 use weightprint::finding::Finding;
 use weightprint::report::text::{WIDTH, clean, thousands, wrap};
-use weightprint::tensor::{DType, TensorMeta};
+use weightprint::tensor::{DType, Layout, TensorMeta};
 
 use super::args::Format;
 
@@ -71,32 +71,22 @@ struct PartRow<'a> {
 
 /// The logical tensors of each stored one, in order; none where it is read as it is.
 fn parts<'a>(tensors: &[TensorMeta], logical: &'a Logical) -> Vec<Vec<PartRow<'a>>> {
-    let mut rest = logical.tensors.iter().zip(&logical.anatomy.assignments).peekable();
-    let own = |stored: &TensorMeta| {
-        let mut parts = Vec::new();
-        let belongs = |part: &TensorMeta| match part.name.strip_prefix(stored.name.as_str()) {
-            Some("") => true,
-            Some(rest) => rest.starts_with('#'),
-            None => false,
-        };
-        while let Some((part, assignment)) = rest.next_if(|(part, _)| belongs(part)) {
-            let is_stored = *part == *stored;
-            if !is_stored {
-                parts.push(PartRow { name: &part.name, shape: &part.shape, assignment });
-            }
-            // A tensor that is read under its own name has no other parts.
-            if part.name == stored.name {
-                break;
-            }
+    let mut parts: Vec<Vec<PartRow<'a>>> = tensors.iter().map(|_| Vec::new()).collect();
+    let seen = logical.tensors.iter().zip(&logical.anatomy.assignments).zip(&logical.stored);
+    for ((part, assignment), &stored) in seen {
+        // A gain with the one added is the same tensor, in the same place; a note tells it.
+        let is_gain = matches!(part.layout, Layout::PlusOne(_));
+        if *part != tensors[stored] && !is_gain {
+            parts[stored].push(PartRow { name: &part.name, shape: &part.shape, assignment });
         }
-        parts
-    };
-    tensors.iter().map(own).collect()
+    }
+    parts
 }
 
 pub(super) fn inspect(path: &Path, checkpoint: &Checkpoint, format: Format) -> Result<String> {
     let config = checkpoint.sidecar.config.as_ref();
-    let anatomy = anatomy::dissect(&checkpoint.tensors, config);
+    let claims = anatomy::Claims { config, in_gguf: checkpoint.sidecar.in_gguf };
+    let anatomy = anatomy::dissect_with(&checkpoint.tensors, claims);
     let logical = anatomy::logical(&checkpoint.tensors, &anatomy);
     let parts = logical.as_ref().map(|logical| parts(&checkpoint.tensors, logical));
     let parts = parts.unwrap_or_else(|| checkpoint.tensors.iter().map(|_| Vec::new()).collect());
