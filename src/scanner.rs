@@ -88,10 +88,11 @@ impl Input {
             return Err(Error::Nothing { path: checkpoint.root.clone(), why });
         }
         let config = checkpoint.sidecar.config.as_ref();
-        let anatomy = anatomy::dissect(&checkpoint.tensors, config);
+        let claims = anatomy::Claims { config, in_gguf: checkpoint.sidecar.in_gguf };
+        let anatomy = anatomy::dissect_with(&checkpoint.tensors, claims);
         let logical = assemble::logical(&checkpoint.tensors, &anatomy);
         let (seen, anatomy) = match logical {
-            Some(assemble::Logical { tensors, anatomy }) => (Some(checkpoint.with_tensors(tensors)), anatomy),
+            Some(assemble::Logical { tensors, anatomy, .. }) => (Some(checkpoint.with_tensors(tensors)), anatomy),
             None => (None, anatomy),
         };
         let (fingerprint, cached) =
@@ -174,7 +175,8 @@ pub fn compare(subject: &Input, reference: &Input) -> Report {
 /// Never for a checkpoint that this crate opened.
 pub fn inspect(path: &Path, checkpoint: &Checkpoint) -> serde_json::Result<Inspection> {
     let config = checkpoint.sidecar.config.as_ref();
-    let anatomy = anatomy::dissect(&checkpoint.tensors, config);
+    let claims = anatomy::Claims { config, in_gguf: checkpoint.sidecar.in_gguf };
+    let anatomy = anatomy::dissect_with(&checkpoint.tensors, claims);
     let logical = assemble::logical(&checkpoint.tensors, &anatomy);
     let nearest = known::nearest(&anatomy.architecture, SHOWN_ARCHITECTURES);
     let mut findings = checkpoint.findings.clone();
