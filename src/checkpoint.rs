@@ -35,7 +35,7 @@ use crate::format::recognise::{self, Content, Kind};
 use crate::format::{self, Claims, Header, RowOrder, Split};
 use crate::limits::MAX_TENSORS;
 use crate::tensor::low_rank::LowRank;
-use crate::tensor::{Extent, Storage, TensorMeta};
+use crate::tensor::{DType, Extent, Storage, TensorMeta};
 use crate::text::{listed, shown};
 use crate::{Error, Result};
 
@@ -306,6 +306,7 @@ impl Checkpoint {
             // Its pages may be those of other parts.
             Storage::View(_) => {}
             Storage::LowRank(change) => self.release(&change.base),
+            Storage::PlusOne(gain) => self.release(gain),
         }
     }
 
@@ -453,8 +454,7 @@ fn remarks(tensors: &[TensorMeta]) -> Vec<Finding> {
     let mut unknown: BTreeMap<&str, (u64, &str)> = BTreeMap::new();
     for TensorMeta { name, dtype, .. } in tensors {
         // Tensors whose known type lies in an order that is not followed are told where they are found.
-        let is_known = dtype.as_str().ends_with(" with strides");
-        if !dtype.is_decoded() && !is_known {
+        if !dtype.is_decoded() && !matches!(dtype, DType::Strided(_)) {
             unknown.entry(dtype.as_str()).or_insert((0, name)).0 += 1;
         }
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use self::stages::Stages;
-use crate::anatomy::{self, Anatomy};
+use crate::anatomy::{self, Anatomy, Hints};
 use crate::assemble;
 use crate::cache::{Cache, Lookup};
 use crate::catalog::Catalog;
@@ -88,10 +88,10 @@ impl Input {
             return Err(Error::Nothing { path: checkpoint.root.clone(), why });
         }
         let config = checkpoint.claims.config.as_ref();
-        let anatomy = anatomy::dissect(&checkpoint.tensors, config);
+        let anatomy = anatomy::dissect_with(&checkpoint.tensors, Hints::of(&checkpoint.claims));
         let logical = assemble::logical(&checkpoint.tensors, &anatomy);
         let (seen, anatomy) = match logical {
-            Some(assemble::Logical { tensors, anatomy }) => (Some(checkpoint.with_tensors(tensors)), anatomy),
+            Some(assemble::Logical { tensors, anatomy, .. }) => (Some(checkpoint.with_tensors(tensors)), anatomy),
             None => (None, anatomy),
         };
         let (fingerprint, cached) =
@@ -174,7 +174,7 @@ pub fn compare(subject: &Input, reference: &Input) -> Report {
 /// Never for a checkpoint that this crate opened.
 pub fn inspect(path: &Path, checkpoint: &Checkpoint) -> serde_json::Result<Inspection> {
     let config = checkpoint.claims.config.as_ref();
-    let anatomy = anatomy::dissect(&checkpoint.tensors, config);
+    let anatomy = anatomy::dissect_with(&checkpoint.tensors, Hints::of(&checkpoint.claims));
     let logical = assemble::logical(&checkpoint.tensors, &anatomy);
     let nearest = known::nearest(&anatomy.architecture, SHOWN_ARCHITECTURES);
     let mut findings = checkpoint.findings.clone();

@@ -55,7 +55,7 @@ pub(super) fn together(in_weights: Claims, beside: Claims) -> Claims {
     if in_weights.config.is_some() {
         (all.config, all.in_weights) = (in_weights.config, true);
     }
-    all.tokens = in_weights.tokens;
+    (all.tokens, all.in_gguf) = (in_weights.tokens, in_weights.in_gguf);
     if let Some(Card { base_models, relation, license }) = in_weights.card {
         let card = all.card.get_or_insert_default();
         for name in base_models {

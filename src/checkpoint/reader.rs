@@ -11,7 +11,7 @@ use self::unpack::Parts;
 use super::FORMAT;
 use super::shard::Shard;
 use crate::tensor::block::Grid;
-use crate::tensor::decode::{decode, steps};
+use crate::tensor::decode::{decode, grid_step, steps};
 use crate::tensor::low_rank::LowRank;
 use crate::tensor::view::{Piece, View};
 use crate::tensor::{DType, Extent, Storage, TensorMeta};
@@ -80,6 +80,9 @@ impl<'a> Reader<'a> {
 
     /// Distances of levels ([`Checkpoint::steps`](super::Checkpoint::steps)).
     pub(super) fn steps(self, tensor: &TensorMeta, first: u64, out: &mut [f32], buf: &mut Vec<u8>) -> Result<bool> {
+        if let Storage::PlusOne(gain) = &tensor.storage {
+            return self.gain_steps(gain, first, out, buf);
+        }
         let known = match &tensor.dtype {
             DType::Block(block) => matches!(block.grid(), Grid::Even | Grid::Levels),
             dtype => matches!(dtype, DType::Packed(_)),
@@ -111,6 +114,24 @@ impl<'a> Reader<'a> {
         Error::malformed(path, FORMAT, what).in_tensor(&tensor.name).at(offset)
     }
 
+    fn gain_steps(self, gain: &TensorMeta, first: u64, out: &mut [f32], buf: &mut Vec<u8>) -> Result<bool> {
+        if matches!(gain.dtype, DType::Block(_) | DType::Packed(_)) {
+            return self.steps(gain, first, out, buf);
+        }
+        if self.values(gain, first, out, buf)?.is_none() {
+            return Ok(false);
+        }
+        let mut known = true;
+        for value in out {
+            // llama.cpp's exporter adds the one in the type of the file where that is `f16`, in `f32` elsewhere.
+            let added_in_f16 = gain.dtype == DType::F16 && (*value + 1.0).abs() > value.abs();
+            let step = grid_step(&gain.dtype, if added_in_f16 { *value + 1.0 } else { *value });
+            known &= step.is_some();
+            *value = step.unwrap_or_default();
+        }
+        Ok(known)
+    }
+
     fn read_with<'b>(
         self,
         wants_steps: bool,
@@ -131,6 +152,12 @@ impl<'a> Reader<'a> {
         if first.checked_add(count).is_none_or(|end| end > tensor.elements()) {
             return Err(refuse());
         }
+        if let Storage::PlusOne(gain) = &tensor.storage {
+            let read = self.read_with(wants_steps, gain, first, out, buf)?.map(|read| read.exact);
+            // In `f32`, as the models that store gains like this add it, and llama.cpp's exporter.
+            out.iter_mut().for_each(|value| *value += 1.0);
+            return Ok(read.map(|exact| Values { exact, stored: None }));
+        }
         let decode: Decoder = if wants_steps { steps } else { decode };
         if tensor.storage.is_plain() {
             let start = tensor.dtype.size_of(first).ok_or_else(refuse)?;
@@ -146,7 +173,7 @@ impl<'a> Reader<'a> {
         }
         let window = Window { row, col, rows, cols: width };
         let exact = match &tensor.storage {
-            Storage::Plain(_) => return Ok(None),
+            Storage::Plain(_) | Storage::PlusOne(_) => return Ok(None),
             Storage::View(view) => self.view(decode, tensor, view, window, out, buf)?,
             Storage::Packed(packed) => {
                 Parts { reader: self, tensor, packed, steps: wants_steps }.fill(window, out)?.map(|()| true)

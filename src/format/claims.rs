@@ -11,6 +11,8 @@ pub struct Claims {
     pub config: Option<Map<String, Value>>,
     /// Whether the configuration was taken from the weight file itself and not from `config.json`.
     pub in_weights: bool,
+    /// Whether the weights lie in GGUF files.
+    pub in_gguf: bool,
     /// The front matter of the model card, or what a weight file declares instead; `None` if there is no such thing.
     pub card: Option<Card>,
     /// The strings of the vocabulary by id, where the weight file itself has them.

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::TensorMeta;
 use super::extent::Extent;
 use super::low_rank::LowRank;
 use super::packed::Packed;
@@ -22,6 +23,8 @@ pub enum Storage {
     Packed(Arc<Packed>),
     /// The values are those of another tensor with a low-rank change added.
     LowRank(Arc<LowRank>),
+    /// Each value is one more than that of another tensor: the gain of a norm that is stored less one.
+    PlusOne(Arc<TensorMeta>),
 }
 
 impl Storage {
@@ -45,6 +48,7 @@ impl Storage {
             Self::View(view) => view.extents().to_vec(),
             Self::Packed(packed) => packed.stored().map(|stored| stored.extent).collect(),
             Self::LowRank(change) => change.extents(),
+            Self::PlusOne(gain) => gain.extents(),
         }
     }
 
@@ -55,6 +59,7 @@ impl Storage {
             Self::View(view) => view.extents().first().copied().unwrap_or_default(),
             Self::Packed(packed) => packed.codes.extent,
             Self::LowRank(change) => change.base.first_extent(),
+            Self::PlusOne(gain) => gain.first_extent(),
         }
     }
 
@@ -65,6 +70,7 @@ impl Storage {
             Self::View(view) => view.extents().iter().fold(0, |sum, extent| sum.saturating_add(extent.len)),
             Self::Packed(packed) => packed.len(),
             Self::LowRank(change) => change.base.stored_bytes(),
+            Self::PlusOne(gain) => gain.stored_bytes(),
         }
     }
 
@@ -76,6 +82,7 @@ impl Storage {
             Self::Packed(packed) => Self::Packed(Arc::new(Packed::clone(packed).shifted(by))),
             // An adapter is merged once all shards are known.
             Self::LowRank(change) => Self::LowRank(Arc::clone(change)),
+            Self::PlusOne(gain) => Self::PlusOne(Arc::new(TensorMeta::clone(gain).shifted(by))),
         }
     }
 }

@@ -166,7 +166,7 @@ impl Placed {
         match strided(tensor, &dtype, self.start) {
             Some(view) => TensorMeta { name, dtype, shape, storage: Storage::View(Arc::new(view)) },
             None => {
-                let dtype = DType::Other(format!("{} with strides", tensor.element.name));
+                let dtype = DType::strided(tensor.element.name);
                 TensorMeta { name, dtype, shape, storage: plain(tensor.element.bytes) }
             }
         }
