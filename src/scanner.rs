@@ -1,5 +1,6 @@
 //! The whole way from a path to a report: open, dissect, fingerprint, compare, judge.
 
+mod pointers;
 mod published;
 mod stages;
 
@@ -80,6 +81,7 @@ impl Input {
         cache: Option<&Cache>,
         progress: Progress<'_>,
     ) -> Result<(Self, Cached)> {
+        let mut findings = pointers::findings(checkpoint)?;
         // Pointers have no values that a cache could spare.
         let cache = cache.filter(|_| checkpoint.format != Format::LfsPointers);
         let is_empty = checkpoint.tensors.iter().all(|tensor| tensor.elements() == 0);
@@ -96,7 +98,6 @@ impl Input {
         };
         let (fingerprint, cached) =
             cached_or_taken(seen.as_ref().unwrap_or(checkpoint), &anatomy, settings, cache, progress)?;
-        let mut findings = checkpoint.findings.clone();
         findings.extend(config.into_iter().flat_map(|config| {
             anatomy::config_findings(config, &anatomy.architecture, checkpoint.claims.config_source())
         }));
@@ -171,19 +172,20 @@ pub fn compare(subject: &Input, reference: &Input) -> Report {
 /// What the headers of a checkpoint say, without a byte of its weights being read; `path` is the one that is shown.
 ///
 /// # Errors
-/// Never for a checkpoint that this crate opened.
-pub fn inspect(path: &Path, checkpoint: &Checkpoint) -> serde_json::Result<Inspection> {
+/// If its files are Git-LFS pointers to no known model.
+pub fn inspect(path: &Path, checkpoint: &Checkpoint) -> Result<Inspection> {
+    let mut findings = pointers::findings(checkpoint)?;
     let config = checkpoint.claims.config.as_ref();
     let anatomy = anatomy::dissect_with(&checkpoint.tensors, Hints::of(&checkpoint.claims));
     let logical = assemble::logical(&checkpoint.tensors, &anatomy);
     let nearest = known::nearest(&anatomy.architecture, SHOWN_ARCHITECTURES);
-    let mut findings = checkpoint.findings.clone();
     findings.extend(
         config.into_iter().flat_map(|config| {
             anatomy::config_findings(config, &anatomy.architecture, checkpoint.claims.config_source())
         }),
     );
-    Seen { path, checkpoint, anatomy: &anatomy, logical: logical.as_ref(), nearest, findings }.try_into()
+    let seen = Seen { path, checkpoint, anatomy: &anatomy, logical: logical.as_ref(), nearest, findings };
+    seen.try_into().map_err(|error: serde_json::Error| Error::Usage(format!("cannot describe it: {error}")))
 }
 
 /// How many of the nearest known architectures are told.
