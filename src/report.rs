@@ -7,7 +7,7 @@ mod build;
 pub mod codes;
 pub mod explain;
 pub mod inspect;
-pub mod json;
+mod json;
 pub mod text;
 pub(crate) mod words;
 pub mod writer;

@@ -87,8 +87,7 @@ impl Input {
             let why = format!("{} tensors and not one value", checkpoint.tensors.len());
             return Err(Error::Nothing { path: checkpoint.root.clone(), why });
         }
-        let config = checkpoint.sidecar.config.as_ref();
-        let anatomy = anatomy::dissect(&checkpoint.tensors, config);
+        let anatomy = anatomy::dissect(&checkpoint.tensors, checkpoint.sidecar.config.as_ref());
         let logical = assemble::logical(&checkpoint.tensors, &anatomy);
         let (seen, anatomy) = match logical {
             Some(assemble::Logical { tensors, anatomy }) => (Some(checkpoint.with_tensors(tensors)), anatomy),
@@ -96,10 +95,7 @@ impl Input {
         };
         let (fingerprint, cached) =
             cached_or_taken(seen.as_ref().unwrap_or(checkpoint), &anatomy, settings, cache, progress)?;
-        let mut findings = checkpoint.findings.clone();
-        findings.extend(config.into_iter().flat_map(|config| {
-            anatomy::config_findings(config, &anatomy.architecture, checkpoint.sidecar.config_source())
-        }));
+        let mut findings = findings_of_headers(checkpoint, &anatomy);
         findings.extend(fingerprint.findings.iter().cloned());
         let sidecar = checkpoint.sidecar.clone();
         Ok((Self { path: shown, fingerprint, anatomy: Some(anatomy), sidecar, findings }, cached))
@@ -173,15 +169,22 @@ pub fn compare(subject: &Input, reference: &Input) -> Report {
 /// # Errors
 /// Never for a checkpoint that this crate opened.
 pub fn inspect(path: &Path, checkpoint: &Checkpoint) -> serde_json::Result<Inspection> {
-    let config = checkpoint.sidecar.config.as_ref();
-    let anatomy = anatomy::dissect(&checkpoint.tensors, config);
+    let anatomy = anatomy::dissect(&checkpoint.tensors, checkpoint.sidecar.config.as_ref());
     let logical = assemble::logical(&checkpoint.tensors, &anatomy);
     let nearest = known::nearest(&anatomy.architecture, SHOWN_ARCHITECTURES);
-    let mut findings = checkpoint.findings.clone();
-    findings.extend(config.into_iter().flat_map(|config| {
-        anatomy::config_findings(config, &anatomy.architecture, checkpoint.sidecar.config_source())
-    }));
+    let findings = findings_of_headers(checkpoint, &anatomy);
     Seen { path, checkpoint, anatomy: &anatomy, logical: logical.as_ref(), nearest, findings }.try_into()
+}
+
+/// Remarks on what the headers say, and where the configuration contradicts them.
+fn findings_of_headers(checkpoint: &Checkpoint, anatomy: &Anatomy) -> Vec<Finding> {
+    let sidecar = &checkpoint.sidecar;
+    let contradicted = sidecar
+        .config
+        .as_ref()
+        .into_iter()
+        .flat_map(|config| anatomy::config_findings(config, &anatomy.architecture, sidecar.config_source()));
+    checkpoint.findings.iter().cloned().chain(contradicted).collect()
 }
 
 /// How many of the nearest known architectures are told.
@@ -230,12 +233,8 @@ fn report(
     }
     let nearest = known::nearest(&fingerprint.architecture, SHOWN_ARCHITECTURES);
     let mut findings = subject.findings.clone();
-    if embedded {
-        findings.extend(untested(&nearest, &compared));
-    }
-    if evidence::channels::is_ordered(&fingerprint.channels.profile) {
-        findings.push(Finding::new(Code::OrderedChannels, Level::Note, words::ordered_channels(), None));
-    }
+    findings.extend(untested(&nearest, &compared).filter(|_| embedded));
+    findings.extend(ordered(fingerprint));
     let coverage = if compared.is_empty() { 0.0 } else { evidence::coverage(fingerprint) };
     let kin = compared.iter().find(|reference| reference.judgement.class >= VerdictClass::Derived);
     let renamed = kin.map(|reference| reference.counterparts.renamed.clone());
@@ -283,4 +282,10 @@ fn untested(nearest: &[known::Nearest], compared: &[Assessment]) -> Option<Findi
     let (first, others) = missing.split_first()?;
     let message = words::untested(first, others.len());
     Some(Finding::new(Code::WeightsNotTested, Level::Warning, message, Some((*first).clone())))
+}
+
+/// Says that labels of channels mean less, where they do.
+fn ordered(fingerprint: &Fingerprint) -> Option<Finding> {
+    evidence::channels::is_ordered(&fingerprint.channels.profile)
+        .then(|| Finding::new(Code::OrderedChannels, Level::Note, words::ordered_channels(), None))
 }

@@ -9,8 +9,8 @@ use std::fmt::Write;
 
 use anstyle::{AnsiColor, Style};
 
-pub use self::inspect::inspection;
-use super::{Candidate, ClassCode, Report, TestReport};
+pub(super) use self::inspect::inspection;
+use super::{Candidate, ClassCode, Report, TestReport, WriteError};
 use crate::finding::Level;
 
 /// Columns of the text.
@@ -24,9 +24,9 @@ const SUGGESTIVE: f64 = -3.0;
 
 const LABEL: usize = 14;
 
-/// Reports one after another.
-pub fn reports(reports: &[Report]) -> String {
-    reports.iter().map(render).collect::<Vec<_>>().join("\n")
+/// Reports one after another, be there `_many` or one.
+pub(super) fn reports(reports: &[Report], _many: bool) -> Result<String, WriteError> {
+    Ok(reports.iter().map(render).collect::<Vec<_>>().join("\n"))
 }
 
 /// Running text, broken into lines.

@@ -405,7 +405,7 @@ fn every_published_model_finds_itself_or_has_too_few_usable_rows() {
         match published_norms(&suspect, &record.rows) {
             Ok(found) => assert_eq!(found.on_ratio, found.usable, "{}", record.model),
             Err(NotApplicable::TooFewRows { .. }) => {}
-            Err(other) => panic!("{}: {other}", record.model),
+            Err(other) => panic!("{}: {other:?}", record.model),
         }
     }
 }
