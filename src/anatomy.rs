@@ -5,6 +5,7 @@
 //! of weights' origin.
 
 mod config;
+mod gain;
 mod names;
 mod record;
 mod shapes;
@@ -16,9 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub use crate::model::architecture::{Architecture, Latent, QkNorm};
-use crate::model::naming;
-pub use crate::model::role::{Role, Touch};
+use crate::model::{Architecture, Family, Role, Touch, blueprint, naming};
 use crate::tensor::TensorMeta;
 pub use config::config_findings;
 use names::{Best, Group, Stream};
@@ -136,9 +135,22 @@ pub struct Anatomy {
     pub notes: Vec<String>,
 }
 
-/// Takes a checkpoint apart by names, where a known scheme fits and shapes agree, and by shapes where not. `config` is
-/// asked for the number of heads, nothing else.
+/// What a checkpoint says of itself beside its tensors. Claims are hints: where shapes contradict them, shapes decide.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Claims<'a> {
+    /// Its configuration, which is asked for the number of heads and the model type.
+    pub config: Option<&'a Map<String, Value>>,
+    /// Whether the weights lie in GGUF, which knows one convention for the gains of norms.
+    pub in_gguf: bool,
+}
+
+/// Takes a checkpoint of any format but GGUF apart. As [`dissect_with`], with a configuration if there is one.
 pub fn dissect(tensors: &[TensorMeta], config: Option<&Map<String, Value>>) -> Anatomy {
+    dissect_with(tensors, Claims { config, in_gguf: false })
+}
+
+/// Takes a checkpoint apart by names, where a known scheme fits and shapes agree, and by shapes where not.
+pub fn dissect_with(tensors: &[TensorMeta], claims: Claims<'_>) -> Anatomy {
     let member = names::language_model(tensors);
     let mut assignments = vec![Assignment::UNKNOWN; tensors.len()];
     let mut included = member.clone();
@@ -165,9 +177,10 @@ pub fn dissect(tensors: &[TensorMeta], config: Option<&Map<String, Value>>) -> A
         notes.extend(shapes.notes.iter().cloned());
         shapes.architecture.clone()
     };
-    if let Some(config) = config {
+    if let Some(config) = claims.config {
         config::hint_heads(config, &mut architecture);
     }
+    architecture.norm_gain = gain::convention(claims, &architecture);
     if architecture.heads.is_none() && settled && architecture.q_size.is_some() {
         notes.push("the number of heads is not visible in shapes".to_owned());
     }
@@ -189,7 +202,8 @@ pub fn dissect(tensors: &[TensorMeta], config: Option<&Map<String, Value>>) -> A
 
 /// Takes a checkpoint apart by shapes and counts alone: the names and the order of its tensors change nothing.
 pub fn dissect_by_shape(tensors: &[TensorMeta]) -> Anatomy {
-    let shapes = shapes::analyse(tensors.iter(), None);
+    let mut shapes = shapes::analyse(tensors.iter(), None);
+    shapes.architecture.norm_gain = gain::convention(Claims::default(), &shapes.architecture);
     let mut assignments: Vec<Assignment> = tensors
         .iter()
         .map(|meta| {
@@ -219,10 +233,10 @@ fn choose(tensors: &[TensorMeta], included: &[bool], groups: &[Group]) -> (Shape
     let shapes = analyse(None);
     let a = &shapes.architecture;
     let stream = Stream { width: a.hidden_size, turned: a.conv1d_transposed };
-    let best = names::best(tensors, groups, stream, &a.family);
+    let best = names::best(tensors, groups, stream, a.family);
     let stated = stated_width(tensors, groups).filter(|&width| width != a.hidden_size);
     if let Some(width) = stated
-        && let Some(other) = names::best(tensors, groups, Stream { width, turned: false }, "unknown")
+        && let Some(other) = names::best(tensors, groups, Stream { width, turned: false }, Family::Unknown)
         && other.matched > best.map_or(0, |best| best.matched)
     {
         return (analyse(Some(width)), Some(other));
@@ -267,7 +281,7 @@ fn accept(tensors: &[TensorMeta], groups: &[Group], best: Best, shapes: &Shapes,
     }
     let named = record::from_roles(tensors, assignments, &shapes.architecture);
     let mut expected: HashMap<Role, Vec<Vec<u64>>> = HashMap::new();
-    for slot in crate::model::blueprint::blueprint(&named) {
+    for slot in blueprint::blueprint(&named) {
         expected.entry(slot.role).or_default().push(slot.shape);
     }
     let contradicts = |tensor: usize, role: Role| {
@@ -371,7 +385,7 @@ fn renamed(
     let own = best.map(|best| &naming::schemes()[best.reading.scheme]);
     let standard = match own {
         Some(scheme) => scheme.variant_of.as_deref().map_or(Some(scheme), naming::scheme),
-        None => naming::standard(&architecture.family),
+        None => naming::standard(architecture.family),
     };
     let reading = best.map(|best| best.reading);
     standard.map_or_else(Vec::new, |standard| slots::renamed(groups, assignments, standard, reading))

@@ -35,7 +35,7 @@ use crate::format::recognise::{self, Content};
 use crate::format::{gguf, onnx, safetensors, torch};
 use crate::limits::MAX_TENSORS;
 use crate::tensor::layout::Extent;
-use crate::tensor::{Layout, TensorMeta};
+use crate::tensor::{DType, Layout, TensorMeta};
 pub(crate) use crate::text::hex;
 use crate::text::{listed, shown};
 use crate::{Error, Result};
@@ -323,6 +323,7 @@ impl Checkpoint {
             // Its pages may be those of other parts.
             Layout::View(_) => {}
             Layout::Changed(changed) => self.release(&changed.base),
+            Layout::PlusOne(gain) => self.release(gain),
         }
     }
 
@@ -463,8 +464,7 @@ fn remarks(tensors: &[TensorMeta]) -> Vec<Finding> {
     let mut unknown: BTreeMap<&str, (u64, &str)> = BTreeMap::new();
     for TensorMeta { name, dtype, .. } in tensors {
         // Tensors whose known type lies in an order that is not followed are told where they are found.
-        let is_known = dtype.as_str().ends_with(" with strides");
-        if !dtype.is_decoded() && !is_known {
+        if !dtype.is_decoded() && !matches!(dtype, DType::Strided(_)) {
             unknown.entry(dtype.as_str()).or_insert((0, name)).0 += 1;
         }
     }

@@ -112,7 +112,7 @@ codes! {
          coverage is lower for it.";
     /// `config.json` contradicts the shapes of the tensors.
     ConfigMismatch = "config-mismatch",
-        "Finding. config.json contradicts the shapes of the tensors. Shapes decide; the configuration is a claim.";
+        "Finding. The configuration contradicts the shapes of the tensors. Shapes decide; the configuration is a claim.";
     /// `config.json`, the model card or the tokenizer could not be read.
     SidecarUnreadable = "sidecar-unreadable",
         "Finding. config.json, the model card or the tokenizer could not be read.";

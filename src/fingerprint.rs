@@ -153,12 +153,15 @@ pub struct ValuePrint {
     pub summary: Summary,
     /// SHA-256 over the values widened to `f32` (see [`TensorDigests::values`]).
     pub sha256: Option<[u8; 32]>,
+    /// Of a norm gain that is stored less one, the same over the values as they are stored: a copy whose claims are gone
+    /// may pass for one of another convention.
+    pub less_one_sha256: Option<[u8; 32]>,
     /// XXH3-128 of the values rounded to `bf16` and to `f16`.
     pub rounded: [u128; 2],
     /// Values on the grid of chosen rows and columns, row by row (see [`TensorPrint::sample_labels`]).
     pub sample: Sample,
-    /// For a type in blocks, how far apart the levels are to which each sampled value was rounded; empty for other
-    /// types, whose values tell it, and for code books, which have no such distance.
+    /// For a type in blocks, and for gains that are stored less one, how far apart the levels are to which each sampled
+    /// value was rounded; empty for others, whose values tell it, and for code books, which have no such distance.
     pub steps: Vec<half::bf16>,
     /// RMS of chosen rows relative to the tensor's, so 1 is typical.
     pub row_rms: Vec<f16>,

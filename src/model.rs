@@ -3,13 +3,15 @@
 //!
 //! Nothing here looks at a file or a value.
 
-pub mod architecture;
+mod architecture;
 pub mod blueprint;
+mod family;
 pub mod known;
 pub mod naming;
 mod part;
-pub mod role;
+mod role;
 
-pub use self::architecture::{Architecture, Latent, QkNorm};
+pub use self::architecture::{Architecture, Latent, NormGain, QkNorm};
+pub use self::family::Family;
 pub use self::part::Part;
 pub use self::role::{Role, Touch};

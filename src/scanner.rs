@@ -87,10 +87,10 @@ impl Input {
             let why = format!("{} tensors and not one value", checkpoint.tensors.len());
             return Err(Error::Nothing { path: checkpoint.root.clone(), why });
         }
-        let anatomy = anatomy::dissect(&checkpoint.tensors, checkpoint.sidecar.config.as_ref());
+        let anatomy = dissected(checkpoint);
         let logical = assemble::logical(&checkpoint.tensors, &anatomy);
         let (seen, anatomy) = match logical {
-            Some(assemble::Logical { tensors, anatomy }) => (Some(checkpoint.with_tensors(tensors)), anatomy),
+            Some(assemble::Logical { tensors, anatomy, .. }) => (Some(checkpoint.with_tensors(tensors)), anatomy),
             None => (None, anatomy),
         };
         let (fingerprint, cached) =
@@ -169,11 +169,17 @@ pub fn compare(subject: &Input, reference: &Input) -> Report {
 /// # Errors
 /// Never for a checkpoint that this crate opened.
 pub fn inspect(path: &Path, checkpoint: &Checkpoint) -> serde_json::Result<Inspection> {
-    let anatomy = anatomy::dissect(&checkpoint.tensors, checkpoint.sidecar.config.as_ref());
+    let anatomy = dissected(checkpoint);
     let logical = assemble::logical(&checkpoint.tensors, &anatomy);
     let nearest = known::nearest(&anatomy.architecture, SHOWN_ARCHITECTURES);
     let findings = findings_of_headers(checkpoint, &anatomy);
     Seen { path, checkpoint, anatomy: &anatomy, logical: logical.as_ref(), nearest, findings }.try_into()
+}
+
+fn dissected(checkpoint: &Checkpoint) -> Anatomy {
+    let sidecar = &checkpoint.sidecar;
+    let claims = anatomy::Claims { config: sidecar.config.as_ref(), in_gguf: sidecar.in_gguf };
+    anatomy::dissect_with(&checkpoint.tensors, claims)
 }
 
 /// Remarks on what the headers say, and where the configuration contradicts them.

@@ -56,11 +56,19 @@ pub enum DType {
     Block(Block),
     /// Codes whose scales lie in other tensors.
     Packed(packed::Kind),
+    /// A known type whose values lie in an order that is not followed: its name, and that it has strides. Only a header
+    /// that was read makes one: under this name read back it is some other type.
+    Strided(String),
     /// Anything else, as the file spells it.
     Other(String),
 }
 
 impl DType {
+    /// The type of values of the type `name` that lie in an order that is not followed.
+    pub(crate) fn strided(name: &str) -> Self {
+        Self::Strided(format!("{name} with strides"))
+    }
+
     /// Bytes of one element; `None` for types in blocks, and where this version does not know the type.
     pub fn bytes(&self) -> Option<u64> {
         Some(match self {
@@ -68,7 +76,7 @@ impl DType {
             Self::I16 | Self::U16 | Self::F16 | Self::BF16 => 2,
             Self::I32 | Self::U32 | Self::F32 => 4,
             Self::F64 | Self::I64 | Self::U64 => 8,
-            Self::Block(_) | Self::Packed(_) | Self::Other(_) => return None,
+            Self::Block(_) | Self::Packed(_) | Self::Strided(_) | Self::Other(_) => return None,
         })
     }
 
@@ -127,7 +135,7 @@ impl DType {
             Self::U64 => "U64",
             Self::Block(block) => block.as_str(),
             Self::Packed(kind) => kind.as_str(),
-            Self::Other(name) => name,
+            Self::Strided(name) | Self::Other(name) => name,
         }
     }
 }
@@ -204,6 +212,7 @@ impl TensorMeta {
             Layout::Packed(packed) => Layout::Packed(Arc::new(packed::Packed::clone(packed).shifted(by))),
             // An adapter is merged once all shards are known.
             Layout::Changed(changed) => Layout::Changed(Arc::clone(changed)),
+            Layout::PlusOne(gain) => Layout::PlusOne(Arc::new(TensorMeta::clone(gain).shifted(by))),
         };
         Self { shard: self.shard + by, layout, ..self }
     }
@@ -221,6 +230,7 @@ impl TensorMeta {
             Layout::View(view) => view.extents().to_vec(),
             Layout::Packed(packed) => packed.stored().map(|stored| stored.extent).collect(),
             Layout::Changed(changed) => changed.extents(),
+            Layout::PlusOne(gain) => gain.extents(),
         }
     }
 

@@ -78,8 +78,45 @@ pub fn config_findings(config: &Map<String, Value>, architecture: &Architecture,
         check("num_key_value_heads x head_dim", groups.zip(head).map(|(n, d)| n.saturating_mul(d)), a.kv_size);
     }
     if config.get("tie_word_embeddings").and_then(Value::as_bool) == Some(false) && a.tied == Some(true) {
-        let message = "config.json states tie_word_embeddings false, the tensors have no output head of their own";
+        let message =
+            format!("{source} states tie_word_embeddings false, the tensors have no output head of their own");
         findings.push(Finding::new(Code::ConfigMismatch, Level::Warning, message, source.to_owned()));
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_finding_names_the_source_that_makes_the_claim() {
+        let config = json!({
+            "hidden_size": 1, "num_hidden_layers": 1, "intermediate_size": 1, "num_experts": 2, "vocab_size": 1,
+            "num_attention_heads": 1, "head_dim": 2, "num_key_value_heads": 1, "tie_word_embeddings": false
+        });
+        let sizes = Some(8);
+        let dense = Architecture {
+            hidden_size: 8,
+            layers: 2,
+            q_size: sizes,
+            kv_size: sizes,
+            intermediate_size: sizes,
+            vocab_size: Some(4096),
+            tied: Some(true),
+            ..Architecture::default()
+        };
+        let mixture = Architecture { experts: sizes, ..dense.clone() };
+        let mut told = 0;
+        for a in [dense, mixture] {
+            for finding in config_findings(config.as_object().unwrap(), &a, "the metadata") {
+                assert!(finding.message.starts_with("the metadata states "), "{}", finding.message);
+                assert_eq!(finding.location.as_deref(), Some("the metadata"));
+                told += 1;
+            }
+        }
+        assert_eq!(told, 14);
+    }
 }

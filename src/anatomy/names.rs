@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::OnceLock;
 
 use crate::model::naming::{self, Hit};
-use crate::model::{Role, Touch};
+use crate::model::{Family, Role, Touch};
 use crate::tensor::{DType, TensorMeta};
 
 /// Smallest share of the tensors that a scheme has to name to be taken for the checkpoint's.
@@ -106,7 +106,7 @@ fn collapsed_prefixes() -> &'static [Prefix] {
 
 /// Chooses the scheme: most tensors with an agreeing shape; then the one usual for the family that the shapes make; then
 /// fewest names that the scheme demands and the file lacks; then the catalog's order.
-pub(super) fn best(tensors: &[TensorMeta], groups: &[Group], stream: Stream, family: &str) -> Option<Best> {
+pub(super) fn best(tensors: &[TensorMeta], groups: &[Group], stream: Stream, family: Family) -> Option<Best> {
     let mut scores: BTreeMap<Reading, (usize, BTreeSet<usize>)> = BTreeMap::new();
     let prefixes = collapsed_prefixes();
     for group in groups {
@@ -131,7 +131,7 @@ pub(super) fn best(tensors: &[TensorMeta], groups: &[Group], stream: Stream, fam
     let (reading, (matched, _)) = scores.into_iter().min_by_key(|(reading, (matched, rows))| {
         let scheme = &naming::schemes()[reading.scheme];
         let lacks = scheme.tensors.iter().enumerate().filter(|(row, r)| !r.optional && !rows.contains(row)).count();
-        let usual = scheme.families.iter().any(|name| name == family);
+        let usual = scheme.families.contains(&family);
         (std::cmp::Reverse(*matched), !usual, lacks, *reading)
     })?;
     (matched as f64 >= LEAST_COVERAGE * total as f64).then_some(Best { reading, matched })

@@ -83,8 +83,7 @@ pub(super) fn from_roles(tensors: &[TensorMeta], assignments: &[Assignment], sha
     norms(&mut a, &inventory);
     a.name_family();
     let rope = inventory.shape(Role::RopeFreqs).and_then(|shape| shape.last()).map(|n| n * 2);
-    if a.head_dim.is_none() && matches!(a.family.as_str(), "llama" | "qwen2") {
-        // Elsewhere only part of a head may be rotated.
+    if a.head_dim.is_none() && a.family.rotates_whole_heads() {
         a.head_dim = rope.filter(|&head| head > 0 && a.q_size.is_some_and(|q| q % head == 0));
     }
     heads(&mut a);
@@ -138,6 +137,7 @@ fn mlp(a: &mut Architecture, inventory: &Inventory<'_>) {
     a.expert_size = Some(size);
     a.expert_layers = Some(inventory.layers(Role::Router));
     a.shared_expert_size = inventory.size(Role::SharedExpertDown);
+    a.shared_expert_router = a.shared_expert_size.map(|_| inventory.has(Role::SharedExpertRouter));
     a.stacked_experts = inventory.shape(Role::ExpertDown).is_some_and(|shape| shape.len() == 3);
     a.gated_mlp = true;
     a.fused_gate_up |= inventory.has(Role::ExpertGateUp);

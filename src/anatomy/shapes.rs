@@ -33,21 +33,20 @@ pub(super) fn analyse<'a>(tensors: impl Iterator<Item = &'a TensorMeta>, width: 
     let census = Census::take(tensors);
     let Some(d) = width.or_else(|| census.width()) else {
         let notes = vec!["no matrix of floating-point numbers: nothing tells an architecture".to_owned()];
-        return Shapes {
-            architecture: Architecture { family: "unknown".to_owned(), ..Architecture::default() },
-            roles: HashMap::new(),
-            complete: false,
-            notes,
-        };
+        return Shapes { architecture: Architecture::default(), roles: HashMap::new(), complete: false, notes };
     };
     let mut a = Architecture { hidden_size: d, ..Architecture::default() };
     if let Some(reading) = layers::read(&census, d) {
         fill(&mut a, &reading);
+        // A matrix of one row in each mixture layer reads one number from the stream: nothing else has that shape.
+        let of_one_row = census.matrices.get(&(1, d)).map_or(0, |&n| n as u64);
+        let mixtures = a.expert_layers.unwrap_or(0);
+        a.shared_expert_router = a.shared_expert_size.map(|_| mixtures > 0 && of_one_row >= mixtures);
     }
     embeddings(&mut a, &census);
     let rope = vectors::read(&mut a, &census);
     a.name_family();
-    if matches!(a.family.as_str(), "qwen3" | "llama" | "qwen2") && a.head_dim.is_none() {
+    if a.family.rotates_whole_heads() && a.head_dim.is_none() {
         a.head_dim = rope.map(|n| n * 2);
     }
     heads(&mut a);

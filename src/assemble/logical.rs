@@ -8,7 +8,8 @@
 use std::sync::Arc;
 
 use crate::anatomy::{Anatomy, Assignment, residual};
-use crate::model::{Architecture, Role};
+use crate::model::naming::{self, Fusion, RowOrder, Scheme};
+use crate::model::{Architecture, NormGain, Role};
 use crate::tensor::changed::Changed;
 use crate::tensor::layout::{Extent, Piece, Run, View};
 use crate::tensor::{Layout, TensorMeta};
@@ -20,19 +21,26 @@ pub struct Logical {
     pub tensors: Vec<TensorMeta>,
     /// The anatomy of these tensors; the architecture stays that of the stored ones.
     pub anatomy: Anatomy,
+    /// For each tensor, the index of the stored one that it is, or is a part of.
+    pub stored: Vec<usize>,
 }
 
-/// Takes fused tensors apart. `None` where there are none, or none whose arrangement is known.
+/// Takes fused tensors apart, turns matrices round and adds the one to gains that are stored without it. `None` where
+/// nothing of this is to be done.
 pub fn logical(tensors: &[TensorMeta], anatomy: &Anatomy) -> Option<Logical> {
-    let scheme = anatomy.naming.as_ref().map(|naming| naming.scheme.as_str());
-    let mut out = Logical { tensors: Vec::new(), anatomy: Anatomy { assignments: Vec::new(), ..anatomy.clone() } };
-    let (mut fused, mut turned) = (0usize, 0usize);
-    for (tensor, assignment) in tensors.iter().zip(&anatomy.assignments) {
+    let scheme = anatomy.naming.as_ref().and_then(|naming| naming::scheme(&naming.scheme));
+    let none = Anatomy { assignments: Vec::new(), ..anatomy.clone() };
+    let mut out = Logical { tensors: Vec::new(), anatomy: none, stored: Vec::new() };
+    let (mut fused, mut turned, mut gains) = (0usize, 0usize, 0usize);
+    for (index, (tensor, assignment)) in tensors.iter().zip(&anatomy.assignments).enumerate() {
         let parts = parts(tensor, assignment, &anatomy.architecture, scheme).unwrap_or_default();
         match parts.as_slice() {
             [] => {
-                out.tensors.push(tensor.clone());
+                let gain = plain_gain(tensor, assignment, anatomy.architecture.norm_gain);
+                gains += usize::from(gain.is_some());
+                out.tensors.push(gain.unwrap_or_else(|| tensor.clone()));
                 out.anatomy.assignments.push(assignment.clone());
+                out.stored.push(index);
                 continue;
             }
             [_] => turned += 1,
@@ -41,6 +49,7 @@ pub fn logical(tensors: &[TensorMeta], anatomy: &Anatomy) -> Option<Logical> {
         for (meta, assignment) in parts {
             out.tensors.push(meta);
             out.anatomy.assignments.push(assignment);
+            out.stored.push(index);
         }
     }
     if fused > 0 {
@@ -50,31 +59,32 @@ pub fn logical(tensors: &[TensorMeta], anatomy: &Anatomy) -> Option<Logical> {
     if turned > 0 {
         out.anatomy.notes.push(format!("{turned} matrices stored as (in, out) were turned round"));
     }
-    (fused + turned > 0).then_some(out)
+    if gains > 0 {
+        out.anatomy.notes.push(format!("{gains} norm gains are stored less one and were read with the one added"));
+    }
+    (fused + turned + gains > 0).then_some(out)
+}
+
+/// Longest gain that is told as such: wider than any stream.
+const MAX_GAIN: u64 = 1 << 20;
+
+/// A norm gain as the norm multiplies with it, where it is stored less one. Brought to this side, equal gains are equal
+/// bit for bit: the sum is rounded once, while taking the one off again would not give back the last bits of small ones.
+fn plain_gain(tensor: &TensorMeta, assignment: &Assignment, convention: NormGain) -> Option<TensorMeta> {
+    let is_gain = !assignment.roles.is_empty() && assignment.roles.iter().all(|role| role.is_gain());
+    let is_vector = tensor.shape.len() == 1 && tensor.elements() <= MAX_GAIN;
+    let is_read = is_vector && tensor.dtype.is_decoded() && tensor.dtype.is_float();
+    let less_one = convention == NormGain::LessOne && is_gain && is_read;
+    less_one.then(|| tensor.clone().with(Layout::PlusOne(Arc::new(tensor.clone()))))
 }
 
 /// A part of a tensor and what is known of it.
 type Part = (TensorMeta, Assignment);
 
-/// How the rows of a fused query, key and value follow each other.
-enum Fusion {
-    /// All of q, then all of k, then all of v.
-    InTurn,
-    /// For each group of keys its queries, its key, its value.
-    ByGroup,
-}
-
-fn fusion(scheme: Option<&str>) -> Option<Fusion> {
-    Some(match scheme {
-        Some("internlm2" | "falcon" | "megatron_core" | "gpt_neox" | "bloom") => Fusion::ByGroup,
-        Some(
-            "baichuan" | "qwen1" | "chatglm" | "phi3" | "phi_msft_old" | "gpt2" | "mpt" | "gpt_bigcode" | "litgpt"
-            | "modernbert" | "gguf",
-        ) => Fusion::InTurn,
-        // Without a known name, the order that most have.
-        None => Fusion::InTurn,
-        Some(_) => return None,
-    })
+/// How the rows of a fused query, key and value follow each other: as the scheme has it, and without known names as most
+/// have it.
+fn qkv_order(scheme: Option<&Scheme>) -> Option<RowOrder> {
+    scheme.map_or(Some(RowOrder::InTurn), |scheme| scheme.row_order(Fusion::Qkv))
 }
 
 /// A tensor as a matrix of (out, in), whichever way it is stored.
@@ -97,7 +107,7 @@ fn parts(
     tensor: &TensorMeta,
     assignment: &Assignment,
     architecture: &Architecture,
-    scheme: Option<&str>,
+    scheme: Option<&Scheme>,
 ) -> Option<Vec<Part>> {
     let role = *assignment.roles.first()?;
     let settled = assignment.roles.len() == 1;
@@ -176,17 +186,18 @@ fn is_projection(role: Role) -> bool {
 /// What a part is called, its role, and the rows that it takes.
 type Share = (&'static str, Role, Vec<Run>);
 
-/// The rows of gate and of up in a matrix of both: first all of gate, or in turn, as gpt-oss has them.
-fn gate_and_up(outs: u64, scheme: Option<&str>) -> Option<[Run; 2]> {
+/// The rows of gate and of up in a matrix of both: first all of gate, unless the scheme has another order.
+fn gate_and_up(outs: u64, scheme: Option<&Scheme>) -> Option<[Run; 2]> {
     let half = outs.is_multiple_of(2).then_some(outs / 2)?;
-    Some(match scheme {
-        Some("gpt_oss") => [0, 1].map(|first| Run { first, count: half, step: 2 }),
-        _ => [0, half].map(|first| Run::new(first, half)),
-    })
+    match scheme.and_then(|scheme| scheme.row_order(Fusion::GateUp)) {
+        Some(RowOrder::Alternating) => Some([0, 1].map(|first| Run { first, count: half, step: 2 })),
+        Some(RowOrder::InTurn) | None => Some([0, half].map(|first| Run::new(first, half))),
+        Some(RowOrder::ByGroup) => None,
+    }
 }
 
 /// The parts of a fused matrix or bias; `None` for another role or an unknown arrangement.
-fn runs(role: Role, outs: u64, a: &Architecture, scheme: Option<&str>) -> Option<Vec<Share>> {
+fn runs(role: Role, outs: u64, a: &Architecture, scheme: Option<&Scheme>) -> Option<Vec<Share>> {
     let roles = match role {
         Role::AttnQkv => [Role::AttnQ, Role::AttnK, Role::AttnV],
         Role::AttnQkvBias => [Role::AttnQBias, Role::AttnKBias, Role::AttnVBias],
@@ -204,9 +215,10 @@ fn runs(role: Role, outs: u64, a: &Architecture, scheme: Option<&str>) -> Option
         return None;
     }
     let [q_role, k_role, v_role] = roles;
-    let [q_runs, k_runs, v_runs] = match fusion(scheme)? {
-        Fusion::InTurn => [(0, q), (q, kv), (q + kv, kv)].map(|(first, count)| vec![Run::new(first, count)]),
-        Fusion::ByGroup => {
+    let [q_runs, k_runs, v_runs] = match qkv_order(scheme)? {
+        RowOrder::InTurn => [(0, q), (q, kv), (q + kv, kv)].map(|(first, count)| vec![Run::new(first, count)]),
+        RowOrder::Alternating => return None,
+        RowOrder::ByGroup => {
             let head = a.head_dim.filter(|head| *head > 0 && kv % head == 0 && q % kv == 0)?;
             let (groups, queries) = (kv / head, q / kv * head);
             let group = queries + 2 * head;
@@ -230,7 +242,7 @@ fn experts_of(
     tensor: &TensorMeta,
     assignment: &Assignment,
     architecture: &Architecture,
-    scheme: Option<&str>,
+    scheme: Option<&Scheme>,
     [experts, rows, cols]: [u64; 3],
 ) -> Option<Vec<Part>> {
     /// Experts that a layer has at most; beyond, the stack stays as it is.

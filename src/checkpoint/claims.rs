@@ -35,6 +35,8 @@ pub struct Sidecar {
     pub tokens: Option<Arc<Vec<String>>>,
     /// Whether the configuration was taken from the weight file itself and not from `config.json`.
     pub in_weights: bool,
+    /// Whether the weights lie in GGUF files.
+    pub in_gguf: bool,
 }
 
 /// What the YAML front matter of a model card declares.
@@ -78,6 +80,7 @@ impl Sidecar {
     /// Adds what a GGUF file states itself: its configuration and vocabulary come before those that lie beside it, its
     /// declarations after.
     pub(crate) fn with_metadata(mut self, metadata: &Metadata) -> Self {
+        self.in_gguf = true;
         if let Some(config) = metadata.config() {
             (self.config, self.in_weights) = (Some(config), true);
         }

@@ -2,7 +2,7 @@
 
 use super::{Checkpoint, FORMAT};
 use crate::tensor::block::Grid;
-use crate::tensor::decode::{decode, steps};
+use crate::tensor::decode::{decode, grid_step, steps};
 use crate::tensor::layout::{Extent, Layout, Piece};
 use crate::tensor::{DType, TensorMeta};
 use crate::{Error, Result};
@@ -44,16 +44,38 @@ impl Checkpoint {
     }
 
     /// Like [`Checkpoint::values`], but instead of each value the distance of the levels around it, to which its block
-    /// type rounds. `false`, with `out` in an unknown state, where the type has no such levels.
+    /// type rounds; of a gain that is stored less one, to which its type rounds what is stored. `false`, with `out` in an
+    /// unknown state, where the type has no such levels.
     ///
     /// # Errors
     /// As [`Checkpoint::values`].
     pub(crate) fn steps(&self, tensor: &TensorMeta, first: u64, out: &mut [f32], buf: &mut Vec<u8>) -> Result<bool> {
+        if let Layout::PlusOne(gain) = &tensor.layout {
+            return self.gain_steps(gain, first, out, buf);
+        }
         let known = match &tensor.dtype {
             DType::Block(block) => matches!(block.grid(), Grid::Even | Grid::Levels),
             dtype => matches!(dtype, DType::Packed(_)),
         };
         Ok(known && self.read_with(true, tensor, first, out, buf)?.is_some())
+    }
+
+    fn gain_steps(&self, gain: &TensorMeta, first: u64, out: &mut [f32], buf: &mut Vec<u8>) -> Result<bool> {
+        if matches!(gain.dtype, DType::Block(_) | DType::Packed(_)) {
+            return self.steps(gain, first, out, buf);
+        }
+        if self.values(gain, first, out, buf)?.is_none() {
+            return Ok(false);
+        }
+        let mut known = true;
+        for value in out {
+            // llama.cpp's exporter adds the one in the type of the file where that is `f16`, in `f32` elsewhere.
+            let added_in_f16 = gain.dtype == DType::F16 && (*value + 1.0).abs() > value.abs();
+            let step = grid_step(&gain.dtype, if added_in_f16 { *value + 1.0 } else { *value });
+            known &= step.is_some();
+            *value = step.unwrap_or_default();
+        }
+        Ok(known)
     }
 
     fn read_with<'a>(
@@ -75,6 +97,12 @@ impl Checkpoint {
         };
         if first.checked_add(count).is_none_or(|end| end > tensor.elements()) {
             return Err(refuse());
+        }
+        if let Layout::PlusOne(gain) = &tensor.layout {
+            let read = self.read_with(wants_steps, gain, first, out, buf)?.map(|read| read.exact);
+            // In `f32`, as the models that store gains like this add it, and llama.cpp's exporter.
+            out.iter_mut().for_each(|value| *value += 1.0);
+            return Ok(read.map(|exact| Values { exact, stored: None }));
         }
         let decode: Decoder = if wants_steps { steps } else { decode };
         if tensor.layout.is_plain() {
@@ -100,7 +128,7 @@ impl Checkpoint {
                 let exact = self.changed(changed, window, out, buf)?.ok_or_else(refuse)?;
                 return Ok(Some(Values { exact, stored: None }));
             }
-            Layout::Plain => return Ok(None),
+            Layout::Plain | Layout::PlusOne(_) => return Ok(None),
         };
         let mut exact = true;
         let begin = view.pieces().partition_point(|piece| piece.row + piece.rows <= row);

@@ -68,7 +68,7 @@ fn by_digest(suspect: &Fingerprint, reference: &Fingerprint, found: &mut [Option
     let mut by_values: HashMap<[u8; 32], Vec<usize>> = HashMap::new();
     let mut by_rounded: [HashMap<u128, Vec<usize>>; 2] = Default::default();
     for (index, values) in informative(reference) {
-        if let Some(digest) = values.sha256 {
+        for digest in digests(values) {
             by_values.entry(digest).or_default().push(index);
         }
         for (map, key) in by_rounded.iter_mut().zip(values.rounded) {
@@ -77,7 +77,7 @@ fn by_digest(suspect: &Fingerprint, reference: &Fingerprint, found: &mut [Option
     }
     let mut used = vec![0u32; reference.tensors.len()];
     for (index, values) in informative(suspect) {
-        let equal = values.sha256.and_then(|digest| by_values.get(&digest)).map(|hits| (How::Equal, hits));
+        let equal = digests(values).find_map(|digest| by_values.get(&digest)).map(|hits| (How::Equal, hits));
         let rounded = by_rounded.iter().zip(values.rounded).find_map(|(map, key)| map.get(&key));
         let Some((how, hits)) = equal.or(rounded.map(|hits| (How::ReEncoded, hits))) else { continue };
         let tensor = &suspect.tensors[index];
@@ -87,6 +87,12 @@ fn by_digest(suspect: &Fingerprint, reference: &Fingerprint, found: &mut [Option
         used[hit] += 1;
         found[index] = Some(Match { suspect: index, reference: hit, how, correlation: 1.0 });
     }
+}
+
+/// The digests over a tensor's values, of a gain that is stored less one under either convention: of a copy without claims
+/// the convention is not known.
+fn digests(values: &ValuePrint) -> impl Iterator<Item = [u8; 32]> {
+    values.sha256.into_iter().chain(values.less_one_sha256)
 }
 
 /// Whether two tensors have the same name, or the same settled role in the same layer.
@@ -205,16 +211,17 @@ fn agreement(ours: &TensorPrint, theirs: &TensorPrint) -> Option<Match> {
 struct Sampled<'a> {
     values: &'a [f32],
     dtype: &'a DType,
-    /// Of a type in blocks, where it has levels: their distance at each value.
+    /// Where the values do not tell the distance of levels: that at each value.
     steps: &'a [bf16],
 }
 
 impl Sampled<'_> {
     /// The distance of representable values near the larger of a pair; `None` where it is unknown.
     fn step(&self, at: usize, larger: f32) -> Option<f32> {
-        match self.dtype {
-            DType::Block(_) | DType::Packed(_) => self.steps.get(at).map(|step| step.to_f32()),
-            dtype => grid_step(dtype, larger),
+        match (self.steps.get(at), self.dtype) {
+            (Some(step), _) => Some(step.to_f32()),
+            (None, DType::Block(_) | DType::Packed(_)) => None,
+            (None, dtype) => grid_step(dtype, larger),
         }
     }
 }

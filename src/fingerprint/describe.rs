@@ -82,6 +82,7 @@ pub(super) fn describe(
     let row_norms = embeds.then(|| values.energies.rows.iter().map(|energy| energy.sqrt() as f32).collect());
     print.values = Some(ValuePrint {
         sha256: digests.values,
+        less_one_sha256: None,
         rounded: [digests.as_bf16, digests.as_f16],
         row_rms: relative(&row_rms, values.summary.rms),
         col_rms: relative(&col_rms, values.summary.rms),

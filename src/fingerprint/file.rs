@@ -57,6 +57,9 @@ struct TensorRecord {
     decoded: bool,
     /// Whether widening its values to `f32` is exact.
     exact: bool,
+    /// Digest over the values of a gain as they are stored, less one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    less_one_sha256: Option<[u8; 32]>,
     /// Whether the distances of levels at its sampled values are kept.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     steps: bool,
@@ -365,6 +368,7 @@ impl Arrays {
             formula: tensor.formula,
             decoded: values.is_some(),
             exact: values.is_some_and(|values| values.sha256.is_some()),
+            less_one_sha256: values.and_then(|values| values.less_one_sha256),
             steps: values.is_some_and(|values| !values.steps.is_empty()),
             sketch: values.map_or(0, |values| values.sketch.len()),
             row_norms: values.is_some_and(|values| values.row_norms.is_some()),
@@ -508,6 +512,7 @@ impl Pieces<'_> {
             sha256: record.exact.then_some(sha256),
             rounded: [joined(rounded[0], rounded[1]), joined(rounded[2], rounded[3])],
             sample,
+            less_one_sha256: record.less_one_sha256,
             steps: numbers(steps, bf16::from_le_bytes),
             row_rms,
             col_rms,

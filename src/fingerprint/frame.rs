@@ -204,12 +204,9 @@ fn less_common(checkpoint: &Checkpoint, a: usize, b: usize) -> Result<usize> {
     Ok(if common(a)? <= common(b)? { a } else { b })
 }
 
-/// The values of a norm gain. Gemma's gain is stored less one.
+/// The values of a norm gain.
 fn gain(checkpoint: &Checkpoint, anatomy: &Anatomy, index: usize) -> Result<Option<Vec<f32>>> {
-    let width = anatomy.architecture.hidden_size as usize;
-    let gain = rows(checkpoint, index, &[0], width)?;
-    let less_one = anatomy.architecture.family.starts_with("gemma");
-    Ok(gain.map(|gain| if less_one { gain.iter().map(|g| g + 1.0).collect() } else { gain }))
+    rows(checkpoint, index, &[0], anatomy.architecture.hidden_size as usize)
 }
 
 /// The frames of one checkpoint, and the gains that fold into its MLPs.

@@ -174,8 +174,8 @@ impl Gathering {
 
 /// The attentions that the matrices of a layer make.
 fn attentions(layer: u32, matrices: &[Projected], architecture: &Architecture) -> Vec<Attention> {
-    // Without rotary or learned positions these have a slope for each head (ALiBi): labels of heads mean something.
-    if architecture.family == "bert" && architecture.position_embeddings.is_none() {
+    // Their labels mean something.
+    if architecture.family.orders_heads_without_positions() && architecture.position_embeddings.is_none() {
         return Vec::new();
     }
     // Two of a kind belong to something else that counts layers too.

@@ -28,7 +28,7 @@ use crate::bytes::spool::Spool;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::published::digests;
-use crate::tensor::{DType, TensorMeta};
+use crate::tensor::{DType, Layout, TensorMeta};
 
 /// Called with the number of bytes just finished, from any thread.
 pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);
@@ -274,6 +274,7 @@ impl<'a> Pass<'a> {
             let mut outcome = describe(job.tensor, job.assignment, digests, values, &self.sums, &self.spool)?;
             if let Some(values) = &mut outcome.0.print.values {
                 values.steps = steps::sampled(self.checkpoint, job.tensor, &mut scratch.values, &mut scratch.bytes)?;
+                values.less_one_sha256 = self.less_one(job.tensor, scratch)?;
             }
             if let Some(layer) = job.target.as_ref().and_then(Target::attention) {
                 self.heads.arrived(layer, outcome.1);
@@ -283,6 +284,20 @@ impl<'a> Pass<'a> {
         self.checkpoint.release(job.tensor);
         self.queue.finished(index);
         Ok(())
+    }
+
+    /// The digest over the values of a gain as they are stored, if that is less one. Gains are vectors: they are read
+    /// again as a whole.
+    fn less_one(&self, tensor: &TensorMeta, scratch: &mut Scratch) -> Result<Option<[u8; 32]>> {
+        let Layout::PlusOne(gain) = &tensor.layout else { return Ok(None) };
+        let Scratch { bytes, values, .. } = scratch;
+        values.resize(gain.elements() as usize, 0.0);
+        let Some(exact) = self.checkpoint.values(gain, 0, values, bytes)?.map(|read| read.exact) else {
+            return Ok(None);
+        };
+        let mut digests = Digests::new(false);
+        digests.add_values(values, exact, None);
+        Ok(digests.finish().values)
     }
 
     /// What the segments of a tensor share, and the directions that it is multiplied with.

@@ -1,13 +1,13 @@
-//! How far apart the levels are at the sampled values of a quantised tensor.
+//! How far apart the levels are at the sampled values of a quantised tensor, or of a gain that is stored less one.
 
 use half::bf16;
 
 use super::sample_labels;
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::tensor::{DType, TensorMeta};
+use crate::tensor::{DType, Layout, TensorMeta};
 
-/// One distance for each sampled value; empty where the type has no levels that a block or a scale would tell.
+/// One distance for each sampled value; empty where the values themselves tell it, or nothing does.
 pub(super) fn sampled(
     checkpoint: &Checkpoint,
     tensor: &TensorMeta,
@@ -18,6 +18,7 @@ pub(super) fn sampled(
     let per_read = match &tensor.dtype {
         DType::Block(block) => block.values(),
         DType::Packed(_) => cols,
+        _ if matches!(tensor.layout, Layout::PlusOne(_)) => cols,
         _ => return Ok(Vec::new()),
     };
     let (sample_rows, sample_cols) = sample_labels(rows, cols);

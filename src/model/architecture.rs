@@ -6,6 +6,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Family;
+
 /// Norms of queries and keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -43,11 +45,29 @@ impl Latent {
     }
 }
 
+/// How a checkpoint stores the gains of its norms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum NormGain {
+    /// A stored value is what the norm multiplies with.
+    #[default]
+    Plain,
+    /// The norm multiplies with one more than the stored value.
+    LessOne,
+}
+
+impl NormGain {
+    /// Whether gains are stored as they are multiplied with.
+    pub fn is_plain(&self) -> bool {
+        *self == Self::Plain
+    }
+}
+
 /// A model's architecture as its tensors show it. `None` is "cannot be told", not "no".
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Architecture {
-    /// Family name: `llama`, `qwen2`, `gemma2`, `gpt-neox`, ..., or `unknown`.
-    pub family: String,
+    /// The family that the other fields make.
+    pub family: Family,
     /// Width of the residual stream.
     pub hidden_size: u64,
     /// Number of layers.
@@ -76,6 +96,9 @@ pub struct Architecture {
     pub expert_layers: Option<u64>,
     /// Hidden units of the expert that every token uses.
     pub shared_expert_size: Option<u64>,
+    /// A gate on that expert: how much it counts. Only mixtures with such an expert can have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_expert_router: Option<bool>,
     /// Whether the output head is the token embedding (no separate tensor).
     pub tied: Option<bool>,
     /// Biases on queries, keys and values.
@@ -92,6 +115,9 @@ pub struct Architecture {
     pub qk_norm: Option<QkNorm>,
     /// Norms of the residual stream's width in each layer.
     pub norms_per_layer: Option<u32>,
+    /// How the file stores the gains of norms; a matter of storage, no trait of the model.
+    #[serde(default, skip_serializing_if = "NormGain::is_plain")]
+    pub norm_gain: NormGain,
     /// A norm in front of the output head.
     pub final_norm: Option<bool>,
     /// A norm right after the embeddings.
@@ -124,15 +150,15 @@ impl Architecture {
 
     /// Names the family that the other fields make.
     pub(crate) fn name_family(&mut self) {
-        self.family = self.family_name().to_owned();
+        self.family = self.family_of_features();
     }
 
-    fn family_name(&self) -> &'static str {
+    fn family_of_features(&self) -> Family {
         let known = self.q_size.is_some() && (self.intermediate_size.is_some() || self.experts.is_some());
         if !known || self.layers == 0 {
-            "unknown"
+            Family::Unknown
         } else if self.latent.is_some() {
-            "deepseek-v2"
+            Family::DeepseekV2
         } else if self.experts.is_some() {
             self.mixture_family()
         } else if self.gated_mlp {
@@ -142,65 +168,67 @@ impl Architecture {
         }
     }
 
-    fn mixture_family(&self) -> &'static str {
+    fn mixture_family(&self) -> Family {
         let shared = self.shared_expert_size.is_some();
         match (self.attention_bias, self.qk_norm) {
-            (Some(true), _) if self.attention_output_bias == Some(true) => "gpt-oss",
-            (Some(true), _) => "qwen2-moe",
-            (_, Some(QkNorm::PerHead)) => "qwen3-moe",
-            (_, Some(QkNorm::Full)) => "olmoe",
-            _ if self.stacked_experts && shared => "llama4",
-            _ if shared => "deepseek-moe",
-            _ if self.stacked_experts && !self.conv1d_transposed && self.fused_gate_up => "granite-moe",
-            _ => "mixtral",
+            (Some(true), _) if self.attention_output_bias == Some(true) => Family::GptOss,
+            (Some(true), _) => Family::Qwen2Moe,
+            (_, Some(QkNorm::PerHead)) => Family::Qwen3Moe,
+            (_, Some(QkNorm::Full)) => Family::Olmoe,
+            _ if self.stacked_experts && shared => Family::Llama4,
+            _ if shared => Family::DeepseekMoe,
+            _ if self.stacked_experts && !self.conv1d_transposed && self.fused_gate_up => Family::GraniteMoe,
+            _ => Family::Mixtral,
         }
     }
 
-    fn gated_family(&self) -> &'static str {
+    fn gated_family(&self) -> Family {
         let qkv_bias = self.attention_bias == Some(true);
         let per_head = self.qk_norm == Some(QkNorm::PerHead);
         match self.norms_per_layer {
-            Some(0) => "olmo",
-            Some(1) => "cohere",
-            Some(4) if per_head => "gemma3",
-            Some(4) if qkv_bias || self.fused_gate_up => "glm4",
-            Some(4) => "gemma2",
-            _ if self.qk_norm == Some(QkNorm::Full) => "olmo2",
-            _ if per_head => "qwen3",
-            _ if self.norm_bias == Some(true) => "stablelm",
-            _ if qkv_bias && self.fused_gate_up => "chatglm",
-            _ if qkv_bias && self.fused_qkv => "qwen",
-            _ if qkv_bias && self.attention_output_bias == Some(true) => "internlm",
-            _ if qkv_bias => "qwen2",
-            _ if self.fused_gate_up => "phi3",
-            _ if self.fused_qkv && self.q_size == self.kv_size => "baichuan",
-            _ if self.fused_qkv => "internlm2",
-            _ => "llama",
+            Some(0) => Family::Olmo,
+            Some(1) => Family::Cohere,
+            Some(4) if per_head => Family::Gemma3,
+            Some(4) if qkv_bias || self.fused_gate_up => Family::Glm4,
+            Some(4) => Family::Gemma2,
+            _ if self.qk_norm == Some(QkNorm::Full) => Family::Olmo2,
+            _ if per_head => Family::Qwen3,
+            _ if self.norm_bias == Some(true) => Family::Stablelm,
+            _ if qkv_bias && self.fused_gate_up => Family::Chatglm,
+            _ if qkv_bias && self.fused_qkv => Family::Qwen,
+            _ if qkv_bias && self.attention_output_bias == Some(true) => Family::Internlm,
+            _ if qkv_bias => Family::Qwen2,
+            _ if self.fused_gate_up => Family::Phi3,
+            _ if self.fused_qkv && self.q_size == self.kv_size => Family::Baichuan,
+            _ if self.fused_qkv => Family::Internlm2,
+            _ => Family::Llama,
         }
     }
 
-    fn plain_family(&self) -> &'static str {
+    fn plain_family(&self) -> Family {
         let mlp_bias = self.mlp_bias == Some(true);
         if self.token_types.is_some() {
-            return "bert";
+            return Family::Bert;
         }
         if self.position_embeddings.is_some() {
             return match (self.conv1d_transposed, self.fused_qkv) {
-                (true, _) => "gpt2",
-                (false, true) => "gpt-bigcode",
-                (false, false) => "opt",
+                (true, _) => Family::Gpt2,
+                (false, true) => Family::GptBigcode,
+                (false, false) => Family::Opt,
             };
         }
         match (self.fused_qkv, self.norm_bias) {
-            (true, Some(true)) if mlp_bias && self.embedding_norm == Some(true) => "bloom",
-            (true, Some(true)) if mlp_bias => "gpt-neox",
-            (true, Some(true)) => "falcon",
-            (true, _) => "mpt",
-            (false, _) if matches!(self.qk_norm, Some(QkNorm::PerHead | QkNorm::Full)) => "apertus",
-            (false, Some(true)) if self.attention_bias == Some(true) && self.norms_per_layer == Some(1) => "phi",
-            (false, Some(true)) if self.attention_bias == Some(true) && self.q_size != self.kv_size => "starcoder2",
-            (false, Some(true)) if mlp_bias => "gptj",
-            _ => "unknown",
+            (true, Some(true)) if mlp_bias && self.embedding_norm == Some(true) => Family::Bloom,
+            (true, Some(true)) if mlp_bias => Family::GptNeox,
+            (true, Some(true)) => Family::Falcon,
+            (true, _) => Family::Mpt,
+            (false, _) if matches!(self.qk_norm, Some(QkNorm::PerHead | QkNorm::Full)) => Family::Apertus,
+            (false, Some(true)) if self.attention_bias == Some(true) && self.norms_per_layer == Some(1) => Family::Phi,
+            (false, Some(true)) if self.attention_bias == Some(true) && self.q_size != self.kv_size => {
+                Family::Starcoder2
+            }
+            (false, Some(true)) if mlp_bias => Family::Gptj,
+            _ => Family::Unknown,
         }
     }
 }

@@ -110,7 +110,7 @@ impl Plan<'_> {
 
     /// Whether a layer's two norms stand behind attention and MLP rather than in front.
     fn post_norm(&self) -> bool {
-        self.a.norms_per_layer == Some(2) && matches!(self.a.family.as_str(), "bert" | "olmo2")
+        self.a.norms_per_layer == Some(2) && self.a.family.is_post_norm()
     }
 
     fn attention(&mut self) {
@@ -232,7 +232,7 @@ impl Plan<'_> {
             self.put(Role::SharedExpertGate, Layers::Mixture, &[shared, d]);
             self.put(Role::SharedExpertUp, Layers::Mixture, &[shared, d]);
             self.put(Role::SharedExpertDown, Layers::Mixture, &[d, shared]);
-            if self.a.attention_bias == Some(true) {
+            if self.a.shared_expert_router == Some(true) {
                 self.put(Role::SharedExpertRouter, Layers::Mixture, &[1, d]);
             }
         }

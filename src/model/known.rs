@@ -219,6 +219,7 @@ fn features(a: &Architecture) -> Vec<Feature> {
         switch("final_norm", json!(a.final_norm)),
         switch("embedding_norm", json!(a.embedding_norm)),
         switch("router_bias", json!(a.router_bias)),
+        switch("shared_expert_router", json!(a.shared_expert_router)),
         switch("attention_sinks", json!(a.attention_sinks)),
     ]
 }

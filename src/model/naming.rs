@@ -5,10 +5,10 @@
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
-use serde::Deserialize;
-use serde_json::Value;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
-use super::Role;
+use super::{Family, Role};
 
 /// The embedded data, as JSON.
 pub(crate) const DATA: &str = include_str!("../data/naming.json");
@@ -29,22 +29,62 @@ pub struct Scheme {
     /// Whether its names were read in a source.
     pub status: String,
     /// Architecture families of which it is usual; the first scheme that lists a family is its standard.
-    pub families: Vec<String>,
+    #[serde(deserialize_with = "known_families")]
+    pub families: Vec<Family>,
     /// The scheme of which this one is a copy with a few names changed.
     #[serde(default)]
     pub variant_of: Option<String>,
     /// Prefixes under which it is met.
     pub prefixes: Vec<String>,
     /// How its fused tensors split.
-    pub fused: Vec<Value>,
-    /// Row order of queries and keys for the rotary embedding.
-    pub rope_layout: String,
+    pub fused: Vec<Fused>,
     /// Which matrices are stored (in, out).
     pub transposed: String,
     /// Where it was read.
     pub source: Vec<String>,
     /// Its names.
     pub tensors: Vec<Row>,
+}
+
+/// Matrices that a scheme stores as one.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct Fused {
+    /// Which ones.
+    pub of: Fusion,
+    /// How their rows follow each other.
+    pub order: RowOrder,
+    /// The same in words, as its source has it.
+    pub split: String,
+}
+
+/// Matrices that are met as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fusion {
+    /// Query, key and value.
+    Qkv,
+    /// Gate and up.
+    GateUp,
+}
+
+/// How the rows of matrices that are stored as one follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RowOrder {
+    /// All of the first, then all of the second, and so on.
+    InTurn,
+    /// For each group of keys its queries, its key, its value.
+    ByGroup,
+    /// One row of each by turns.
+    Alternating,
+}
+
+/// Families by name; one that is not known is an error, so that a slip in the data does not pass for another family.
+fn known_families<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Family>, D::Error> {
+    let names: Vec<String> = Vec::deserialize(deserializer)?;
+    let known = |name: &String| Family::named(name).ok_or_else(|| D::Error::custom(format!("unknown family `{name}`")));
+    names.iter().map(known).collect()
 }
 
 /// A name of a scheme.
@@ -93,8 +133,8 @@ pub fn scheme(id: &str) -> Option<&'static Scheme> {
 }
 
 /// The scheme that models of this family are published in.
-pub fn standard(family: &str) -> Option<&'static Scheme> {
-    schemes().iter().find(|scheme| scheme.variant_of.is_none() && scheme.families.iter().any(|f| f == family))
+pub fn standard(family: Family) -> Option<&'static Scheme> {
+    schemes().iter().find(|scheme| scheme.variant_of.is_none() && scheme.families.contains(&family))
 }
 
 /// Prefixes under which any scheme is met, the empty one first, then by length.
@@ -181,6 +221,13 @@ pub struct Hit {
     pub layer: Option<u32>,
     /// The expert in the name.
     pub expert: Option<u32>,
+}
+
+impl Scheme {
+    /// The row order of matrices that the scheme stores as one, if its sources tell.
+    pub fn row_order(&self, of: Fusion) -> Option<RowOrder> {
+        self.fused.iter().find(|fused| fused.of == of).map(|fused| fused.order)
+    }
 }
 
 impl Hit {
@@ -307,8 +354,34 @@ mod tests {
 
     #[test]
     fn the_standard_of_the_llama_family_is_hugging_faces() {
-        assert_eq!(standard("llama").map(|scheme| scheme.id.as_str()), Some("hf_llama"));
-        assert!(standard("unknown").is_none());
+        assert_eq!(standard(Family::Llama).map(|scheme| scheme.id.as_str()), Some("hf_llama"));
+        assert!(standard(Family::Unknown).is_none());
+    }
+
+    #[test]
+    fn a_family_that_is_not_known_is_an_error_in_the_data() {
+        let wrong = DATA.replacen(r#""families": ["llama"]"#, r#""families": ["lama"]"#, 1);
+        let error = serde_json::from_str::<Data>(&wrong).err().unwrap().to_string();
+        assert!(error.contains("unknown family `lama`"), "{error}");
+    }
+
+    #[test]
+    fn fused_tensors_have_a_row_order_that_fits_them() {
+        for scheme in schemes() {
+            for Fused { of, order, split } in &scheme.fused {
+                let fits = match order {
+                    RowOrder::InTurn => true,
+                    RowOrder::ByGroup => *of == Fusion::Qkv,
+                    RowOrder::Alternating => *of == Fusion::GateUp,
+                };
+                assert!(fits && !split.is_empty(), "{}: {of:?} {order:?}", scheme.id);
+                assert_eq!(scheme.fused.iter().filter(|other| other.of == *of).count(), 1, "{}", scheme.id);
+            }
+            let holds = |roles: &[Role]| scheme.tensors.iter().any(|row| roles.contains(&row.role));
+            if holds(&[Role::FfnGateUp, Role::ExpertGateUp]) {
+                assert!(scheme.row_order(Fusion::GateUp).is_some(), "{}", scheme.id);
+            }
+        }
     }
 
     #[test]

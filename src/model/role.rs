@@ -207,6 +207,12 @@ impl Role {
         )
     }
 
+    /// Whether the tensor is the gain of a norm, of the stream's or of another width.
+    pub fn is_gain(self) -> bool {
+        self.touch() == Touch::Gain
+            || matches!(self, Self::AttnQNorm | Self::AttnKNorm | Self::AttnQANorm | Self::AttnKvANorm)
+    }
+
     /// Whether the tensor holds no trained weights: constants, formulas and quantisation data.
     pub fn is_constant(self) -> bool {
         matches!(

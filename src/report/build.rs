@@ -101,7 +101,7 @@ fn architecture(
     };
     let best = nearest.first();
     ArchitectureReport {
-        family: architecture.family.clone(),
+        family: architecture.family.to_string(),
         reference: best.map(|nearest| nearest.id.clone()),
         equal: best.is_some_and(|nearest| nearest.equal),
         naming_scheme: anatomy.and_then(|anatomy| anatomy.naming.as_ref()).map(|naming| naming.scheme.clone()),

@@ -12,9 +12,8 @@ use crate::anatomy::{self, Anatomy, Assignment, NamingMatch, Residual};
 use crate::assemble::Logical;
 use crate::checkpoint::Checkpoint;
 use crate::finding::Finding;
-use crate::model::Architecture;
 use crate::model::known::Nearest;
-use crate::tensor::TensorMeta;
+use crate::tensor::{Layout, TensorMeta};
 
 /// Name and version of the form.
 pub const SCHEMA: &str = "weightprint/inspect/1";
@@ -222,28 +221,17 @@ fn tensors(checkpoint: &Checkpoint, anatomy: &Anatomy, logical: Option<&Logical>
 
 /// The logical tensors of each stored one, in order; none where it is read as it is.
 fn parts(tensors: &[TensorMeta], logical: &Logical) -> Vec<Vec<InspectedPart>> {
-    let mut rest = logical.tensors.iter().zip(&logical.anatomy.assignments).peekable();
-    let own = |stored: &TensorMeta| {
-        let mut parts = Vec::new();
-        let belongs = |part: &TensorMeta| match part.name.strip_prefix(stored.name.as_str()) {
-            Some("") => true,
-            Some(rest) => rest.starts_with('#'),
-            None => false,
-        };
-        while let Some((part, assignment)) = rest.next_if(|(part, _)| belongs(part)) {
-            let is_stored = *part == *stored;
-            if !is_stored {
-                let (name, shape) = (part.name.clone(), part.shape.clone());
-                parts.push(InspectedPart { name, shape, place: assignment.into() });
-            }
-            // A tensor that is read under its own name has no other parts.
-            if part.name == stored.name {
-                break;
-            }
+    let mut parts: Vec<Vec<InspectedPart>> = tensors.iter().map(|_| Vec::new()).collect();
+    let seen = logical.tensors.iter().zip(&logical.anatomy.assignments).zip(&logical.stored);
+    for ((part, assignment), &stored) in seen {
+        // A gain with the one added is the same tensor, in the same place; a note tells it.
+        let is_gain = matches!(part.layout, Layout::PlusOne(_));
+        if *part != tensors[stored] && !is_gain {
+            let (name, shape) = (part.name.clone(), part.shape.clone());
+            parts[stored].push(InspectedPart { name, shape, place: assignment.into() });
         }
-        parts
-    };
-    tensors.iter().map(own).collect()
+    }
+    parts
 }
 
 impl TryFrom<&Anatomy> for InspectedAnatomy {
@@ -301,7 +289,7 @@ impl From<Residual> for ResidualCode {
 }
 
 /// The fields of a record in its own order, which JSON values of themselves do not keep.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Fields(Vec<(String, Field)>);
 
 /// The value of a field.
@@ -315,8 +303,8 @@ pub enum Field {
 }
 
 impl Fields {
-    fn of(architecture: &Architecture) -> serde_json::Result<Self> {
-        serde_json::from_str(&serde_json::to_string(architecture)?)
+    pub(super) fn of(record: &impl Serialize) -> serde_json::Result<Self> {
+        serde_json::from_str(&serde_json::to_string(record)?)
     }
 
     /// The field of this name.

@@ -39,7 +39,7 @@ pub fn decode(dtype: &DType, bytes: &[u8], out: &mut [f32]) -> Option<bool> {
         DType::I64 => return Some(narrow_integer(bytes, out, |b| i128::from(i64::from_le_bytes(b)))),
         DType::U64 => return Some(narrow_integer(bytes, out, |b| i128::from(u64::from_le_bytes(b)))),
         DType::Block(block) => return blocks::decode(*block, bytes, out),
-        DType::Packed(_) | DType::Other(_) => return None,
+        DType::Packed(_) | DType::Strided(_) | DType::Other(_) => return None,
     }
     Some(true)
 }

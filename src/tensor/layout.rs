@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::changed::Changed;
 use super::packed::Packed;
-use super::{DType, matrix};
+use super::{DType, TensorMeta, matrix};
 
 /// Most pieces of one tensor: a query projection of 128 heads in 8 shards has 2,048.
 pub const MAX_PIECES: usize = 1 << 16;
@@ -26,6 +26,8 @@ pub enum Layout {
     Packed(Arc<Packed>),
     /// The values are those of another tensor with a low-rank change added.
     Changed(Arc<Changed>),
+    /// Each value is one more than that of another tensor: the gain of a norm that is stored less one.
+    PlusOne(Arc<TensorMeta>),
 }
 
 impl Layout {

@@ -304,7 +304,7 @@ fn a_real_file_is_recognised_and_its_conversion_is_re_encoded() {
     assert!(named["nearest"][0]["group"].as_array().unwrap().contains(&"HuggingFaceTB/SmolLM2-135M".into()));
     let checkpoint = Checkpoint::open(&file, OpenOptions::default()).unwrap();
     let nameless = anatomy::dissect_by_shape(&checkpoint.tensors);
-    assert_eq!(nameless.architecture.family, "llama");
+    assert_eq!(nameless.architecture.family, weightprint::model::Family::Llama);
     assert_eq!((nameless.architecture.layers, nameless.architecture.hidden_size), (30, 576));
     let found = report(&folder, &file);
     say(&format!("conversion against the file: {} ({})", class(&found), test(&found, "bits")["says"]));

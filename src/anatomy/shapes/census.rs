@@ -17,7 +17,8 @@ impl Census {
     pub(in crate::anatomy) fn take<'a>(tensors: impl Iterator<Item = &'a TensorMeta>) -> Self {
         let mut census = Self::default();
         for tensor in tensors {
-            let weights = tensor.dtype.is_float() || matches!(tensor.dtype, DType::I8 | DType::Other(_));
+            let weights =
+                tensor.dtype.is_float() || matches!(tensor.dtype, DType::I8 | DType::Strided(_) | DType::Other(_));
             if !weights || tensor.shape.contains(&0) {
                 continue;
             }

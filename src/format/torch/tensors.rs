@@ -165,7 +165,7 @@ impl Placed {
         match strided(tensor, &dtype, self.start) {
             Some((view, len)) => TensorMeta { name, dtype, shape, shard, offset, len, layout: Layout::View(view) },
             None => {
-                let dtype = DType::Other(format!("{} with strides", tensor.element.name));
+                let dtype = DType::strided(tensor.element.name);
                 TensorMeta { name, dtype, shape, shard, offset, len: tensor.element.bytes, layout: Layout::Plain }
             }
         }

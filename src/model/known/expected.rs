@@ -99,6 +99,8 @@ impl Record {
         a.shared_expert_size = self
             .shared_expert_intermediate_size
             .or_else(|| self.shared_experts.and_then(|count| a.expert_size.map(|size| count * size)));
+        // Qwen's gate on the expert that all tokens use; DeepSeek's and Llama 4's have none.
+        a.shared_expert_router = a.shared_expert_size.map(|_| self.param_formula == "qwen2moe");
         match self.param_formula.as_str() {
             "llama4" => (a.stacked_experts, a.fused_gate_up, a.conv1d_transposed) = (true, true, true),
             "gptoss" => {

@@ -5,7 +5,7 @@
 
 use anamnesis::{F32Out, GgufType, OutputElement, dequantize_gguf_blocks};
 
-use crate::tensor::block::{Block, Grid};
+use crate::tensor::block::Block;
 
 /// Decodes whole blocks; `None`, with `out` in an unknown state, where the type is not read or the lengths do not fit.
 pub(super) fn decode(block: Block, bytes: &[u8], out: &mut [f32]) -> Option<bool> {
@@ -25,35 +25,32 @@ pub(super) fn decode(block: Block, bytes: &[u8], out: &mut [f32]) -> Option<bool
 }
 
 fn kind(block: Block) -> Option<GgufType> {
-    if block.grid() == Grid::Unread {
-        return None;
-    }
-    Some(match block.as_str() {
-        "Q4_0" => GgufType::Q4_0,
-        "Q4_1" => GgufType::Q4_1,
-        "Q5_0" => GgufType::Q5_0,
-        "Q5_1" => GgufType::Q5_1,
-        "Q8_0" => GgufType::Q8_0,
-        "Q8_1" => GgufType::Q8_1,
-        "Q2_K" => GgufType::Q2_K,
-        "Q3_K" => GgufType::Q3_K,
-        "Q4_K" => GgufType::Q4_K,
-        "Q5_K" => GgufType::Q5_K,
-        "Q6_K" => GgufType::Q6_K,
-        "Q8_K" => GgufType::Q8_K,
-        "IQ2_XXS" => GgufType::IQ2_XXS,
-        "IQ2_XS" => GgufType::IQ2_XS,
-        "IQ3_XXS" => GgufType::IQ3_XXS,
-        "IQ1_S" => GgufType::IQ1_S,
-        "IQ4_NL" => GgufType::IQ4_NL,
-        "IQ3_S" => GgufType::IQ3_S,
-        "IQ2_S" => GgufType::IQ2_S,
-        "IQ4_XS" => GgufType::IQ4_XS,
-        "IQ1_M" => GgufType::IQ1_M,
-        "TQ1_0" => GgufType::TQ1_0,
-        "TQ2_0" => GgufType::TQ2_0,
-        "MXFP4" => GgufType::MXFP4,
-        _ => return None,
+    Some(match block {
+        Block::Q4_0 => GgufType::Q4_0,
+        Block::Q4_1 => GgufType::Q4_1,
+        Block::Q5_0 => GgufType::Q5_0,
+        Block::Q5_1 => GgufType::Q5_1,
+        Block::Q8_0 => GgufType::Q8_0,
+        Block::Q8_1 => GgufType::Q8_1,
+        Block::Q2_K => GgufType::Q2_K,
+        Block::Q3_K => GgufType::Q3_K,
+        Block::Q4_K => GgufType::Q4_K,
+        Block::Q5_K => GgufType::Q5_K,
+        Block::Q6_K => GgufType::Q6_K,
+        Block::Q8_K => GgufType::Q8_K,
+        Block::IQ2_XXS => GgufType::IQ2_XXS,
+        Block::IQ2_XS => GgufType::IQ2_XS,
+        Block::IQ3_XXS => GgufType::IQ3_XXS,
+        Block::IQ1_S => GgufType::IQ1_S,
+        Block::IQ4_NL => GgufType::IQ4_NL,
+        Block::IQ3_S => GgufType::IQ3_S,
+        Block::IQ2_S => GgufType::IQ2_S,
+        Block::IQ4_XS => GgufType::IQ4_XS,
+        Block::IQ1_M => GgufType::IQ1_M,
+        Block::TQ1_0 => GgufType::TQ1_0,
+        Block::TQ2_0 => GgufType::TQ2_0,
+        Block::MXFP4 => GgufType::MXFP4,
+        Block::NVFP4 | Block::Q1_0 | Block::Q2_0 => return None,
     })
 }
 

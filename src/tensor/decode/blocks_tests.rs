@@ -8,6 +8,7 @@ use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use safetensors::SafeTensors;
 
 use super::*;
+use crate::tensor::block::Grid;
 use crate::tensor::decode::tests::random_bytes;
 
 fn decoded(block: Block, bytes: &[u8]) -> Vec<f32> {

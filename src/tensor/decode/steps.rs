@@ -74,16 +74,16 @@ impl Scales {
             levels: None,
         };
         let byte = |at: usize| bytes.get(at).copied().unwrap_or(0);
-        Some(match block.as_str() {
-            "Q4_0" | "Q4_1" | "Q5_0" | "Q5_1" | "Q8_0" | "Q8_1" => one(half(0)?),
-            "Q8_K" => one(f32::from_le_bytes(*bytes.first_chunk()?)),
-            "TQ1_0" => one(half(52)?),
-            "TQ2_0" => one(half(64)?),
-            "Q2_K" => {
+        Some(match block {
+            Block::Q4_0 | Block::Q4_1 | Block::Q5_0 | Block::Q5_1 | Block::Q8_0 | Block::Q8_1 => one(half(0)?),
+            Block::Q8_K => one(f32::from_le_bytes(*bytes.first_chunk()?)),
+            Block::TQ1_0 => one(half(52)?),
+            Block::TQ2_0 => one(half(64)?),
+            Block::Q2_K => {
                 let d = half(80)?;
                 many(16, &|index| d * f32::from(byte(index) & 15))
             }
-            "Q3_K" => {
+            Block::Q3_K => {
                 let d = half(108)?;
                 many(16, &|index| {
                     // Sixteen scales of six bits, less 32: low halves in 8 bytes, then high quarters in 4.
@@ -92,7 +92,7 @@ impl Scales {
                     d * (f32::from(low | high << 4) - 32.0)
                 })
             }
-            "Q4_K" | "Q5_K" => {
+            Block::Q4_K | Block::Q5_K => {
                 let d = half(0)?;
                 many(8, &|index| {
                     // Eight scales of six bits: the first four whole, the others in halves and quarters.
@@ -103,12 +103,12 @@ impl Scales {
                     d * f32::from(scale)
                 })
             }
-            "Q6_K" => {
+            Block::Q6_K => {
                 let d = half(208)?;
                 many(16, &|index| d * f32::from(byte(192 + index) as i8))
             }
-            "IQ4_NL" => Self { levels: Some(&NON_LINEAR), ..one(half(0)?) },
-            "IQ4_XS" => {
+            Block::IQ4_NL => Self { levels: Some(&NON_LINEAR), ..one(half(0)?) },
+            Block::IQ4_XS => {
                 let (d, high) = (half(0)?, u16::from_le_bytes([byte(2), byte(3)]));
                 let scales = many(8, &|index| {
                     let low = byte(4 + index / 2) >> (4 * (index % 2)) & 15;
@@ -117,12 +117,21 @@ impl Scales {
                 });
                 Self { levels: Some(&NON_LINEAR), ..scales }
             }
-            "MXFP4" => {
+            Block::MXFP4 => {
                 // E8M0: a power of two, bias 127.
                 let scale = libm::ldexpf(1.0, i32::from(byte(0)) - 127);
                 Self { levels: Some(&E2M1), ..one(scale) }
             }
-            _ => return None,
+            Block::IQ2_XXS
+            | Block::IQ2_XS
+            | Block::IQ3_XXS
+            | Block::IQ1_S
+            | Block::IQ3_S
+            | Block::IQ2_S
+            | Block::IQ1_M
+            | Block::NVFP4
+            | Block::Q1_0
+            | Block::Q2_0 => return None,
         })
     }
 }
