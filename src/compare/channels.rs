@@ -25,10 +25,10 @@
 use std::collections::HashMap;
 
 use super::lanes::standardise;
-use super::search::mutual;
 use super::{Test, TestCode};
 use crate::anatomy::{Residual, Role};
 use crate::fingerprint::{Fingerprint, TensorPrint};
+use crate::stats::mutual::mutual;
 use crate::stats::{product, rank, tail};
 
 /// Fewest channels for a tail that could ever reach a verdict.

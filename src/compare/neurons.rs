@@ -28,9 +28,10 @@
 
 use rayon::prelude::*;
 
-use super::search::{Beside, Pair, References, Spaces, Vectors};
+use super::search::{Beside, References, Spaces, Vectors};
 use super::{LayerShare, Test, TestCode};
 use crate::fingerprint::{DIRECTIONS, Fingerprint, FrameKind, FrameRecord, Unit};
+use crate::stats::mutual::Pair;
 use crate::stats::{rank, tail};
 
 /// Fewest directions that both models must have for a frame to be compared.
