@@ -46,10 +46,7 @@ struct Embedded {
 /// A test holds that the embedded file parses, so the empty fall-back never shows.
 static EMBEDDED: LazyLock<Embedded> = LazyLock::new(|| {
     let parsed: Result<Embedded, _> = serde_json::from_str(DATA);
-    parsed.unwrap_or_else(|_| Embedded {
-        known_kin: Kin { pairs: Vec::new() },
-        records: Vec::new(),
-    })
+    parsed.unwrap_or_else(|_| Embedded { known_kin: Kin { pairs: Vec::new() }, records: Vec::new() })
 });
 
 /// Every model with published norms, sorted by name.

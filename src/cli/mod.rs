@@ -18,6 +18,7 @@ use weightprint::checkpoint::{Checkpoint, OpenOptions};
 use weightprint::fingerprint::{Anchor, Settings};
 use weightprint::report::Report;
 use weightprint::scan::{self, Cached, Input};
+use weightprint::stats::product as linalg;
 use weightprint::verdict::Class;
 
 use args::{Cli, Command, FailOn, Format, Global, Output};
@@ -29,6 +30,9 @@ pub(crate) fn main() -> ExitCode {
         let _ = rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads)).build_global();
     }
     let code = run(cli).unwrap_or_else(|error| complain(&error));
+    if let Some(why) = linalg::device().trouble() {
+        warn(&format!("{} failed, so products were taken on the processor: {why}", linalg::device().name()));
+    }
     ExitCode::from(code)
 }
 
@@ -46,6 +50,12 @@ fn complain(error: &anyhow::Error) -> u8 {
 
 fn run(cli: Cli) -> Result<u8> {
     let global = &cli.global;
+    if matches!(
+        cli.command,
+        Command::Scan { .. } | Command::Compare { .. } | Command::Fingerprint { .. } | Command::Catalog(_)
+    ) {
+        linalg::choose(global.device.open()?)?;
+    }
     match cli.command {
         Command::Scan { paths, catalog, base, output } => {
             scan_paths(&paths, &catalog, base.base.as_deref(), &output, global)

@@ -348,10 +348,9 @@ mod tests {
 
     #[test]
     fn a_gpu_that_the_build_lacks_is_refused_and_auto_is_then_the_processor() {
-        for (name, built_in, device) in [
-            ("cuda", cfg!(feature = "cuda"), Device::cuda()),
-            ("metal", cfg!(feature = "metal"), Device::metal()),
-        ] {
+        for (name, built_in, device) in
+            [("cuda", cfg!(feature = "cuda"), Device::cuda()), ("metal", cfg!(feature = "metal"), Device::metal())]
+        {
             if !built_in {
                 let error = device.unwrap_err();
                 assert!(matches!(&error, Error::Usage(what) if what.contains(name)), "{error}");
