@@ -225,7 +225,8 @@ impl Evidence {
             statistic: self.equal as f64,
             n: self.choices.iter().map(|(&(_, pairs), count)| pairs as u64 * count).sum(),
             log10_p: Some(tail::log10_corrected(self.log10_p(), tries)),
-            effect: self.likeness / (*heads as f64).max(1.0),
+            // The order in which a product adds its terms shows below that.
+            effect: (self.likeness / (*heads as f64).max(1.0) * 1e6).round() / 1e6,
             says,
         }
     }
