@@ -2,7 +2,7 @@
 //!
 //! An entry is found by a key over everything that a fingerprint depends on: for every weight file its place, length,
 //! modification time, inode and a digest of sampled bytes; the tokenizer; the roles and the architecture that were made
-//! out; the settings; the versions of the program and of the format. It holds all neurons' descriptors, so a cached
+//! out; the settings; the device of products; the versions of the program and of the format. It holds all neurons' descriptors, so a cached
 //! fingerprint leads to the same report, byte for byte. Someone who can write to the user's cache folder can make it say
 //! anything: results that others are to rely on are computed without it.
 
@@ -95,6 +95,8 @@ impl Cache {
         part(&serde_json::to_vec(&anatomy.architecture).map_err(json)?);
         part(&serde_json::to_vec(&anatomy.assignments).map_err(json)?);
         part(&serde_json::to_vec(&(settings.lists, settings.descriptors)).map_err(json)?);
+        // Descriptors are rounded differently on another device.
+        part(crate::math::linalg::device().name().as_bytes());
         // It says how packed codes become values.
         part(&serde_json::to_vec(&checkpoint.sidecar.config).map_err(json)?);
         // It says how a change is scaled.

@@ -15,6 +15,7 @@ use weightprint::cache::Cache;
 use weightprint::catalog::Catalog;
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
 use weightprint::fingerprint::{Anchor, Settings};
+use weightprint::math::linalg;
 use weightprint::report::{ClassCode, Report};
 use weightprint::scanner::{self, Cached, Input};
 
@@ -27,6 +28,9 @@ pub(crate) fn main() -> ExitCode {
         let _ = rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads)).build_global();
     }
     let code = run(cli).unwrap_or_else(|error| complain(&error));
+    if let Some(why) = linalg::device().trouble() {
+        warn(&format!("{} failed, so products were taken on the processor: {why}", linalg::device().name()));
+    }
     ExitCode::from(code)
 }
 
@@ -44,6 +48,12 @@ fn complain(error: &anyhow::Error) -> u8 {
 
 fn run(cli: Cli) -> Result<u8> {
     let global = &cli.global;
+    if matches!(
+        cli.command,
+        Command::Scan { .. } | Command::Compare { .. } | Command::Fingerprint { .. } | Command::Catalog(_)
+    ) {
+        linalg::choose(global.device.open()?)?;
+    }
     match cli.command {
         Command::Scan { paths, catalog, base, output } => {
             scan_paths(&paths, &catalog, base.base.as_deref(), &output, global)
