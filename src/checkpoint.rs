@@ -168,6 +168,11 @@ impl Shard {
         self.source.read(&self.path, offset, len, buf)
     }
 
+    #[cfg(test)]
+    pub(crate) fn tally(&self) -> &source::Tally {
+        &self.source.tally
+    }
+
     /// SHA-256 of the whole file, header included, in lowercase hexadecimal: what hubs publish. Reads all of it.
     ///
     /// # Errors

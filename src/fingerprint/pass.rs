@@ -89,11 +89,12 @@ pub(super) fn run(
     let mut sums = sums.into_inner().unwrap_or_else(PoisonError::into_inner);
     settle_squares(&mut sums, &squares);
     let files = file_records(checkpoint)?;
-    checkpoint.check_unchanged()?;
     let findings = remarks::findings(&tensors, &files);
     let subject = subject(checkpoint, files);
     let mut units = neurons::units(described);
     shape::describe(checkpoint, &frames, &mut units, &scratch)?;
+    // Only after the last read does it say that all of them saw one state of the files.
+    checkpoint.check_unchanged()?;
     let (frames, anchor_rows) = (frames.records(), frames.anchor_rows());
     let (attentions, channels) = (heads.finish(), sums.finish());
     Ok(Fingerprint { subject, architecture, tensors, channels, frames, anchor_rows, units, attentions, findings })
@@ -357,6 +358,7 @@ impl Job<'_> {
 mod tests {
     use std::collections::HashMap;
     use std::path::Path;
+    use std::sync::atomic::Ordering;
 
     use safetensors::tensor::{Dtype, TensorView, serialize};
 
@@ -423,6 +425,19 @@ mod tests {
         for (threads, memory, mmap) in [(2, u64::MAX, true), (8, u64::MAX, true), (3, 0, true), (8, 6 << 20, false)] {
             assert!(one == take(threads, memory, mmap), "{threads} threads, {memory} bytes, mapped: {mmap}");
         }
+    }
+
+    #[test]
+    fn files_are_checked_for_changes_after_the_last_byte_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        write_model(&path);
+        let checkpoint = Checkpoint::open(&path, OpenOptions::default()).unwrap();
+        let anatomy = anatomy::dissect(&checkpoint.tensors, None);
+        let print = run(&checkpoint, &anatomy, &Settings::default(), &|_| ()).unwrap();
+        assert!(print.units.iter().all(|unit| !unit.shapes[0].is_empty()), "landmarks were read");
+        let tally = checkpoint.shards[0].tally();
+        assert_eq!(tally.checked.load(Ordering::SeqCst), tally.read.load(Ordering::SeqCst));
     }
 
     #[test]
