@@ -6,6 +6,7 @@
 
 pub mod adapter;
 mod changed;
+mod digest;
 pub mod gguf;
 mod index;
 mod meta;

@@ -52,6 +52,10 @@ use crate::tensor::{DType, is_adapter_part};
 /// Name and version of the file format.
 pub const SCHEMA: &str = "weightprint/fingerprint/1";
 
+/// Number of what a pass makes of a checkpoint: raised whenever the same checkpoint and settings give other bytes, so that
+/// what an older build kept is not taken for what this one would find. A test beside the cache holds it to the bytes.
+pub const FORMAT: u32 = 1;
+
 /// Most row keys that the sketch of one matrix keeps.
 pub const SKETCH_ROWS: usize = 64;
 
