@@ -17,6 +17,7 @@ mod neurons;
 mod pass;
 mod plan;
 mod projection;
+mod relay;
 mod remarks;
 mod sample;
 mod schedule;
@@ -279,7 +280,8 @@ impl Default for Settings<'_> {
 }
 
 impl Fingerprint {
-    /// Reads every byte of the checkpoint once and takes its fingerprint, in parallel on the current rayon pool.
+    /// Reads every tensor of the checkpoint in one pass, and beside it what the pass shows to be needed again (see
+    /// DESIGN.md, section 4), and takes its fingerprint, in parallel on the current rayon pool.
     ///
     /// `lists` are anchors of references with which it will be compared: neurons are described along them too. The
     /// result does not depend on the number of threads.
