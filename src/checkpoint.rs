@@ -7,6 +7,7 @@
 pub mod adapter;
 mod changed;
 pub mod claims;
+mod digest;
 mod index;
 mod meta;
 mod packed;
@@ -159,6 +160,11 @@ impl Shard {
     /// [`Error::Changed`] if the file ends before that; [`Error::Io`] if the system refuses.
     pub fn read<'a>(&'a self, offset: u64, len: usize, buf: &'a mut Vec<u8>) -> Result<&'a [u8]> {
         self.source.read(&self.path, offset, len, buf)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn tally(&self) -> &crate::bytes::local::Tally {
+        &self.source.tally
     }
 
     /// SHA-256 of the whole file, header included, in lowercase hexadecimal: what hubs publish. Reads all of it.

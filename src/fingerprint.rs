@@ -17,6 +17,7 @@ mod neurons;
 mod pass;
 mod plan;
 mod projection;
+mod relay;
 mod remarks;
 mod sample;
 mod schedule;
@@ -51,6 +52,10 @@ use crate::tensor::DType;
 
 /// Name and version of the file format.
 pub const SCHEMA: &str = "weightprint/fingerprint/1";
+
+/// Number of what a pass makes of a checkpoint: raised whenever the same checkpoint and settings give other bytes, so that
+/// what an older build kept is not taken for what this one would find. A test beside the cache holds it to the bytes.
+pub const FORMAT: u32 = 1;
 
 /// Most row keys that the sketch of one matrix keeps.
 pub const SKETCH_ROWS: usize = 64;
@@ -278,7 +283,8 @@ impl Default for Settings<'_> {
 }
 
 impl Fingerprint {
-    /// Reads every byte of the checkpoint once and takes its fingerprint, in parallel on the current rayon pool.
+    /// Reads every tensor of the checkpoint in one pass, and beside it what the pass shows to be needed again (see
+    /// DESIGN.md, section 4), and takes its fingerprint, in parallel on the current rayon pool.
     ///
     /// `lists` are anchors of references with which it will be compared: neurons are described along them too. The
     /// result does not depend on the number of threads.

@@ -5,6 +5,7 @@
 pub mod block;
 pub mod changed;
 pub mod decode;
+pub(crate) mod digest;
 pub mod layout;
 pub mod packed;
 

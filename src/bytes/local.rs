@@ -19,6 +19,16 @@ use crate::{Error, Result};
 pub struct Source {
     store: Store,
     identity: Identity,
+    #[cfg(test)]
+    pub(crate) tally: Tally,
+}
+
+/// For tests: bytes that were handed out, and how many of them when it was last asked whether the file has changed.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) read: std::sync::atomic::AtomicU64,
+    pub(crate) checked: std::sync::atomic::AtomicU64,
 }
 
 #[derive(Debug)]
@@ -57,7 +67,12 @@ impl Source {
         if !opened.is_file() {
             return Err(refuse());
         }
-        Ok(Self { store: Store::Read(file), identity: Identity::of(&opened) })
+        Ok(Self {
+            store: Store::Read(file),
+            identity: Identity::of(&opened),
+            #[cfg(test)]
+            tally: Tally::default(),
+        })
     }
 
     /// The same file, mapped. Where the system refuses a mapping (or the file is empty) it stays with positioned
@@ -115,6 +130,8 @@ impl Source {
     fn slice<'a>(&'a self, offset: u64, len: usize, buf: &'a mut Vec<u8>) -> io::Result<&'a [u8]> {
         let beyond = || io::Error::from(io::ErrorKind::UnexpectedEof);
         let end = offset.checked_add(len as u64).filter(|end| *end <= self.len()).ok_or_else(beyond)?;
+        #[cfg(test)]
+        self.tally.read.fetch_add(len as u64, std::sync::atomic::Ordering::SeqCst);
         match &self.store {
             Store::Mapped(map) => {
                 let start = usize::try_from(offset).map_err(|_| beyond())?;
@@ -164,6 +181,10 @@ impl Source {
     /// # Errors
     /// [`Error::Io`] if it can no longer be examined; a file that is gone has changed.
     pub fn is_unchanged(&self, path: &Path) -> Result<bool> {
+        #[cfg(test)]
+        self.tally
+            .checked
+            .store(self.tally.read.load(std::sync::atomic::Ordering::SeqCst), std::sync::atomic::Ordering::SeqCst);
         match fs::metadata(path) {
             Ok(now) => Ok(Identity::of(&now) == self.identity),
             Err(gone) if gone.kind() == io::ErrorKind::NotFound => Ok(false),

@@ -59,6 +59,25 @@ pub struct Tokenizer {
     pub bytes: u64,
     /// Number of entries of `model.vocab`, without added tokens; `None` if the file has no such list.
     pub vocabulary: Option<u64>,
+    /// What the file holds.
+    pub content: FileBytes,
+}
+
+/// The bytes of a file, shared.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FileBytes(Arc<[u8]>);
+
+impl FileBytes {
+    /// All of them.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for FileBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
 }
 
 impl Sidecar {
@@ -177,7 +196,8 @@ impl Beside<'_> {
             vocabulary = None;
             self.unreadable("tokenizer.json", format_args!("its vocabulary is unknown: {}", message(&error)));
         }
-        Some(Tokenizer { sha256: hex(&Sha256::digest(&bytes)), bytes: bytes.len() as u64, vocabulary })
+        let sha256 = hex(&Sha256::digest(&bytes));
+        Some(Tokenizer { sha256, bytes: bytes.len() as u64, vocabulary, content: FileBytes(bytes.into()) })
     }
 }
 

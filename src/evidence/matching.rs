@@ -4,6 +4,7 @@
 //! correspondence is a map, not evidence: its strength is reported as an effect, and never given a p-value.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 use half::bf16;
 
@@ -139,16 +140,14 @@ fn match_group(
     theirs: &[usize],
     found: &mut [Option<Match>],
 ) {
-    let Some(scores) = correlations(suspect, reference, ours, theirs) else { return };
-    for (row, &index) in scores.iter().zip(ours) {
+    let Some(Nearest { rows, cols }) = correlations(suspect, reference, ours, theirs) else { return };
+    for ((column, correlation), &index) in rows.into_iter().zip(ours) {
         let tensor = &suspect.tensors[index];
-        let best = best_of(row);
-        let Some((column, _)) = best else { continue };
         // Vectors of neighbouring layers resemble each other: only a mutual best counts.
         let vector = tensor.matrix().0 == 1;
-        let rival = vector && scores.iter().any(|other| other[column] > row[column]);
+        let rival = vector && cols[column] > correlation;
         // Far from enough for a matrix, whatever the rounding of the product: most pairs end here.
-        if !vector && row[column] < 0.5 * MIN_CORRELATION as f32 {
+        if !vector && correlation < 0.5 * MIN_CORRELATION as f32 {
             continue;
         }
         let counterpart = theirs[column];
@@ -162,39 +161,82 @@ fn best_of(row: &[f32]) -> Option<(usize, f32)> {
     row.iter().copied().enumerate().max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)))
 }
 
-/// Correlations of the samples of each of `ours` with each of `theirs`, by one matrix product for each block of rows.
-/// Correlations of f32 sums: good for choosing, not for reporting.
-fn correlations(
-    suspect: &Fingerprint,
-    reference: &Fingerprint,
-    ours: &[usize],
-    theirs: &[usize],
-) -> Option<Vec<Vec<f32>>> {
-    const BLOCK: usize = 1024;
-    let standardised = |print: &Fingerprint, indices: &[usize]| -> Option<Vec<f32>> {
-        let mut rows = Vec::new();
-        for &index in indices {
-            rows.extend_from_slice(&print.tensors[index].informative()?.sample.values());
+/// Samples of one side that are multiplied with as many of the other at a time. The table of all is never held: for each
+/// thread there are two blocks of 2,048 values a sample and a tile of the table, 20 MB.
+const BLOCK: usize = 1024;
+
+/// What matching needs of a table of correlations.
+#[derive(Debug, Default, PartialEq)]
+struct Nearest {
+    /// For each row its largest value and in which column that is, the first of several.
+    rows: Vec<(usize, f32)>,
+    /// For each column its largest value.
+    cols: Vec<f32>,
+}
+
+impl Nearest {
+    fn new(rows: usize, cols: usize) -> Self {
+        Self { rows: vec![(0, f32::NEG_INFINITY); rows], cols: vec![f32::NEG_INFINITY; cols] }
+    }
+
+    /// Takes a tile whose corner is at `row` and `col`. Of one row, tiles come from left to right.
+    fn add(&mut self, row: usize, col: usize, tile: &[f32], width: usize) {
+        let cols = &mut self.cols[col..col + width];
+        for (best, line) in self.rows[row..].iter_mut().zip(tile.chunks_exact(width)) {
+            if let Some((at, value)) = best_of(line)
+                && value.total_cmp(&best.1).is_gt()
+            {
+                *best = (col + at, value);
+            }
+            for (largest, &value) in cols.iter_mut().zip(line) {
+                if value > *largest {
+                    *largest = value;
+                }
+            }
         }
-        let width = rows.len() / indices.len().max(1);
-        standardise(&mut rows, width);
-        Some(rows)
-    };
+    }
+}
+
+/// Correlations of the samples of each of `ours` with each of `theirs`, by one matrix product for each tile of the table.
+/// Correlations of f32 sums: good for choosing, not for reporting.
+fn correlations(suspect: &Fingerprint, reference: &Fingerprint, ours: &[usize], theirs: &[usize]) -> Option<Nearest> {
     if ours.is_empty() || theirs.is_empty() {
         return None;
     }
-    let right = standardised(reference, theirs)?;
-    let width = right.len() / theirs.len();
-    let (mut all, mut table) = (Vec::with_capacity(ours.len()), Vec::new());
-    for block in ours.chunks(BLOCK) {
-        let left = standardised(suspect, block)?;
-        if width == 0 || left.len() != block.len() * width || right.len() != theirs.len() * width {
-            return None;
+    nearest(ours.len(), theirs.len(), |of_theirs, block| {
+        let (print, indices) = if of_theirs { (reference, theirs) } else { (suspect, ours) };
+        let mut rows = Vec::new();
+        for &index in &indices[block] {
+            rows.extend_from_slice(&print.tensors[index].informative()?.sample.values());
         }
-        linalg::by_rows(&left, &right, width, &mut table);
-        all.extend(table.chunks_exact(theirs.len()).map(<[f32]>::to_vec));
+        Some(rows)
+    })
+}
+
+/// The nearest of two lists of samples. `samples` gives those in a range of the first list, or of the second if told so.
+/// `None` where one is missing, or they have no common length.
+fn nearest(ours: usize, theirs: usize, samples: impl Fn(bool, Range<usize>) -> Option<Vec<f32>>) -> Option<Nearest> {
+    let mut common = None;
+    let mut standardised = |of_theirs: bool, block: Range<usize>| {
+        let count = block.len();
+        let mut rows = samples(of_theirs, block)?;
+        let width = *common.get_or_insert(rows.len() / count);
+        standardise(&mut rows, width);
+        (width > 0 && rows.len() == count * width).then_some((rows, width))
+    };
+    // Tiles of nearly equal width: a product of few columns would be summed in another order.
+    let across = theirs.div_ceil(theirs.div_ceil(BLOCK));
+    let (mut found, mut tile) = (Nearest::new(ours, theirs), Vec::new());
+    for row in (0..ours).step_by(BLOCK) {
+        let (left, width) = standardised(false, row..(row + BLOCK).min(ours))?;
+        for col in (0..theirs).step_by(across) {
+            let end = (col + across).min(theirs);
+            let (right, _) = standardised(true, col..end)?;
+            linalg::by_rows(&left, &right, width, &mut tile);
+            found.add(row, col, &tile, end - col);
+        }
     }
-    Some(all)
+    Some(found)
 }
 
 /// What two tensors of one shape have in common, if enough to be counterparts. The indices are left at 0.
@@ -342,6 +384,52 @@ mod tests {
             *value *= 1.002;
         }
         assert!(!within_grid(plain(&values, &DType::F32), plain(&tuned, &DType::F16)));
+    }
+
+    #[test]
+    fn tiles_give_what_the_whole_table_would() {
+        const WIDTH: usize = 2048;
+        let random = |seed: u32, count: usize| -> Vec<f32> {
+            let mut state = seed;
+            let mut next = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+            };
+            (0..count * WIDTH).map(|_| next()).collect()
+        };
+        for (ours, theirs) in [(1, 1), (3, 1500), (1100, 2 * BLOCK + 1), (1, BLOCK + 1), (BLOCK + 1, 2), (40, 3100)] {
+            let (left, mut right) = (random(1, ours), random(2, theirs));
+            // A sample that comes twice: the first of both is the nearest.
+            right.copy_within(..WIDTH, (theirs - 1) * WIDTH);
+            let samples = |of_theirs: bool, block: Range<usize>| {
+                let all = if of_theirs { &right } else { &left };
+                Some(all[block.start * WIDTH..block.end * WIDTH].to_vec())
+            };
+            let tiled = nearest(ours, theirs, samples).unwrap();
+            let (mut left, mut right) = (left.clone(), right.clone());
+            standardise(&mut left, WIDTH);
+            standardise(&mut right, WIDTH);
+            let (mut table, mut rows) = (Vec::new(), Vec::new());
+            let mut cols = vec![f32::NEG_INFINITY; theirs];
+            for block in left.chunks(BLOCK * WIDTH) {
+                linalg::by_rows(block, &right, WIDTH, &mut table);
+                for line in table.chunks_exact(theirs) {
+                    rows.push(best_of(line).unwrap());
+                    cols.iter_mut().zip(line).for_each(|(largest, &value)| *largest = largest.max(value));
+                }
+            }
+            let whole = Nearest { rows, cols };
+            assert!(tiled == whole, "{ours} x {theirs}");
+        }
+    }
+
+    #[test]
+    fn samples_of_unequal_length_have_no_nearest() {
+        let samples =
+            |of_theirs: bool, block: Range<usize>| Some(vec![0.5; block.len() * if of_theirs { 3 } else { 4 }]);
+        assert_eq!(nearest(5, 7, samples), None);
+        assert_eq!(nearest(5, 7, |_, _| None), None);
+        assert_eq!(nearest(5, 7, |_, _| Some(Vec::new())), None);
     }
 
     #[test]

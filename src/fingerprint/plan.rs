@@ -1,4 +1,4 @@
-//! How a tensor is cut: chunks that fit a core's cache, and segments of many chunks that run on one thread each.
+//! How a tensor is cut: chunks that fit a core's cache, and segments of many chunks, whose sums one thread takes.
 //!
 //! Both follow from the shape alone, so sums over them are added up in the same order whatever the element type, the
 //! number of threads or the way of reading.
@@ -58,6 +58,7 @@ impl Plan {
     }
 
     /// All chunks.
+    #[cfg(test)]
     pub(super) fn all(&self) -> Range<u64> {
         0..self.chunks
     }
