@@ -17,6 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::format::Claims;
 use crate::model::{Architecture, Family, Role, Touch, blueprint, naming};
 use crate::tensor::TensorMeta;
 pub use config::config_findings;
@@ -137,20 +138,27 @@ pub struct Anatomy {
 
 /// What a checkpoint says of itself beside its tensors. Claims are hints: where shapes contradict them, shapes decide.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Claims<'a> {
+pub struct Hints<'a> {
     /// Its configuration, which is asked for the number of heads and the model type.
     pub config: Option<&'a Map<String, Value>>,
     /// Whether the weights lie in GGUF, which knows one convention for the gains of norms.
     pub in_gguf: bool,
 }
 
+impl<'a> Hints<'a> {
+    /// The hints in what a checkpoint claims.
+    pub fn of(claims: &'a Claims) -> Self {
+        Self { config: claims.config.as_ref(), in_gguf: claims.in_gguf }
+    }
+}
+
 /// Takes a checkpoint of any format but GGUF apart. As [`dissect_with`], with a configuration if there is one.
 pub fn dissect(tensors: &[TensorMeta], config: Option<&Map<String, Value>>) -> Anatomy {
-    dissect_with(tensors, Claims { config, in_gguf: false })
+    dissect_with(tensors, Hints { config, in_gguf: false })
 }
 
 /// Takes a checkpoint apart by names, where a known scheme fits and shapes agree, and by shapes where not.
-pub fn dissect_with(tensors: &[TensorMeta], claims: Claims<'_>) -> Anatomy {
+pub fn dissect_with(tensors: &[TensorMeta], hints: Hints<'_>) -> Anatomy {
     let member = names::language_model(tensors);
     let mut assignments = vec![Assignment::UNKNOWN; tensors.len()];
     let mut included = member.clone();
@@ -177,10 +185,10 @@ pub fn dissect_with(tensors: &[TensorMeta], claims: Claims<'_>) -> Anatomy {
         notes.extend(shapes.notes.iter().cloned());
         shapes.architecture.clone()
     };
-    if let Some(config) = claims.config {
+    if let Some(config) = hints.config {
         config::hint_heads(config, &mut architecture);
     }
-    architecture.norm_gain = gain::convention(claims, &architecture);
+    architecture.norm_gain = gain::convention(hints, &architecture);
     if architecture.heads.is_none() && settled && architecture.q_size.is_some() {
         notes.push("the number of heads is not visible in shapes".to_owned());
     }
@@ -203,7 +211,7 @@ pub fn dissect_with(tensors: &[TensorMeta], claims: Claims<'_>) -> Anatomy {
 /// Takes a checkpoint apart by shapes and counts alone: the names and the order of its tensors change nothing.
 pub fn dissect_by_shape(tensors: &[TensorMeta]) -> Anatomy {
     let mut shapes = shapes::analyse(tensors.iter(), None);
-    shapes.architecture.norm_gain = gain::convention(Claims::default(), &shapes.architecture);
+    shapes.architecture.norm_gain = gain::convention(Hints::default(), &shapes.architecture);
     let mut assignments: Vec<Assignment> = tensors
         .iter()
         .map(|meta| {

@@ -1,10 +1,16 @@
-//! Where bytes come from and where they are put: files on this machine, temporary files, and files that appear whole.
+//! Where bytes come from and where they are put: objects of a store, such as the files of a folder; temporary files; and
+//! files that appear whole.
 //!
 //! Nothing here knows what the bytes mean. The crate's only `unsafe` is in [`local`].
 
+mod folder;
+mod hub_cache;
 pub mod local;
 pub(crate) mod spool;
+pub(crate) mod store;
 mod whole;
 
+pub use self::folder::Folder;
 pub use self::spool::Numbers;
+pub use self::store::{Object, Origin, Store};
 pub use self::whole::write_whole;

@@ -204,7 +204,7 @@ mod tests {
     fn zoo(name: &str) -> (Checkpoint, Anatomy) {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/zoo").join(name);
         let checkpoint = Checkpoint::open(&path, OpenOptions::default()).unwrap();
-        let anatomy = anatomy::dissect(&checkpoint.tensors, checkpoint.sidecar.config.as_ref());
+        let anatomy = anatomy::dissect(&checkpoint.tensors, checkpoint.claims.config.as_ref());
         (checkpoint, anatomy)
     }
 

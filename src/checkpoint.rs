@@ -5,17 +5,15 @@
 //! here.
 
 pub mod adapter;
-mod changed;
 pub mod claims;
 mod digest;
 mod index;
 mod meta;
 mod packed;
-pub(crate) mod place;
-pub(crate) mod plan;
+mod plan;
 mod pointers;
-mod unpack;
-mod values;
+mod reader;
+mod shard;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -24,20 +22,21 @@ use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use self::claims::Sidecar;
-use self::place::{Place, Target};
-use self::plan::{File, Plan};
-pub use self::values::Values;
-use crate::bytes::local::Source;
+use self::claims::Sidecars;
+pub use self::claims::Tokenizer;
+use self::plan::Plan;
+use self::reader::Reader;
+pub use self::reader::Values;
+pub use self::shard::{Shard, Stated};
+use crate::bytes::store::head;
+use crate::bytes::{Folder, Object, Store};
 use crate::finding::{Capped, Code, Finding, Level};
-use crate::format::recognise::{self, Content};
-use crate::format::{gguf, onnx, safetensors, torch};
+use crate::format::recognise::{self, Content, Kind};
+use crate::format::{self, Claims, Header, RowOrder, Split};
 use crate::limits::MAX_TENSORS;
-use crate::tensor::layout::Extent;
-use crate::tensor::{DType, Layout, TensorMeta};
-pub(crate) use crate::text::hex;
+use crate::tensor::low_rank::LowRank;
+use crate::tensor::{DType, Extent, Storage, TensorMeta};
 use crate::text::{listed, shown};
 use crate::{Error, Result};
 
@@ -97,16 +96,16 @@ impl Format {
         }
     }
 
-    /// The format of one file of this content, or of several.
-    fn of(content: &Content, sharded: bool) -> Self {
-        match (content, sharded) {
-            (Content::Torch, false) => Self::Torch,
-            (Content::Torch, true) => Self::ShardedTorch,
-            (Content::Gguf, false) => Self::Gguf,
-            (Content::Gguf, true) => Self::ShardedGguf,
-            (Content::Onnx, _) => Self::Onnx,
-            (_, false) => Self::Safetensors,
-            (_, true) => Self::ShardedSafetensors,
+    /// The format of one file of this kind, or of several.
+    fn of(kind: Kind, sharded: bool) -> Self {
+        match (kind, sharded) {
+            (Kind::Torch, false) => Self::Torch,
+            (Kind::Torch, true) => Self::ShardedTorch,
+            (Kind::Gguf, false) => Self::Gguf,
+            (Kind::Gguf, true) => Self::ShardedGguf,
+            (Kind::Onnx, _) => Self::Onnx,
+            (Kind::Safetensors, false) => Self::Safetensors,
+            (Kind::Safetensors, true) => Self::ShardedSafetensors,
         }
     }
 }
@@ -114,74 +113,6 @@ impl Format {
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-/// One file of a checkpoint.
-#[derive(Debug)]
-pub struct Shard {
-    /// The path relative to the root, `/`-separated.
-    pub name: String,
-    /// The real path, links followed.
-    pub path: PathBuf,
-    /// Length of the file in bytes.
-    pub bytes: u64,
-    /// The free-form strings that the header keeps under `__metadata__`; of GGUF, the texts under `general.`;
-    /// of ONNX, the producer and the properties.
-    pub metadata: BTreeMap<String, String>,
-    /// What is known of the file that this one stands for, if it is a Git-LFS pointer.
-    pub stated: Option<Stated>,
-    source: Source,
-}
-
-/// Digest and length of a whole weight file whose content was not downloaded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stated {
-    /// SHA-256 in lowercase hexadecimal.
-    pub sha256: String,
-    /// Length in bytes.
-    pub bytes: u64,
-}
-
-impl Shard {
-    fn new(
-        File { name, path }: File,
-        metadata: BTreeMap<String, String>,
-        source: Source,
-        options: OpenOptions,
-    ) -> Self {
-        let source = if options.mmap { source.mapped() } else { source.read_once() };
-        Self { name, path, bytes: source.len(), metadata, stated: None, source }
-    }
-
-    /// Bytes `[offset, offset + len)` of the file, header included: borrowed from the mapping, or read into `buf`.
-    ///
-    /// # Errors
-    /// [`Error::Changed`] if the file ends before that; [`Error::Io`] if the system refuses.
-    pub fn read<'a>(&'a self, offset: u64, len: usize, buf: &'a mut Vec<u8>) -> Result<&'a [u8]> {
-        self.source.read(&self.path, offset, len, buf)
-    }
-
-    #[cfg(test)]
-    pub(crate) fn tally(&self) -> &crate::bytes::local::Tally {
-        &self.source.tally
-    }
-
-    /// SHA-256 of the whole file, header included, in lowercase hexadecimal: what hubs publish. Reads all of it.
-    ///
-    /// # Errors
-    /// As [`Shard::read`].
-    pub fn sha256(&self) -> Result<String> {
-        const CHUNK: u64 = 1 << 20;
-        let mut digest = Sha256::new();
-        let mut buf = Vec::new();
-        let mut offset = 0;
-        while offset < self.bytes {
-            let len = CHUNK.min(self.bytes - offset);
-            digest.update(self.read(offset, len as usize, &mut buf)?);
-            offset += len;
-        }
-        Ok(hex(&digest.finalize()))
     }
 }
 
@@ -196,8 +127,12 @@ pub struct Checkpoint {
     pub shards: Arc<Vec<Shard>>,
     /// The tensors in file order: by shard, then offset, then name. No name occurs twice.
     pub tensors: Vec<TensorMeta>,
-    /// What lies beside the weights.
-    pub sidecar: Sidecar,
+    /// What files in and beside the weights say of the model.
+    pub claims: Claims,
+    /// The tokenizer that lies beside the weights.
+    pub tokenizer: Option<Tokenizer>,
+    /// The configuration of an adapter that lies beside the weights.
+    pub adapter: Option<adapter::Config>,
     /// What was odd about the files.
     pub findings: Vec<Finding>,
     /// The repository, `org/name`, if the files lie in a Hugging Face cache.
@@ -218,45 +153,35 @@ impl Checkpoint {
     /// shards are missing, or a link leads out of the folder; [`Error::Io`] if the system refuses;
     /// [`Error::Changed`] if a file shrank meanwhile.
     pub fn open(path: &Path, options: OpenOptions) -> Result<Self> {
-        let place = Place::locate(path)?;
-        let Plan { files, index, mut findings } = plan::plan(&place)?;
-        let contents = sniff_all(&place, &files)?;
+        let (folder, named) = Folder::locate(path, options.mmap)?;
+        Self::open_in(&folder, named.as_deref())
+    }
+
+    /// Opens what lies in a store: the weight file or the index of shards that is `named`, or the one model in it.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_in(store: &dyn Store, named: Option<&str>) -> Result<Self> {
+        let Plan { files, index, mut findings } = plan::plan(store, named)?;
+        let contents = sniff_all(store, &files)?;
         if contents.iter().any(|content| matches!(content, Content::Pointer(_)))
-            && let Some((shards, finding)) = pointers::recognise(&place, &files, &contents)?
+            && let Some((shards, finding)) = pointers::recognise(store, &files, &contents)?
         {
             findings.push(finding);
-            let sidecar = Sidecar::read(&place, &mut findings);
-            let (format, tensors) = (Format::LfsPointers, Vec::new());
-            let (Place { root, repository, revision, .. }, shards) = (place, Arc::new(shards));
-            return Ok(Self { root, format, shards, tensors, sidecar, findings, repository, revision, merged: None });
+            let beside = Sidecars::read(store, &mut findings);
+            return Ok(Self { findings, ..Self::with(store, Format::LfsPointers, shards, beside) });
         }
-        let content = check_contents(&place, &files, contents)?;
-        let format = Format::of(&content, index.is_some() || files.len() > 1);
-        let mut shards = Vec::with_capacity(files.len());
-        let mut tensors = Vec::new();
-        let (mut stated, mut aliases) = (Vec::new(), BTreeSet::new());
+        let kind = check_contents(&store.path(named.unwrap_or_default()), &files, &contents)?;
+        let format = Format::of(kind, index.is_some() || files.len() > 1);
+        let Headers { shards, mut tensors, claims, splits, row_order, aliases, findings: found } =
+            Headers::read(store, &files, kind)?;
+        findings.extend(found);
         let is_parts = meta::is_parts(&files);
-        for file in files {
-            let (shard, header) = open_shard(&place, file, options, &content)?;
-            let position = shards.len();
-            tensors.extend(header.tensors.into_iter().map(|tensor| tensor.shifted(position)));
-            let beside = header.beside;
-            findings.extend(header.findings);
-            stated.extend(header.gguf);
-            aliases.extend(header.aliases);
-            if tensors.len() > MAX_TENSORS {
-                let (found, limit) = (tensors.len() as u64, MAX_TENSORS as u64);
-                let path = place.root.join(&shard.name);
-                return Err(Error::Limit { path, what: "number of tensors", found, limit });
-            }
-            shards.push(shard);
-            shards.extend(beside);
-        }
-        let params = meta::Params::read(&place, &mut findings);
+        let params = meta::Params::read(store, &mut findings);
         if is_parts {
-            tensors = meta::join(&place, &shards, tensors, params.as_ref(), &mut findings)?;
+            tensors = meta::join(store.root(), &shards, tensors, params.as_ref(), &mut findings)?;
         }
-        refuse_duplicates(&place, &shards, &tensors)?;
+        refuse_duplicates(&shards, &tensors)?;
         if is_parts || params.is_some() {
             findings.extend(meta::unpair(&mut tensors, params.as_ref()));
         }
@@ -264,19 +189,33 @@ impl Checkpoint {
             findings.extend(index.compare(&shards, &tensors, &aliases));
         }
         let remarked = findings.len();
-        let mut sidecar = Sidecar::read(&place, &mut findings);
-        if let Some(metadata) = stated.first() {
-            gguf::check_split(&place.root, &stated, tensors.len())?;
-            findings.extend(gguf::undo(metadata, &mut tensors));
-            sidecar = sidecar.with_metadata(metadata);
-        }
-        findings.extend(adapter::describe(&tensors, &mut sidecar));
-        let tensors = packed::join(tensors, sidecar.config.as_ref(), &shards)?;
+        let mut beside = Sidecars::read(store, &mut findings);
+        Split::check(store.root(), &splits, tensors.len())?;
+        findings.extend(row_order.and_then(|order| order.undo(&mut tensors)));
+        beside.claims = claims::together(claims, beside.claims);
+        findings.extend(adapter::describe(&tensors, beside.adapter.as_ref(), &mut beside.claims));
+        let tensors = packed::join(tensors, beside.claims.config.as_ref(), &shards)?;
         // What was joined is no longer of an unknown type.
         findings.splice(remarked..remarked, remarks(&tensors));
-        let Place { root, repository, revision, .. } = place;
-        let shards = Arc::new(shards);
-        Ok(Self { root, format, shards, tensors, sidecar, findings, repository, revision, merged: None })
+        Ok(Self { tensors, findings, ..Self::with(store, format, shards, beside) })
+    }
+
+    fn with(store: &dyn Store, format: Format, shards: Vec<Shard>, beside: Sidecars) -> Self {
+        let (repository, revision) = store.origin().cloned().map(|origin| (origin.repository, origin.revision)).unzip();
+        let Sidecars { claims, tokenizer, adapter } = beside;
+        Self {
+            root: store.root().to_path_buf(),
+            format,
+            shards: Arc::new(shards),
+            tensors: Vec::new(),
+            claims,
+            tokenizer,
+            adapter,
+            findings: Vec::new(),
+            repository,
+            revision,
+            merged: None,
+        }
     }
 
     /// Bytes `[start, start + len)` of a plain tensor of this checkpoint: borrowed from the mapping, or read into `buf`,
@@ -286,17 +225,54 @@ impl Checkpoint {
     /// [`Error::Malformed`] if the range is not within the tensor, or the tensor not plain or of this checkpoint;
     /// [`Error::Changed`] if the file shrank; [`Error::Io`] if the system refuses.
     pub fn bytes<'a>(&'a self, tensor: &TensorMeta, start: u64, len: usize, buf: &'a mut Vec<u8>) -> Result<&'a [u8]> {
-        let refuse = |path: &Path| {
-            let what = format!("bytes [{start}, {start} + {len}) are not within its {} bytes", tensor.len);
-            Error::malformed(path, FORMAT, what).in_tensor(&tensor.name).at(tensor.offset)
-        };
-        let shard = self.shards.get(tensor.shard).ok_or_else(|| refuse(&self.root))?;
-        let within = tensor.layout.is_plain() && start.checked_add(len as u64).is_some_and(|end| end <= tensor.len);
-        let offset = tensor.offset.checked_add(start).filter(|_| within).ok_or_else(|| refuse(&shard.path))?;
-        if offset.checked_add(len as u64).is_none_or(|end| end > shard.bytes) {
-            return Err(refuse(&shard.path));
-        }
-        shard.read(offset, len, buf)
+        self.reader().bytes(tensor, start, len, buf)
+    }
+
+    /// Decodes as many values of `tensor` as `out` has places for, from element `first` on. They have to be whole
+    /// rows, or lie within one row; of a type in blocks, whole blocks. A plain tensor is decoded from the mapping in
+    /// place, or through `buf`. Returns `None` and leaves `out` alone where the type is not one that is decoded.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if the elements are not the tensor's, or not whole rows or blocks; [`Error::Changed`] if
+    /// the file shrank; [`Error::Io`] if the system refuses.
+    pub fn values<'a>(
+        &'a self,
+        tensor: &TensorMeta,
+        first: u64,
+        out: &mut [f32],
+        buf: &'a mut Vec<u8>,
+    ) -> Result<Option<Values<'a>>> {
+        self.reader().values(tensor, first, out, buf)
+    }
+
+    /// Like [`Checkpoint::values`], but instead of each value the distance of the levels around it, to which its block
+    /// type rounds. `false`, with `out` in an unknown state, where the type has no such levels.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::values`].
+    pub(crate) fn steps(&self, tensor: &TensorMeta, first: u64, out: &mut [f32], buf: &mut Vec<u8>) -> Result<bool> {
+        self.reader().steps(tensor, first, out, buf)
+    }
+
+    /// Hands the stored bytes of a tensor to `take`, run by run, in the order in which its stored digest takes them.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::bytes`].
+    pub fn stored(&self, tensor: &TensorMeta, buf: &mut Vec<u8>, take: impl FnMut(&[u8])) -> Result<()> {
+        self.reader().stored(tensor, buf, take)
+    }
+
+    /// How long each out feature of a changed tensor is, in the order of `B`: a pass over a tensor whose out features are
+    /// columns. `None` where a part cannot be read.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::values`].
+    pub(crate) fn lengths(&self, change: &LowRank) -> Result<Option<Arc<[f32]>>> {
+        self.reader().lengths(change)
+    }
+
+    fn reader(&self) -> Reader<'_> {
+        Reader::new(&self.root, &self.shards)
     }
 
     /// The same files seen as other tensors: fused ones taken apart, say. Reads nothing.
@@ -307,7 +283,9 @@ impl Checkpoint {
             format: self.format,
             shards: Arc::clone(&self.shards),
             tensors,
-            sidecar: self.sidecar.clone(),
+            claims: self.claims.clone(),
+            tokenizer: self.tokenizer.clone(),
+            adapter: self.adapter.clone(),
             findings: self.findings.clone(),
             repository: self.repository.clone(),
             revision: self.revision.clone(),
@@ -320,16 +298,16 @@ impl Checkpoint {
     pub fn release(&self, tensor: &TensorMeta) {
         let release = |Extent { shard, offset, len }| {
             if let Some(shard) = self.shards.get(shard) {
-                shard.source.release(offset, len);
+                shard.release(offset, len);
             }
         };
-        match &tensor.layout {
-            Layout::Plain => release(Extent { shard: tensor.shard, offset: tensor.offset, len: tensor.len }),
-            Layout::Packed(packed) => packed.stored().for_each(|stored| release(stored.extent)),
+        match &tensor.storage {
+            Storage::Plain(extent) => release(*extent),
+            Storage::Packed(packed) => packed.stored().for_each(|stored| release(stored.extent)),
             // Its pages may be those of other parts.
-            Layout::View(_) => {}
-            Layout::Changed(changed) => self.release(&changed.base),
-            Layout::PlusOne(gain) => self.release(gain),
+            Storage::View(_) => {}
+            Storage::LowRank(change) => self.release(&change.base),
+            Storage::PlusOne(gain) => self.release(gain),
         }
     }
 
@@ -339,9 +317,9 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Changed`] naming the first file that is different or gone; [`Error::Io`] if one cannot be examined.
     pub fn check_unchanged(&self) -> Result<()> {
-        for Shard { path, source, .. } in self.shards.iter() {
-            if !source.is_unchanged(path)? {
-                return Err(Error::Changed { path: path.clone() });
+        for shard in self.shards.iter() {
+            if !shard.is_unchanged()? {
+                return Err(Error::Changed { path: shard.path().to_path_buf() });
             }
         }
         Ok(())
@@ -355,38 +333,35 @@ impl Checkpoint {
 
     /// Bytes of all tensors, headers and gaps not included; saturates.
     pub fn total_bytes(&self) -> u64 {
-        self.tensors.iter().fold(0, |sum, tensor| sum.saturating_add(tensor.len))
+        self.tensors.iter().fold(0, |sum, tensor| sum.saturating_add(tensor.stored_bytes()))
     }
 }
 
-fn sniff_all(place: &Place, files: &[File]) -> Result<Vec<Content>> {
-    files.iter().map(|file| recognise::sniff(&place.root.join(&file.name), &Source::open(&file.path)?)).collect()
+fn sniff_all(store: &dyn Store, files: &[String]) -> Result<Vec<Content>> {
+    files.iter().map(|name| recognise::sniff(name, &*store.open(name)?)).collect()
 }
 
-/// What all the files are by their first bytes. Refuses those that are not read, before any header is.
-fn check_contents(place: &Place, files: &[File], mut contents: Vec<Content>) -> Result<Content> {
-    let (mut pointers, mut foreign) = (Vec::new(), Vec::new());
-    for (File { name, .. }, content) in files.iter().zip(&contents) {
+/// What all the files are by their first bytes. Refuses those that are not read, before any header is; `path` is what
+/// was to be opened.
+fn check_contents(path: &Path, files: &[String], contents: &[Content]) -> Result<Kind> {
+    let (mut kinds, mut pointers, mut foreign) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, content) in files.iter().zip(contents) {
         match content {
-            Content::Weights | Content::Torch | Content::Gguf | Content::Onnx => {}
-            Content::Pointer(pointer) => pointers.push((name.as_str(), pointer)),
-            Content::Foreign(what) => foreign.push((name.as_str(), *what)),
+            Content::Weights(kind) => kinds.push((name, *kind)),
+            Content::Pointer(pointer) => pointers.push((name, pointer)),
+            Content::Foreign(what) => foreign.push((name, *what)),
         }
     }
-    let path = match &place.target {
-        Target::Folder => place.root.clone(),
-        Target::Index(path) | Target::File(path) => path.clone(),
-    };
-    let names = |found: &[&str]| listed(found);
+    let path = path.to_path_buf();
     if let Some((name, pointer)) = pointers.first() {
         if pointers.len() == files.len() {
             let all =
                 if files.len() > 1 { format!(" (and so are all {} weight files)", files.len()) } else { String::new() };
             return Err(Error::Nothing { path, why: pointer.advice(&shown(name)) + &all });
         }
-        let found: Vec<&str> = pointers.iter().map(|(name, _)| *name).collect();
+        let found: Vec<&str> = pointers.iter().map(|(name, _)| name.as_str()).collect();
         let what = format!("{} of {} files are Git-LFS pointers", found.len(), files.len());
-        let what = format!("{what}, not weights: {}; run `git lfs pull`", names(&found));
+        let what = format!("{what}, not weights: {}; run `git lfs pull`", listed(&found));
         return Err(Error::malformed(path, FORMAT, what));
     }
     if let Some((name, what)) = foreign.first() {
@@ -396,70 +371,80 @@ fn check_contents(place: &Place, files: &[File], mut contents: Vec<Content>) -> 
         }
         return Err(Error::malformed(path, FORMAT, why));
     }
-    if let Some(other) = contents.iter().position(|content| Some(content) != contents.first()) {
-        let what = format!("{} is not in the format of {}", shown(&files[other].name), shown(&files[0].name));
+    let Some(((first, kind), rest)) = kinds.split_first() else { return Ok(Kind::Safetensors) };
+    if let Some((other, _)) = rest.iter().find(|(_, other)| other != kind) {
+        let what = format!("{} is not in the format of {}", shown(other), shown(first));
         return Err(Error::malformed(path, FORMAT, what));
     }
-    Ok(contents.pop().unwrap_or(Content::Weights))
+    Ok(*kind)
 }
 
-/// What the header of a weight file states, whatever its format.
-struct Header {
+/// What the headers of all files of a model state together.
+#[derive(Default)]
+struct Headers {
+    shards: Vec<Shard>,
     tensors: Vec<TensorMeta>,
+    /// Of the first file, as is the order of rows: the others may leave them out.
+    claims: Claims,
+    row_order: Option<RowOrder>,
+    splits: Vec<Split>,
+    aliases: BTreeSet<String>,
     findings: Vec<Finding>,
-    gguf: Option<gguf::metadata::Metadata>,
-    /// Names that stand for tensors which were read under another name.
-    aliases: Vec<String>,
-    /// Files beside this one that hold values of its tensors.
-    beside: Vec<Shard>,
 }
 
-fn open_shard(
-    place: &Place,
-    File { name, path }: File,
-    options: OpenOptions,
-    content: &Content,
-) -> Result<(Shard, Header)> {
-    let source = Source::open(&path)?;
-    // Errors name the file as it lies in the folder: behind a link there may be a blob called by its digest.
-    let shown = place.root.join(&name);
-    let plain = |tensors, findings| Header { tensors, findings, gguf: None, aliases: Vec::new(), beside: Vec::new() };
-    let (metadata, header) = match content {
-        Content::Gguf => {
-            let gguf::Header { metadata, tensors, findings } = gguf::read_header(&shown, &name, &source)?;
-            (metadata.texts(), Header { gguf: Some(metadata), ..plain(tensors, findings) })
+impl Headers {
+    fn read(store: &dyn Store, files: &[String], kind: Kind) -> Result<Self> {
+        let mut all = Self::default();
+        for (index, name) in files.iter().enumerate() {
+            let object = store.open(name)?;
+            let header = format::read(kind, &*object, name, &|name| open_beside(store, name))?;
+            all.add(index == 0, name, object, header);
+            if all.tensors.len() > MAX_TENSORS {
+                let (path, found, limit) = (store.path(name), all.tensors.len() as u64, MAX_TENSORS as u64);
+                return Err(Error::Limit { path, what: "number of tensors", found, limit });
+            }
         }
-        Content::Torch => {
-            let torch::Header { tensors, findings, aliases } = torch::read_header(&shown, &name, &source)?;
-            (BTreeMap::new(), Header { aliases, ..plain(tensors, findings) })
+        Ok(all)
+    }
+
+    fn add(&mut self, is_first: bool, name: &str, object: Box<dyn Object>, header: Header) {
+        let Header { tensors, metadata, claims, aliases, beside, split, row_order, findings } = header;
+        let position = self.shards.len();
+        self.tensors.extend(tensors.into_iter().map(|tensor| tensor.shifted(position)));
+        self.shards.push(Shard::new(name.to_owned(), metadata, object));
+        self.shards.extend(beside.into_iter().map(|(name, object)| Shard::new(name, BTreeMap::new(), object)));
+        if is_first {
+            (self.claims, self.row_order) = (claims, row_order);
         }
-        Content::Onnx => {
-            let header = onnx::read_header(place, &shown, &name, &source)?;
-            let beside =
-                header.files.into_iter().map(|(file, source)| Shard::new(file, BTreeMap::new(), source, options));
-            let (beside, aliases) = (beside.collect(), header.aliases);
-            (header.metadata, Header { aliases, beside, ..plain(header.tensors, header.findings) })
-        }
-        _ => {
-            let safetensors::Header { metadata, tensors, findings } = safetensors::read_header(&shown, &name, &source)?;
-            (metadata, plain(tensors, findings))
-        }
-    };
-    Ok((Shard::new(File { name, path }, metadata, source, options), header))
+        self.splits.push(split);
+        self.aliases.extend(aliases);
+        self.findings.extend(findings);
+    }
 }
 
-fn refuse_duplicates(place: &Place, shards: &[Shard], tensors: &[TensorMeta]) -> Result<()> {
+/// Opens a file that a weight file names; `None` where there is none.
+fn open_beside(store: &dyn Store, name: &str) -> Result<Option<Box<dyn Object>>> {
+    if !store.contains(name) {
+        return Ok(None);
+    }
+    let object = store.open(name)?;
+    match recognise::pointer(&head(&*object, recognise::MAX_POINTER_BYTES)?, object.len()) {
+        Some(pointer) => Err(Error::Nothing { path: store.path(name), why: pointer.advice(&shown(name)) }),
+        None => Ok(Some(object)),
+    }
+}
+
+fn refuse_duplicates(shards: &[Shard], tensors: &[TensorMeta]) -> Result<()> {
     if shards.len() < 2 {
         return Ok(());
     }
     let mut seen = HashMap::with_capacity(tensors.len());
     for tensor in tensors {
-        if let Some(before) = seen.insert(tensor.name.as_str(), tensor.shard) {
-            let (one, other) = (shown(&shards[before].name), &shards[tensor.shard]);
+        let Extent { shard, offset, .. } = tensor.first_extent();
+        if let Some(before) = seen.insert(tensor.name.as_str(), shard) {
+            let (one, other) = (shown(&shards[before].name), &shards[shard]);
             let what = format!("the tensor is in {one} and in {}", shown(&other.name));
-            return Err(Error::malformed(place.root.join(&other.name), FORMAT, what)
-                .in_tensor(&tensor.name)
-                .at(tensor.offset));
+            return Err(Error::malformed(other.path(), FORMAT, what).in_tensor(&tensor.name).at(offset));
         }
     }
     Ok(())

@@ -8,17 +8,17 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use self::stages::Stages;
-use crate::anatomy::{self, Anatomy};
+use crate::anatomy::{self, Anatomy, Hints};
 use crate::assemble;
 use crate::cache::{Cache, Lookup};
 use crate::catalog::Catalog;
-use crate::checkpoint::claims::Sidecar;
 use crate::checkpoint::{Checkpoint, Format, OpenOptions};
 use crate::error::{Error, Result};
 use crate::evidence::counterparts::Counterparts;
 use crate::evidence::{self, Depth};
 use crate::finding::{Code, Finding, Level};
 use crate::fingerprint::{Anchor, Fingerprint, Progress, Settings};
+use crate::format::Claims;
 use crate::model::known;
 use crate::published::{digests, norms};
 use crate::report::inspect::Seen;
@@ -34,7 +34,7 @@ pub struct Input {
     path: String,
     fingerprint: Fingerprint,
     anatomy: Option<Anatomy>,
-    sidecar: Sidecar,
+    claims: Claims,
     findings: Vec<Finding>,
 }
 
@@ -56,7 +56,7 @@ impl Input {
     /// A fingerprint that is at hand; `shown` is the path that the report names.
     pub fn of(fingerprint: Fingerprint, shown: String) -> Self {
         let findings = fingerprint.findings.clone();
-        Self { path: shown, fingerprint, anatomy: None, sidecar: Sidecar::default(), findings }
+        Self { path: shown, fingerprint, anatomy: None, claims: Claims::default(), findings }
     }
 
     /// Takes the fingerprint of an open checkpoint; `shown` is the path that the report names.
@@ -97,8 +97,8 @@ impl Input {
             cached_or_taken(seen.as_ref().unwrap_or(checkpoint), &anatomy, settings, cache, progress)?;
         let mut findings = findings_of_headers(checkpoint, &anatomy);
         findings.extend(fingerprint.findings.iter().cloned());
-        let sidecar = checkpoint.sidecar.clone();
-        Ok((Self { path: shown, fingerprint, anatomy: Some(anatomy), sidecar, findings }, cached))
+        let claims = checkpoint.claims.clone();
+        Ok((Self { path: shown, fingerprint, anatomy: Some(anatomy), claims, findings }, cached))
     }
 
     /// The fingerprint.
@@ -177,19 +177,17 @@ pub fn inspect(path: &Path, checkpoint: &Checkpoint) -> serde_json::Result<Inspe
 }
 
 fn dissected(checkpoint: &Checkpoint) -> Anatomy {
-    let sidecar = &checkpoint.sidecar;
-    let claims = anatomy::Claims { config: sidecar.config.as_ref(), in_gguf: sidecar.in_gguf };
-    anatomy::dissect_with(&checkpoint.tensors, claims)
+    anatomy::dissect_with(&checkpoint.tensors, Hints::of(&checkpoint.claims))
 }
 
 /// Remarks on what the headers say, and where the configuration contradicts them.
 fn findings_of_headers(checkpoint: &Checkpoint, anatomy: &Anatomy) -> Vec<Finding> {
-    let sidecar = &checkpoint.sidecar;
-    let contradicted = sidecar
+    let claims = &checkpoint.claims;
+    let contradicted = claims
         .config
         .as_ref()
         .into_iter()
-        .flat_map(|config| anatomy::config_findings(config, &anatomy.architecture, sidecar.config_source()));
+        .flat_map(|config| anatomy::config_findings(config, &anatomy.architecture, claims.config_source()));
     checkpoint.findings.iter().cloned().chain(contradicted).collect()
 }
 
@@ -248,7 +246,7 @@ fn report(
     candidates.extend(shown(compared));
     candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.judgement.class));
     let results: Vec<_> = candidates.iter().map(|c| TestedReference { id: &c.id, class: c.judgement.class }).collect();
-    let declaration = declared::declared(&subject.sidecar, &fingerprint.subject.name, &results);
+    let declaration = declared::declared(&subject.claims, &fingerprint.subject.name, &results);
     Results {
         path: &subject.path,
         fingerprint,

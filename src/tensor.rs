@@ -3,20 +3,21 @@
 //! Nothing here knows what a tensor is for; that is the anatomy's work.
 
 pub mod block;
-pub mod changed;
 pub mod decode;
 pub(crate) mod digest;
-pub mod layout;
+pub mod extent;
+pub mod low_rank;
 pub mod packed;
+pub mod storage;
+pub mod view;
 
 use std::fmt;
-use std::sync::Arc;
 
 use self::block::Grid;
 pub use block::Block;
-use layout::Extent;
-pub use layout::Layout;
+pub use extent::Extent;
 use serde::{Deserialize, Serialize};
+pub use storage::Storage;
 
 /// An element type as a checkpoint states it. A type that this version cannot decode is kept by name, so that the
 /// report can list it.
@@ -188,15 +189,9 @@ pub struct TensorMeta {
     pub dtype: DType,
     /// The size of each dimension, outermost first; empty for a scalar.
     pub shape: Vec<u64>,
-    /// Index of the shard (into [`Checkpoint::shards`](crate::checkpoint::Checkpoint::shards)) that holds the bytes.
-    pub shard: usize,
-    /// First byte of the tensor, counted from the start of that shard's file.
-    pub offset: u64,
-    /// Number of stored bytes.
-    pub len: u64,
-    /// How the stored bytes become the values in order. Unless it is plain, shard and offset are those of the first
-    /// stored bytes only.
-    pub layout: Layout,
+    /// Where its bytes lie (shards are those of [`Checkpoint::shards`](crate::checkpoint::Checkpoint::shards)), and how
+    /// they become the values in order.
+    pub storage: Storage,
 }
 
 impl TensorMeta {
@@ -206,33 +201,36 @@ impl TensorMeta {
     }
 
     /// The same tensor with its bytes `by` shards further on.
+    #[must_use]
     pub(crate) fn shifted(self, by: usize) -> Self {
-        let layout = match &self.layout {
-            Layout::Plain => Layout::Plain,
-            Layout::View(view) => Layout::View(Arc::new(view.shifted(by))),
-            Layout::Packed(packed) => Layout::Packed(Arc::new(packed::Packed::clone(packed).shifted(by))),
-            // An adapter is merged once all shards are known.
-            Layout::Changed(changed) => Layout::Changed(Arc::clone(changed)),
-            Layout::PlusOne(gain) => Layout::PlusOne(Arc::new(TensorMeta::clone(gain).shifted(by))),
-        };
-        Self { shard: self.shard + by, layout, ..self }
+        Self { storage: self.storage.shifted(by), ..self }
     }
 
     /// The same tensor read in another way.
     #[must_use]
-    pub(crate) fn with(self, layout: Layout) -> Self {
-        Self { layout, ..self }
+    pub(crate) fn with(self, storage: Storage) -> Self {
+        Self { storage, ..self }
     }
 
     /// The stored bytes that belong to it, in the order in which its stored digest takes them.
     pub fn extents(&self) -> Vec<Extent> {
-        match &self.layout {
-            Layout::Plain => vec![Extent { shard: self.shard, offset: self.offset, len: self.len }],
-            Layout::View(view) => view.extents().to_vec(),
-            Layout::Packed(packed) => packed.stored().map(|stored| stored.extent).collect(),
-            Layout::Changed(changed) => changed.extents(),
-            Layout::PlusOne(gain) => gain.extents(),
-        }
+        self.storage.extents()
+    }
+
+    /// The first of its stored bytes.
+    pub fn first_extent(&self) -> Extent {
+        self.storage.first_extent()
+    }
+
+    /// Number of stored bytes; of a tensor with a low-rank change, those of the tensor that is changed.
+    pub fn stored_bytes(&self) -> u64 {
+        self.storage.stored_bytes()
+    }
+
+    /// What tensors are ordered by: file, first byte, name.
+    pub(crate) fn place(&self) -> (usize, u64, &str) {
+        let Extent { shard, offset, .. } = self.first_extent();
+        (shard, offset, &self.name)
     }
 
     /// The tensor as a matrix (see [`matrix`]).

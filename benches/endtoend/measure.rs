@@ -66,7 +66,7 @@ impl Stage {
 
     fn run(self, path: &Path) {
         let checkpoint = Checkpoint::open(path, OpenOptions::default()).unwrap();
-        let anatomy = anatomy::dissect(&checkpoint.tensors, checkpoint.sidecar.config.as_ref());
+        let anatomy = anatomy::dissect(&checkpoint.tensors, checkpoint.claims.config.as_ref());
         let settings = Settings { descriptors: self == Self::Fingerprint, ..Settings::default() };
         if self == Self::Product {
             return product(&checkpoint);

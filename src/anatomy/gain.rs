@@ -22,13 +22,13 @@
 
 use serde_json::{Map, Value};
 
-use super::Claims;
+use super::Hints;
 use crate::model::{Architecture, NormGain, QkNorm};
 
 /// How the gains of a checkpoint with this architecture and these claims are stored.
-pub(super) fn convention(claims: Claims<'_>, architecture: &Architecture) -> NormGain {
-    let claimed = || claims.config.and_then(model_type).and_then(|name| claimed(name, architecture));
-    match claims.in_gguf {
+pub(super) fn convention(hints: Hints<'_>, architecture: &Architecture) -> NormGain {
+    let claimed = || hints.config.and_then(model_type).and_then(|name| claimed(name, architecture));
+    match hints.in_gguf {
         true => NormGain::Plain,
         false => claimed().unwrap_or(match architecture.family.stores_gains_less_one() {
             true => NormGain::LessOne,
@@ -74,7 +74,7 @@ mod tests {
 
     fn found(record: &str, config: &Value, in_gguf: bool) -> NormGain {
         let architecture = known::find(record).unwrap().architecture();
-        convention(Claims { config: config.as_object(), in_gguf }, &architecture)
+        convention(Hints { config: config.as_object(), in_gguf }, &architecture)
     }
 
     #[test]

@@ -12,18 +12,19 @@ mod parts;
 use self::parts::{Factors, Parts};
 use crate::checkpoint::adapter::Merged;
 use crate::checkpoint::adapter::config::Scales;
-use crate::checkpoint::{Checkpoint, Format, OpenOptions};
+use crate::checkpoint::{Checkpoint, Format, OpenOptions, Shard};
 use crate::finding::{Code, Finding, Level};
+use crate::format::Claims;
 use crate::model::Role;
 use crate::model::naming::{self, is_adapter_part};
-use crate::tensor::TensorMeta;
-use crate::tensor::changed::{Changed, Magnitude};
+use crate::tensor::low_rank::{LowRank, Magnitude};
+use crate::tensor::{Storage, TensorMeta};
 use crate::text::{listed, shown};
 use crate::{Error, Result};
 
 const FORMAT: &str = "adapter";
 
-/// Highest rank of a change, and most outs whose lengths are kept at once.
+/// Highest rank of a change, and most out features whose lengths are kept at once.
 const MAX_RANK: u64 = 1 << 16;
 const MAX_LENGTHS: u64 = 1 << 24;
 
@@ -47,7 +48,7 @@ impl Checkpoint {
         if own.tensors.is_empty() || own.tensors.iter().any(|tensor| is_adapter_part(&tensor.name)) {
             return Err(nothing(base, "it holds no model that an adapter could change".to_owned()));
         }
-        let Some(config) = theirs.sidecar.adapter.clone() else {
+        let Some(config) = theirs.adapter.clone() else {
             let what = "there is none, or it cannot be read: without it the scale of the change is not known";
             return Err(Error::malformed(theirs.root.join("adapter_config.json"), FORMAT, what));
         };
@@ -75,7 +76,7 @@ impl Checkpoint {
             unknown.extend(places.without_lengths);
         }
         let mut tensors = merge.tensors;
-        tensors.sort_by(|a, b| (a.shard, a.offset, &a.name).cmp(&(b.shard, b.offset, &b.name)));
+        tensors.sort_by(|a, b| a.place().cmp(&b.place()));
         let merged = Merged {
             adapter: name_of(&theirs),
             base: name_of(&own),
@@ -96,18 +97,18 @@ impl Checkpoint {
         let still_shared = || Error::Usage("the checkpoint is in use elsewhere".to_owned());
         let mut shards = Arc::into_inner(self.shards).ok_or_else(still_shared)?;
         shards.extend(Arc::into_inner(adapter.shards).ok_or_else(still_shared)?);
-        let mut sidecar = self.sidecar;
-        (sidecar.card, sidecar.adapter) = (adapter.sidecar.card, adapter.sidecar.adapter);
+        let claims = Claims { card: adapter.claims.card, ..self.claims };
         let mut findings = self.findings;
         findings.extend(adapter.findings.into_iter().filter(|finding| finding.code != Code::NeedsBase));
-        let declared = sidecar.adapter.as_ref().and_then(|config| config.base_model_name_or_path.as_deref());
+        let declared = adapter.adapter.as_ref().and_then(|config| config.base_model_name_or_path.as_deref());
         findings.push(merged.finding(declared));
         let (merged, shards) = (Some(merged), Arc::new(shards));
         Ok(Self {
             format: Format::Merged,
             shards,
             tensors,
-            sidecar,
+            claims,
+            adapter: adapter.adapter,
             findings,
             repository: None,
             revision: None,
@@ -116,19 +117,19 @@ impl Checkpoint {
         })
     }
 
-    /// Finds how long the outs are where they do not lie in rows, which takes a pass over those tensors.
+    /// Finds how long the out features are where they do not lie in rows, which takes a pass over those tensors.
     fn know_lengths(&mut self, names: &[String]) -> Result<()> {
         for name in names {
             let Some(at) = self.tensors.iter().position(|tensor| tensor.name == *name) else { continue };
-            let crate::tensor::Layout::Changed(changed) = &self.tensors[at].layout else { continue };
-            let Some(Magnitude::Lengths(stated)) = &changed.magnitude else { continue };
+            let Storage::LowRank(change) = &self.tensors[at].storage else { continue };
+            let Some(Magnitude::Lengths(stated)) = &change.magnitude else { continue };
             let refuse = || {
-                let path = self.shards.get(changed.base.shard).map_or(&self.root, |shard| &shard.path);
+                let path = self.shards.get(change.base.first_extent().shard).map_or(&*self.root, Shard::path);
                 Error::malformed(path, FORMAT, "its values cannot be read").in_tensor(name)
             };
-            let known = self.lengths(changed)?.ok_or_else(refuse)?;
+            let known = self.lengths(change)?.ok_or_else(refuse)?;
             let magnitude = Some(Magnitude::Known(stated.clone(), known));
-            self.tensors[at] = Changed { magnitude, ..Changed::clone(changed) }.tensor();
+            self.tensors[at] = LowRank { magnitude, ..LowRank::clone(change) }.tensor();
         }
         Ok(())
     }
@@ -235,13 +236,13 @@ struct Merge<'a> {
 /// What was done to a module.
 struct Places {
     tensors: usize,
-    /// The tensor of which a pass has to find how long its outs are.
+    /// The tensor of which a pass has to find how long its out features are.
     without_lengths: Option<String>,
 }
 
 impl Merge<'_> {
     fn refuse(&self, tensor: &TensorMeta, what: String) -> Error {
-        let path = self.adapter.shards.get(tensor.shard).map_or(&self.adapter.root, |shard| &shard.path);
+        let path = self.adapter.shards.get(tensor.first_extent().shard).map_or(&*self.adapter.root, Shard::path);
         Error::malformed(path, FORMAT, what).in_tensor(&tensor.name)
     }
 
@@ -271,7 +272,13 @@ impl Merge<'_> {
     }
 
     /// Adds the change of one module; returns its rank.
-    fn change(&mut self, module: &str, factors: Factors, wants_length: bool, turned: bool) -> Result<(u64, Places)> {
+    fn change(
+        &mut self,
+        module: &str,
+        factors: Factors,
+        wants_length: bool,
+        transposed: bool,
+    ) -> Result<(u64, Places)> {
         let any = [&factors.a, &factors.b, &factors.bias, &factors.magnitude].into_iter().flatten().next().cloned();
         let (a, b) = match (factors.a, factors.b, any) {
             (Some(a), Some(b), _) => (a, b),
@@ -282,18 +289,18 @@ impl Merge<'_> {
         };
         for factor in [Some(&a), Some(&b), factors.bias.as_ref(), factors.magnitude.as_ref()].into_iter().flatten() {
             let is_read = factor.dtype.is_decoded() && factor.dtype.bytes().is_some() && factor.dtype.is_float();
-            if !is_read || !factor.layout.is_plain() {
+            if !is_read || !factor.storage.is_plain() {
                 return Err(self.refuse(factor, format!("factors of type {} are not merged", factor.dtype)));
             }
         }
-        let ([rank, ins], [outs, same]) = (&a.shape[..], &b.shape[..]) else {
+        let ([rank, in_features], [out_features, same]) = (&a.shape[..], &b.shape[..]) else {
             let what = format!(
                 "factors of shapes {:?} and {:?} are no matrices: convolutions are not merged",
                 a.shape, b.shape
             );
             return Err(self.refuse(&a, what));
         };
-        let (rank, ins, outs) = (*rank, *ins, *outs);
+        let (rank, in_features, out_features) = (*rank, *in_features, *out_features);
         if rank != *same || rank == 0 || rank > MAX_RANK {
             return Err(
                 self.refuse(&b, format!("factors of shapes {:?} and {:?} have no common rank", a.shape, b.shape))
@@ -305,23 +312,24 @@ impl Merge<'_> {
         let [rows, cols] = base.shape[..] else {
             return Err(self.refuse(&a, format!("the base's {} has shape {:?}", shown(&base.name), base.shape)));
         };
-        let (upright, across) = ((rows, cols) == (outs, ins), (rows, cols) == (ins, outs));
+        let (upright, across) =
+            ((rows, cols) == (out_features, in_features), (rows, cols) == (in_features, out_features));
         let fits = if factors.embedding { across } else { upright || across };
         if !fits || !base.dtype.is_decoded() || !base.dtype.is_float() {
             let what = format!(
-                "a change of {outs} outs and {ins} ins does not fit the base's {} of {} and shape {:?}",
+                "a change of {out_features} outs and {in_features} ins does not fit the base's {} of {} and shape {:?}",
                 shown(&base.name),
                 base.dtype,
                 base.shape
             );
             return Err(self.refuse(&b, what));
         }
-        let turned = factors.embedding || across && (turned || !upright);
+        let transposed = factors.embedding || across && (transposed || !upright);
         let scale = self.scales.of(module, rank).map_err(|what| self.refuse(&b, what))?;
-        let magnitude = self.magnitude(module, factors.magnitude, wants_length, outs, &b)?;
-        let without_lengths = (turned && magnitude.is_some()).then(|| base.name.clone());
-        let (outs, ins) = (b.clone().shifted(self.base), Some(a.shifted(self.base)));
-        self.tensors[at] = Changed { base, outs, ins, runs: None, turned, scale, magnitude }.tensor();
+        let magnitude = self.magnitude(module, factors.magnitude, wants_length, out_features, &b)?;
+        let without_lengths = (transposed && magnitude.is_some()).then(|| base.name.clone());
+        let (a, b) = (Some(a.shifted(self.base)), b.shifted(self.base));
+        self.tensors[at] = LowRank { base, b, a, runs: None, transposed, scale, magnitude }.tensor();
         let mut tensors = 1;
         if let Some(added) = factors.bias {
             self.add_to_bias(module, added, scale)?;
@@ -333,7 +341,7 @@ impl Merge<'_> {
     fn find(&self, name: &str, tensor: &TensorMeta) -> Result<usize> {
         let none = || self.refuse(tensor, format!("the base has no tensor {} that it could change", shown(name)));
         let at = self.names.find(name).ok_or_else(none)?;
-        if matches!(self.tensors[at].layout, crate::tensor::Layout::Changed(_)) {
+        if matches!(self.tensors[at].storage, Storage::LowRank(_)) {
             return Err(self.refuse(tensor, format!("the base's {} is changed twice", shown(&self.tensors[at].name))));
         }
         Ok(at)
@@ -345,18 +353,18 @@ impl Merge<'_> {
         module: &str,
         stated: Option<TensorMeta>,
         wanted: bool,
-        outs: u64,
+        out_features: u64,
         factor: &TensorMeta,
     ) -> Result<Option<Magnitude>> {
         match (stated, wanted) {
             (None, false) => Ok(None),
-            (Some(stated), true) if stated.elements() == outs && outs <= MAX_LENGTHS => {
+            (Some(stated), true) if stated.elements() == out_features && out_features <= MAX_LENGTHS => {
                 // Some versions keep it as a matrix of one row or column.
-                let vector = TensorMeta { shape: vec![outs], ..stated.shifted(self.base) };
+                let vector = TensorMeta { shape: vec![out_features], ..stated.shifted(self.base) };
                 Ok(Some(Magnitude::Lengths(vector)))
             }
             (Some(stated), true) => {
-                let what = format!("{} lengths do not fit {outs} outs of {}", stated.elements(), shown(module));
+                let what = format!("{} lengths do not fit {out_features} outs of {}", stated.elements(), shown(module));
                 Err(self.refuse(&stated, what))
             }
             (None, true) => {
@@ -375,9 +383,9 @@ impl Merge<'_> {
             let what = format!("shape {:?} does not fit {:?} of the base's bias", added.shape, base.shape);
             return Err(self.refuse(&added, what));
         }
-        let outs = TensorMeta { shape: vec![base.elements(), 1], ..added.shifted(self.base) };
-        let changed = Changed { base, outs, ins: None, runs: None, turned: true, scale, magnitude: None };
-        self.tensors[at] = changed.tensor();
+        let b = TensorMeta { shape: vec![base.elements(), 1], ..added.shifted(self.base) };
+        let change = LowRank { base, b, a: None, runs: None, transposed: true, scale, magnitude: None };
+        self.tensors[at] = change.tensor();
         Ok(())
     }
 }

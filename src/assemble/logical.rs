@@ -10,9 +10,10 @@ use std::sync::Arc;
 use crate::anatomy::{Anatomy, Assignment, residual};
 use crate::model::naming::{self, Fusion, RowOrder, Scheme};
 use crate::model::{Architecture, NormGain, Role};
-use crate::tensor::changed::Changed;
-use crate::tensor::layout::{Extent, Piece, Run, View};
-use crate::tensor::{Layout, TensorMeta};
+use crate::tensor::extent::Run;
+use crate::tensor::low_rank::LowRank;
+use crate::tensor::view::{Piece, View};
+use crate::tensor::{Extent, Storage, TensorMeta};
 
 /// What a checkpoint looks like with one tensor for each role.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,7 +76,7 @@ fn plain_gain(tensor: &TensorMeta, assignment: &Assignment, convention: NormGain
     let is_vector = tensor.shape.len() == 1 && tensor.elements() <= MAX_GAIN;
     let is_read = is_vector && tensor.dtype.is_decoded() && tensor.dtype.is_float();
     let less_one = convention == NormGain::LessOne && is_gain && is_read;
-    less_one.then(|| tensor.clone().with(Layout::PlusOne(Arc::new(tensor.clone()))))
+    less_one.then(|| tensor.clone().with(Storage::PlusOne(Arc::new(tensor.clone()))))
 }
 
 /// A part of a tensor and what is known of it.
@@ -99,7 +100,7 @@ struct Matrix<'a> {
     /// Of a packed stack, the first row of the matrix.
     first: u64,
     /// What is added to it.
-    change: Option<&'a Changed>,
+    change: Option<&'a LowRank>,
 }
 
 /// The parts of a tensor; none where it stays as it is.
@@ -112,14 +113,14 @@ fn parts(
     let role = *assignment.roles.first()?;
     let settled = assignment.roles.len() == 1;
     // Of a changed tensor the base is taken apart, and each part has its share of the change.
-    let (tensor, change) = match &tensor.layout {
-        Layout::Changed(changed) => (&changed.base, Some(&**changed)),
+    let (tensor, change) = match &tensor.storage {
+        Storage::LowRank(change) => (&change.base, Some(&**change)),
         _ => (tensor, None),
     };
     if !tensor.dtype.is_decoded() || !tensor.dtype.is_float() {
         return None;
     }
-    if let Layout::View(_) = tensor.layout {
+    if let Storage::View(_) = tensor.storage {
         let (offset, outs) = (transposed(tensor).filter(|_| change.is_none())?, *tensor.shape.first()?);
         let matrix = Matrix { tensor, outs, ins: architecture.hidden_size, turned: true, offset, first: 0, change };
         let fused = settled && tensor.shape[1..] == [matrix.ins];
@@ -139,7 +140,7 @@ fn parts(
             if turned && blocks || role == Role::AttnQkv && ins != d {
                 return None;
             }
-            let matrix = Matrix { tensor, outs, ins, turned, offset: tensor.offset, first: 0, change };
+            let matrix = Matrix { tensor, outs, ins, turned, offset: tensor.first_extent().offset, first: 0, change };
             match settled.then(|| runs(role, outs, architecture, scheme)).flatten() {
                 Some(runs) => Some(split(&matrix, assignment, architecture, &runs)),
                 None if turned => {
@@ -152,7 +153,15 @@ fn parts(
         }
         [size] if settled => {
             let runs = runs(role, size, architecture, scheme)?;
-            let matrix = Matrix { tensor, outs: size, ins: 1, turned: false, offset: tensor.offset, first: 0, change };
+            let matrix = Matrix {
+                tensor,
+                outs: size,
+                ins: 1,
+                turned: false,
+                offset: tensor.first_extent().offset,
+                first: 0,
+                change,
+            };
             Some(split(&matrix, assignment, architecture, &runs))
         }
         _ => None,
@@ -161,10 +170,10 @@ fn parts(
 
 /// First byte of a matrix that is the transpose of what is stored, in one piece.
 fn transposed(tensor: &TensorMeta) -> Option<u64> {
-    let (Layout::View(view), [outs, _]) = (&tensor.layout, &tensor.shape[..]) else { return None };
+    let (Storage::View(view), [outs, _]) = (&tensor.storage, &tensor.shape[..]) else { return None };
     let (&[piece], width) = (view.pieces(), tensor.dtype.bytes()?) else { return None };
     let turned = piece.row_step == width && Some(piece.col_step) == outs.checked_mul(width);
-    (turned && piece.shard == tensor.shard).then_some(piece.offset)
+    (turned && piece.shard == tensor.first_extent().shard).then_some(piece.offset)
 }
 
 /// Roles whose matrices GPT-2's Conv1D stores as (in, out).
@@ -260,12 +269,12 @@ fn experts_of(
     if !(2..=MOST).contains(&experts) || !(usual || turned) || turned && tensor.dtype.bytes().is_none() {
         return None;
     }
-    let packed = matches!(tensor.layout, Layout::Packed(_));
+    let packed = matches!(tensor.storage, Storage::Packed(_));
     let size = if packed { 0 } else { tensor.dtype.size_of(rows.checked_mul(cols)?)? };
     let (outs, ins) = if turned { (cols, rows) } else { (rows, cols) };
     let mut parts = Vec::new();
     for expert in 0..experts {
-        let (offset, first) = (tensor.offset + expert * size, expert * rows);
+        let (offset, first) = (tensor.first_extent().offset + expert * size, expert * rows);
         let matrix = Matrix { tensor, outs, ins, turned, offset, first, change: None };
         let own = |role: Role| Assignment { roles: vec![role], expert: Some(expert as u32), ..assignment.clone() };
         let name = |part: &str| format!("{}#{expert}{part}", tensor.name);
@@ -295,36 +304,34 @@ impl Matrix<'_> {
         let stored = TensorMeta { name, shape, ..tensor.clone() };
         let upright = Architecture { conv1d_transposed: false, ..architecture.clone() };
         let line = || tensor.dtype.size_of(if turned { outs } else { ins });
-        let meta = match (&tensor.layout, runs) {
-            (Layout::Packed(packed), _) => {
+        let shard = tensor.first_extent().shard;
+        let storage = match (&tensor.storage, runs) {
+            (Storage::Packed(packed), _) => {
                 let runs: Vec<Run> = runs.iter().map(|run| Run { first: first + run.first, ..*run }).collect();
                 let rows = tensor.matrix().0;
-                let part = if turned { None } else { packed.part(&runs, rows) }?;
-                let (offset, len) = (part.codes.extent.offset, part.len());
-                TensorMeta { offset, len, layout: Layout::Packed(Arc::new(part)), ..stored }
+                Storage::Packed(Arc::new(if turned { None } else { packed.part(&runs, rows) }?))
             }
             (_, &[Run { first, count, step: 1 }]) if !turned => {
                 let line = line()?;
-                TensorMeta { offset: offset + first * line, len: count * line, ..stored }
+                Storage::Plain(Extent { shard, offset: offset + first * line, len: count * line })
             }
             _ => {
                 let line = line()?;
                 let pieces = self.pieces(runs, line)?;
                 let extents = if turned {
                     // Columns of the stored rows: the bytes of the whole matrix are the part's.
-                    vec![Extent { shard: tensor.shard, offset, len: ins * line }]
+                    vec![Extent { shard, offset, len: ins * line }]
                 } else {
                     let extent = |run: &Run| {
                         let len = (run.end()? - run.first) * line;
-                        Some(Extent { shard: tensor.shard, offset: offset + run.first * line, len })
+                        Some(Extent { shard, offset: offset + run.first * line, len })
                     };
                     runs.iter().map(extent).collect::<Option<Vec<Extent>>>()?
                 };
-                let len = extents.iter().map(|extent| extent.len).sum();
-                let view = View::new(&tensor.dtype, &stored.shape, pieces, extents).ok()?;
-                TensorMeta { offset, len, layout: Layout::View(Arc::new(view)), ..stored }
+                Storage::View(Arc::new(View::new(&tensor.dtype, &stored.shape, pieces, extents).ok()?))
             }
         };
+        let meta = stored.with(storage);
         let meta = match change {
             Some(change) => {
                 let pairs = runs.iter().map(|run| (run.step == 1).then_some((run.first, run.count)));
@@ -337,7 +344,7 @@ impl Matrix<'_> {
     }
 
     fn pieces(&self, runs: &[Run], line: u64) -> Option<Vec<Piece>> {
-        let (shard, flat) = (self.tensor.shard, self.tensor.shape.len() == 1);
+        let (shard, flat) = (self.tensor.first_extent().shard, self.tensor.shape.len() == 1);
         let width = self.tensor.dtype.bytes().unwrap_or(0);
         let mut at = 0;
         let mut pieces = Vec::new();

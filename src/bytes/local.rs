@@ -4,94 +4,78 @@
 
 use std::fs::{self, File, Metadata};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use memmap2::{Mmap, MmapOptions};
 
+use super::store::Object;
 use crate::{Error, Result};
 
 /// A regular file, opened for reading at offsets.
 ///
 /// It starts out with positioned reads, so that a header can be read without faulting in pages of a mapping;
-/// [`Source::mapped`] then maps it.
+/// [`LocalFile::mapped`] then maps it.
 #[derive(Debug)]
-pub struct Source {
-    store: Store,
-    identity: Identity,
-    #[cfg(test)]
-    pub(crate) tally: Tally,
-}
-
-/// For tests: bytes that were handed out, and how many of them when it was last asked whether the file has changed.
-#[cfg(test)]
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    pub(crate) read: std::sync::atomic::AtomicU64,
-    pub(crate) checked: std::sync::atomic::AtomicU64,
+pub struct LocalFile {
+    access: Access,
+    name: PathBuf,
+    real: PathBuf,
+    opened: Metadata,
+    mmap: bool,
 }
 
 #[derive(Debug)]
-enum Store {
+enum Access {
     Mapped(Mmap),
     Read(File),
 }
 
-/// What tells that a file is still the one that was opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Identity {
-    len: u64,
-    modified: Option<SystemTime>,
-}
-
-impl Identity {
-    fn of(metadata: &Metadata) -> Self {
-        Self { len: metadata.len(), modified: metadata.modified().ok() }
-    }
-}
-
-impl Source {
+impl LocalFile {
     /// Opens a regular file.
     ///
     /// # Errors
     /// [`Error::Io`] if the system refuses; [`Error::Malformed`] for a folder, pipe, device or socket, which is
     /// recognised before it is opened because opening a pipe would wait for a writer.
     pub fn open(path: &Path) -> Result<Self> {
-        let refuse = || Error::malformed(path, "checkpoint", "not a regular file");
-        let found = fs::metadata(path).map_err(|source| Error::io(path, "open", source))?;
+        Self::open_as(path.to_path_buf(), path.to_path_buf(), true)
+    }
+
+    /// Opens the regular file at `real`, which messages call `name`: behind a link there may be a blob called by its
+    /// digest. With `mmap` it will be mapped for its values.
+    ///
+    /// # Errors
+    /// As [`LocalFile::open`].
+    pub(super) fn open_as(name: PathBuf, real: PathBuf, mmap: bool) -> Result<Self> {
+        let refuse = || Error::malformed(&name, "checkpoint", "not a regular file");
+        let found = fs::metadata(&real).map_err(|source| Error::io(&name, "open", source))?;
         if !found.is_file() {
             return Err(refuse());
         }
-        let file = File::open(path).map_err(|source| Error::io(path, "open", source))?;
-        let opened = file.metadata().map_err(|source| Error::io(path, "examine", source))?;
+        let file = File::open(&real).map_err(|source| Error::io(&name, "open", source))?;
+        let opened = file.metadata().map_err(|source| Error::io(&name, "examine", source))?;
         if !opened.is_file() {
             return Err(refuse());
         }
-        Ok(Self {
-            store: Store::Read(file),
-            identity: Identity::of(&opened),
-            #[cfg(test)]
-            tally: Tally::default(),
-        })
+        Ok(Self { access: Access::Read(file), name, real, opened, mmap })
     }
 
     /// The same file, mapped. Where the system refuses a mapping (or the file is empty) it stays with positioned
     /// reads. A mapped file holds no file descriptor.
     #[must_use]
     pub fn mapped(self) -> Self {
-        let Store::Read(file) = &self.store else { return self };
+        let Access::Read(file) = &self.access else { return self };
         match map(file) {
-            Ok(map) if self.identity.len > 0 => Self { store: Store::Mapped(map), ..self },
+            Ok(map) if !self.is_empty() => Self { access: Access::Mapped(map), ..self },
             _ => self.read_once(),
         }
     }
 
     /// The same file with positioned reads; the system is told that it is read in order and once, so that a scan of a
     /// large checkpoint does not push everything else out of the page cache.
-    #[must_use]
-    pub fn read_once(self) -> Self {
+    fn read_once(self) -> Self {
         #[cfg(target_os = "linux")]
-        if let Store::Read(file) = &self.store {
+        if let Access::Read(file) = &self.access {
             // Only hints: a system that ignores them reads the same bytes.
             for advice in [rustix::fs::Advice::Sequential, rustix::fs::Advice::NoReuse] {
                 let _ = rustix::fs::fadvise(file, 0, None, advice);
@@ -100,45 +84,24 @@ impl Source {
         self
     }
 
-    /// Whether the bytes come from a mapping.
-    pub fn is_mapped(&self) -> bool {
-        matches!(self.store, Store::Mapped(_))
-    }
-
-    /// Length of the file in bytes when it was opened.
-    pub fn len(&self) -> u64 {
-        self.identity.len
-    }
-
-    /// Whether the file had no bytes when it was opened.
-    pub fn is_empty(&self) -> bool {
-        self.identity.len == 0
-    }
-
-    /// Bytes `[offset, offset + len)` of the file, which errors call `path`: borrowed from the mapping, or read into
-    /// `buf`, which grows to `len` bytes at most.
-    ///
-    /// # Errors
-    /// [`Error::Changed`] if the file no longer reaches that far, or never did; [`Error::Io`] if the system refuses.
-    pub fn read<'a>(&'a self, path: &Path, offset: u64, len: usize, buf: &'a mut Vec<u8>) -> Result<&'a [u8]> {
-        self.slice(offset, len, buf).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => Error::Changed { path: path.to_path_buf() },
-            _ => Error::io(path, "read", error),
-        })
+    /// All bytes of the file, where it is mapped.
+    pub(crate) fn all(&self) -> Option<&[u8]> {
+        match &self.access {
+            Access::Mapped(map) => Some(map),
+            Access::Read(_) => None,
+        }
     }
 
     fn slice<'a>(&'a self, offset: u64, len: usize, buf: &'a mut Vec<u8>) -> io::Result<&'a [u8]> {
         let beyond = || io::Error::from(io::ErrorKind::UnexpectedEof);
         let end = offset.checked_add(len as u64).filter(|end| *end <= self.len()).ok_or_else(beyond)?;
-        #[cfg(test)]
-        self.tally.read.fetch_add(len as u64, std::sync::atomic::Ordering::SeqCst);
-        match &self.store {
-            Store::Mapped(map) => {
+        match &self.access {
+            Access::Mapped(map) => {
                 let start = usize::try_from(offset).map_err(|_| beyond())?;
                 let end = usize::try_from(end).map_err(|_| beyond())?;
                 map.get(start..end).ok_or_else(beyond)
             }
-            Store::Read(file) => {
+            Access::Read(file) => {
                 if buf.len() < len {
                     buf.resize(len, 0);
                 }
@@ -148,21 +111,59 @@ impl Source {
             }
         }
     }
+}
 
-    /// All bytes of the file, where it is mapped.
-    pub(crate) fn all(&self) -> Option<&[u8]> {
-        match &self.store {
-            Store::Mapped(map) => Some(map),
-            Store::Read(_) => None,
+impl Object for LocalFile {
+    fn name(&self) -> &Path {
+        &self.name
+    }
+
+    fn location(&self) -> &Path {
+        &self.real
+    }
+
+    fn len(&self) -> u64 {
+        self.opened.len()
+    }
+
+    fn read<'a>(&'a self, offset: u64, len: usize, buf: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+        self.slice(offset, len, buf).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => Error::Changed { path: self.name.clone() },
+            _ => Error::io(&self.name, "read", error),
+        })
+    }
+
+    /// Length, times and inode.
+    fn identity(&self) -> Vec<u8> {
+        let mut identity = self.len().to_le_bytes().to_vec();
+        let since = self.opened.modified().ok().and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+        identity.extend(since.map_or(0, |since| since.as_nanos()).to_le_bytes());
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            identity.extend(self.opened.dev().to_le_bytes());
+            identity.extend(self.opened.ino().to_le_bytes());
+            identity.extend(self.opened.ctime().to_le_bytes());
+            identity.extend(self.opened.ctime_nsec().to_le_bytes());
+        }
+        identity
+    }
+
+    /// Whether length and modification time are those with which it was opened.
+    fn is_unchanged(&self) -> Result<bool> {
+        let state = |metadata: &Metadata| (metadata.len(), metadata.modified().ok());
+        match fs::metadata(&self.real) {
+            Ok(now) => Ok(state(&now) == state(&self.opened)),
+            Err(gone) if gone.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(Error::io(&self.name, "examine", source)),
         }
     }
 
-    /// Says that the bytes `[offset, offset + len)` are not needed any more for now: of a mapping, the pages leave this
-    /// process. They stay in the page cache, where pages of a mapping that is read in sequence are the first that the
-    /// system takes back when it needs memory. What is read again comes back from there or from the file.
-    pub fn release(&self, offset: u64, len: u64) {
+    /// Of a mapping, the pages leave this process. They stay in the page cache, where pages of a mapping that is read in
+    /// sequence are the first that the system takes back when it needs memory.
+    fn release(&self, offset: u64, len: u64) {
         #[cfg(unix)]
-        if let Store::Mapped(map) = &self.store {
+        if let Access::Mapped(map) = &self.access {
             let (Ok(start), Ok(len)) = (usize::try_from(offset), usize::try_from(len)) else { return };
             // The pages at both ends may hold a neighbour's bytes; a whole page more or less does not matter.
             let start = start.next_multiple_of(PAGE);
@@ -176,20 +177,8 @@ impl Source {
         let _ = (offset, len);
     }
 
-    /// Whether the file at `path` still has the length and modification time with which it was opened.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if it can no longer be examined; a file that is gone has changed.
-    pub fn is_unchanged(&self, path: &Path) -> Result<bool> {
-        #[cfg(test)]
-        self.tally
-            .checked
-            .store(self.tally.read.load(std::sync::atomic::Ordering::SeqCst), std::sync::atomic::Ordering::SeqCst);
-        match fs::metadata(path) {
-            Ok(now) => Ok(Identity::of(&now) == self.identity),
-            Err(gone) if gone.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(source) => Err(Error::io(path, "examine", source)),
-        }
+    fn for_values(self: Box<Self>) -> Box<dyn Object> {
+        Box::new(if self.mmap { self.mapped() } else { self.read_once() })
     }
 }
 
@@ -251,9 +240,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         fs::write(&path, b"0123456789").unwrap();
-        let read = Source::open(&path).unwrap();
-        let mapped = Source::open(&path).unwrap().mapped();
-        assert!(mapped.is_mapped() && !read.is_mapped());
+        let read = LocalFile::open(&path).unwrap();
+        let mapped = LocalFile::open(&path).unwrap().mapped();
+        assert!(mapped.all().is_some() && read.all().is_none());
         for source in [&read, &mapped] {
             let mut buf = Vec::new();
             assert_eq!(source.slice(3, 4, &mut buf).unwrap(), b"3456");
@@ -270,8 +259,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         fs::write(&path, b"").unwrap();
-        let source = Source::open(&path).unwrap().mapped();
-        assert!(source.is_empty() && !source.is_mapped());
+        let source = LocalFile::open(&path).unwrap().mapped();
+        assert!(source.is_empty() && source.all().is_none());
     }
 
     #[test]
@@ -279,11 +268,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         fs::write(&path, b"0123").unwrap();
-        let source = Source::open(&path).unwrap();
-        assert!(source.is_unchanged(&path).unwrap());
+        let source = LocalFile::open(&path).unwrap();
+        assert!(source.is_unchanged().unwrap());
         fs::write(&path, b"01234").unwrap();
-        assert!(!source.is_unchanged(&path).unwrap());
+        assert!(!source.is_unchanged().unwrap());
         fs::remove_file(&path).unwrap();
-        assert!(!source.is_unchanged(&path).unwrap());
+        assert!(!source.is_unchanged().unwrap());
     }
 }

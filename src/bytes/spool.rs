@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tempfile::NamedTempFile;
 
-use super::local::Source;
+use super::local::LocalFile;
+use super::store::Object;
 use crate::error::{Error, Result};
 
 /// Bytes that are held in memory before a file is used.
@@ -20,18 +21,18 @@ const HELD: usize = 32 << 20;
 /// Signed 8-bit numbers, in memory or in a mapped file. They compare and print as what they are, wherever they lie.
 #[derive(Clone, Default)]
 pub struct Numbers {
-    store: Arc<Store>,
+    held: Arc<Held>,
     range: Range<usize>,
 }
 
-enum Store {
-    Held(Vec<u8>),
-    Mapped(Source),
+enum Held {
+    Memory(Vec<u8>),
+    Mapped(LocalFile),
 }
 
-impl Default for Store {
+impl Default for Held {
     fn default() -> Self {
-        Self::Held(Vec::new())
+        Self::Memory(Vec::new())
     }
 }
 
@@ -41,7 +42,7 @@ impl Numbers {
     pub(crate) fn part(&self, range: Range<usize>) -> Self {
         let whole = range.start <= range.end && range.end <= self.range.len();
         let range = if whole { self.range.start + range.start..self.range.start + range.end } else { 0..0 };
-        Self { store: Arc::clone(&self.store), range }
+        Self { held: Arc::clone(&self.held), range }
     }
 }
 
@@ -49,9 +50,9 @@ impl Deref for Numbers {
     type Target = [i8];
 
     fn deref(&self) -> &[i8] {
-        let all = match &*self.store {
-            Store::Held(numbers) => numbers.as_slice(),
-            Store::Mapped(source) => source.all().unwrap_or_default(),
+        let all = match &*self.held {
+            Held::Memory(numbers) => numbers.as_slice(),
+            Held::Mapped(file) => file.all().unwrap_or_default(),
         };
         bytemuck::cast_slice(all.get(self.range.clone()).unwrap_or_default())
     }
@@ -60,7 +61,7 @@ impl Deref for Numbers {
 impl From<Vec<u8>> for Numbers {
     fn from(bytes: Vec<u8>) -> Self {
         let range = 0..bytes.len();
-        Self { store: Arc::new(Store::Held(bytes)), range }
+        Self { held: Arc::new(Held::Memory(bytes)), range }
     }
 }
 
@@ -156,16 +157,16 @@ impl Numbers {
     /// # Errors
     /// [`Error::Io`] if it cannot be read.
     pub(crate) fn map(path: &Path) -> Result<Self> {
-        let source = Source::open(path)?.mapped();
-        let len = usize::try_from(source.len()).unwrap_or(usize::MAX);
-        let store = if source.is_mapped() {
-            Store::Mapped(source)
+        let file = LocalFile::open(path)?.mapped();
+        let len = usize::try_from(file.len()).unwrap_or(usize::MAX);
+        let held = if file.all().is_some() {
+            Held::Mapped(file)
         } else {
             let mut bytes = Vec::new();
-            source.read(path, 0, len, &mut bytes)?;
-            Store::Held(bytes)
+            file.read(0, len, &mut bytes)?;
+            Held::Memory(bytes)
         };
-        Ok(Self { store: Arc::new(store), range: 0..len })
+        Ok(Self { held: Arc::new(held), range: 0..len })
     }
 }
 
@@ -181,7 +182,7 @@ mod tests {
             let piece = |index: usize| -> Vec<i8> { (0..8 << 20).map(|i: usize| (i % 100 + index) as i8).collect() };
             let places: Vec<_> = (0..pieces).map(|index| spool.put(&piece(index)).unwrap()).collect();
             let all = spool.finish().unwrap();
-            assert_eq!(matches!(*all.store, Store::Mapped(_)), pieces > 4);
+            assert_eq!(matches!(*all.held, Held::Mapped(_)), pieces > 4);
             assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the file has no name any more");
             for (index, place) in places.into_iter().enumerate() {
                 assert!(*all.part(place) == piece(index)[..]);

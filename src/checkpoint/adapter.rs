@@ -12,8 +12,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::config::{Config, Patterns};
-use super::claims::{Card, Sidecar};
 use crate::finding::{Code, Finding, Level};
+use crate::format::{Card, Claims};
 use crate::model::naming::is_adapter_part;
 use crate::tensor::TensorMeta;
 use crate::text::{listed, shown};
@@ -40,10 +40,10 @@ pub struct Merged {
 }
 
 /// The finding that says what the adapter is, if the checkpoint is one; adds the declared base to the card.
-pub(crate) fn describe(tensors: &[TensorMeta], sidecar: &mut Sidecar) -> Option<Finding> {
+pub(crate) fn describe(tensors: &[TensorMeta], config: Option<&Config>, claims: &mut Claims) -> Option<Finding> {
     let parts = || tensors.iter().filter(|tensor| is_adapter_part(&tensor.name));
     let first = parts().next()?;
-    let config = sidecar.adapter.clone().unwrap_or_default();
+    let config = config.cloned().unwrap_or_default();
     let method =
         config.peft_type.as_deref().map_or_else(|| "adapter".to_owned(), |name| format!("{} adapter", shown(name)));
     let ranks: BTreeSet<u64> = parts().filter_map(rank).collect();
@@ -61,7 +61,7 @@ pub(crate) fn describe(tensors: &[TensorMeta], sidecar: &mut Sidecar) -> Option<
         None => "declares no base".to_owned(),
     };
     if let Some(base) = config.base_model_name_or_path.filter(|base| !base.trim().is_empty()) {
-        let card: &mut Card = sidecar.card.get_or_insert_default();
+        let card: &mut Card = claims.card.get_or_insert_default();
         if !card.base_models.contains(&base) {
             card.base_models.push(base);
         }

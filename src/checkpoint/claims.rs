@@ -3,51 +3,29 @@
 //! All of it is hearsay about the weights, so nothing here is ever fatal: what cannot be read becomes a finding.
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::Read;
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::adapter;
-use super::place::Place;
+use crate::bytes::Store;
+use crate::bytes::store::head;
 use crate::finding::{Code, Finding, Level};
-use crate::format::gguf::metadata::Metadata;
-use crate::format::recognise;
+use crate::format::{Card, Claims, recognise};
 use crate::limits::{MAX_CONFIG_BYTES, MAX_FRONT_MATTER_BYTES, MAX_SIDECAR_BYTES};
 use crate::text::{hex, message, shown};
 
 /// The files beside the weights, as far as they are there and could be read.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Sidecar {
-    /// `config.json`.
-    pub config: Option<Map<String, Value>>,
-    /// The front matter of `README.md`; `None` if there is no card, or none with front matter.
-    pub card: Option<Card>,
+#[derive(Debug, Default)]
+pub(super) struct Sidecars {
+    /// `config.json` and the front matter of `README.md`.
+    pub(super) claims: Claims,
     /// `tokenizer.json`.
-    pub tokenizer: Option<Tokenizer>,
+    pub(super) tokenizer: Option<Tokenizer>,
     /// `adapter_config.json`.
-    pub adapter: Option<adapter::Config>,
-    /// The strings of the vocabulary by id, where the weight file itself has them.
-    pub tokens: Option<Arc<Vec<String>>>,
-    /// Whether the configuration was taken from the weight file itself and not from `config.json`.
-    pub in_weights: bool,
-    /// Whether the weights lie in GGUF files.
-    pub in_gguf: bool,
-}
-
-/// What the YAML front matter of a model card declares.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Card {
-    /// `base_model`: the models it says it was made from, in its order; empty if it names none.
-    pub base_models: Vec<String>,
-    /// `base_model_relation`: `finetune`, `quantized`, `merge` or `adapter`, as the card spells it.
-    pub relation: Option<String>,
-    /// `license`; several are joined with a comma.
-    pub license: Option<String>,
+    pub(super) adapter: Option<adapter::Config>,
 }
 
 /// What is kept of `tokenizer.json`.
@@ -80,49 +58,42 @@ impl fmt::Debug for FileBytes {
     }
 }
 
-impl Sidecar {
-    /// Reads what lies in the root of `place`; whatever cannot be read is added to `findings`.
-    pub(crate) fn read(place: &Place, findings: &mut Vec<Finding>) -> Self {
-        let mut beside = Beside { place, findings };
+impl Sidecars {
+    /// Reads what lies in the root of a store; whatever cannot be read is added to `findings`.
+    pub(super) fn read(store: &dyn Store, findings: &mut Vec<Finding>) -> Self {
+        let mut beside = Beside { store, findings };
         let adapter = beside.parsed("adapter_config.json");
         let (config, card, tokenizer) = (beside.parsed("config.json"), beside.card(), beside.tokenizer());
-        Self { config, card, tokenizer, adapter, ..Self::default() }
+        Self { claims: Claims { config, card, ..Claims::default() }, tokenizer, adapter }
     }
 }
 
-impl Sidecar {
-    /// Where the configuration comes from, as findings name it.
-    pub fn config_source(&self) -> &'static str {
-        if self.in_weights { "the metadata" } else { "config.json" }
+/// What the weight file itself claims together with what lies beside it: its configuration and vocabulary come first, its
+/// declarations last.
+pub(super) fn together(in_weights: Claims, beside: Claims) -> Claims {
+    let mut all = beside;
+    if in_weights.config.is_some() {
+        (all.config, all.in_weights) = (in_weights.config, true);
     }
-
-    /// Adds what a GGUF file states itself: its configuration and vocabulary come before those that lie beside it, its
-    /// declarations after.
-    pub(crate) fn with_metadata(mut self, metadata: &Metadata) -> Self {
-        self.in_gguf = true;
-        if let Some(config) = metadata.config() {
-            (self.config, self.in_weights) = (Some(config), true);
-        }
-        self.tokens = metadata.tokens().cloned();
-        if let Some(Card { base_models, relation, license }) = metadata.card() {
-            let card = self.card.get_or_insert_default();
-            for name in base_models {
-                if !card.base_models.contains(&name) {
-                    card.base_models.push(name);
-                }
+    (all.tokens, all.in_gguf) = (in_weights.tokens, in_weights.in_gguf);
+    if let Some(Card { base_models, relation, license }) = in_weights.card {
+        let card = all.card.get_or_insert_default();
+        for name in base_models {
+            if !card.base_models.contains(&name) {
+                card.base_models.push(name);
             }
-            card.relation = card.relation.take().or(relation);
-            card.license = card.license.take().or(license);
         }
-        self
+        card.relation = card.relation.take().or(relation);
+        card.license = card.license.take().or(license);
     }
+    all
 }
 
 /// A card cut off in front of this many bytes still has all of the front matter that is parsed.
 const MAX_CARD_HEAD_BYTES: u64 = MAX_FRONT_MATTER_BYTES as u64 + 1024;
 
 struct Beside<'a> {
-    place: &'a Place,
+    store: &'a dyn Store,
     findings: &'a mut Vec<Finding>,
 }
 
@@ -134,18 +105,11 @@ impl Beside<'_> {
 
     /// The first `most` bytes of a file, or nothing if it is not there.
     fn head(&mut self, name: &str, most: u64) -> Option<Vec<u8>> {
-        let path = self.place.root.join(name);
-        fs::symlink_metadata(&path).ok()?;
-        let read = || {
-            let real = self.place.resolve(&path).map_err(|error| error.to_string())?;
-            if !fs::metadata(&real).is_ok_and(|found| found.is_file()) {
-                return Err("not a regular file".to_owned());
-            }
-            let mut bytes = Vec::new();
-            let read = File::open(&real).and_then(|file| file.take(most).read_to_end(&mut bytes));
-            read.map(|_| bytes).map_err(|error| error.to_string())
-        };
-        let bytes = read().map_err(|why| self.unreadable(name, why)).ok()?;
+        if !self.store.contains(name) {
+            return None;
+        }
+        let read = self.store.open(name).and_then(|object| head(&*object, most));
+        let bytes = read.map_err(|error| self.unreadable(name, error)).ok()?;
         let Some(pointer) = recognise::pointer(&bytes, bytes.len() as u64) else { return Some(bytes) };
         let message = pointer.advice(name);
         self.findings.push(Finding::new(Code::LfsPointer, Level::Warning, message, name.to_owned()));

@@ -1,12 +1,10 @@
 //! What tells one state of a checkpoint from another without reading all of it.
 
-use std::fs;
-use std::time::SystemTime;
-
 use sha2::{Digest, Sha256};
 
-use super::claims::{Sidecar, Tokenizer};
+use super::claims::Tokenizer;
 use super::{Checkpoint, Shard, Stated};
+use crate::format::Claims;
 use crate::tensor::digest::Canonical;
 use crate::{Error, Result};
 
@@ -16,9 +14,9 @@ const SAMPLED_BYTES: u64 = 4096;
 
 impl Checkpoint {
     /// A digest of everything that a pass over the checkpoint can see: each tensor as it will be read, with all of its
-    /// layout; the names and states of the files that hold the bytes; the tokenizer; and what names the checkpoint.
+    /// storage; the names and states of the files that hold the bytes; the tokenizer; and what names the checkpoint.
     /// Whatever beside the weights changes how they are read (`params.json`, `config.json`, an adapter's scale) has done
-    /// so in the layouts. Reads a few hundred kilobytes of each weight file.
+    /// so in the storage. Reads a few hundred kilobytes of each weight file.
     ///
     /// A file's state is its place, length, times and inode, and the bytes at some places: enough for all that happens
     /// to files by themselves, and no proof against someone who sets out to deceive.
@@ -27,7 +25,19 @@ impl Checkpoint {
     /// If a file cannot be examined or read.
     pub fn digest(&self) -> Result<[u8; 32]> {
         // Findings are of how it was opened, and the revision names what the bytes already show.
-        let Self { root, format, shards, tensors, sidecar, findings: _, repository, revision: _, merged } = self;
+        let Self {
+            root,
+            format,
+            shards,
+            tensors,
+            claims,
+            tokenizer,
+            adapter: _,
+            findings: _,
+            repository,
+            revision: _,
+            merged,
+        } = self;
         let mut digest = Canonical::default();
         digest.bytes(root.as_os_str().as_encoded_bytes());
         digest.bytes(format.as_str().as_bytes());
@@ -35,7 +45,7 @@ impl Checkpoint {
         let merged = merged.as_ref().map(serde_json::to_vec).transpose();
         let merged = merged.map_err(|error| Error::Usage(format!("cannot tell what was merged: {error}")))?;
         digest.option(merged, |out, merged| out.bytes(&merged));
-        vocabulary(&mut digest, sidecar);
+        vocabulary(&mut digest, tokenizer.as_ref(), claims);
         digest.list(tensors, Canonical::tensor);
         digest.number(shards.len() as u64);
         for shard in shards.iter() {
@@ -46,42 +56,29 @@ impl Checkpoint {
 }
 
 /// The tokenizer, and the vocabulary that a weight file has itself.
-fn vocabulary(digest: &mut Canonical, sidecar: &Sidecar) {
+fn vocabulary(digest: &mut Canonical, tokenizer: Option<&Tokenizer>, claims: &Claims) {
     // The others say what a checkpoint claims to be: what that means for its tensors is in these.
-    let Sidecar { config: _, card: _, tokenizer, adapter: _, tokens, in_weights: _, in_gguf: _ } = sidecar;
-    digest.option(tokenizer.as_ref(), |out, Tokenizer { sha256, bytes: _, vocabulary: _, content: _ }| {
+    let Claims { config: _, card: _, tokens, in_weights: _, in_gguf: _ } = claims;
+    digest.option(tokenizer, |out, Tokenizer { sha256, bytes: _, vocabulary: _, content: _ }| {
         out.bytes(sha256.as_bytes());
     });
     digest.option(tokens.as_ref(), |out, tokens| out.list(tokens, |out, token| out.bytes(token.as_bytes())));
 }
 
-/// Name, place, length, times, inode and sampled bytes of a weight file.
+/// Name, place, identity and sampled bytes of a weight file.
 fn state(digest: &mut Canonical, shard: &Shard) -> Result<()> {
-    let Shard { name, path, bytes, metadata: _, stated, source: _ } = shard;
-    digest.bytes(name.as_bytes());
-    digest.bytes(path.as_os_str().as_encoded_bytes());
-    digest.number(*bytes);
-    digest.option(stated.as_ref(), |out, Stated { sha256, bytes }| {
+    digest.bytes(shard.name.as_bytes());
+    digest.bytes(shard.location().as_os_str().as_encoded_bytes());
+    digest.option(shard.stated.as_ref(), |out, Stated { sha256, bytes }| {
         out.bytes(sha256.as_bytes());
         out.number(*bytes);
     });
-    let meta = fs::metadata(path).map_err(|source| Error::io(path, "examine", source))?;
-    digest.number(meta.len());
-    let since = meta.modified().ok().and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
-    digest.option(since, |out, since| out.bytes(&since.as_nanos().to_le_bytes()));
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        digest.number(meta.dev());
-        digest.number(meta.ino());
-        digest.bytes(&meta.ctime().to_le_bytes());
-        digest.bytes(&meta.ctime_nsec().to_le_bytes());
-    }
+    digest.bytes(&shard.identity());
     let (mut sampled, mut buf) = (Sha256::new(), Vec::new());
-    if *bytes <= SAMPLED_PLACES * SAMPLED_BYTES {
-        sampled.update(shard.read(0, *bytes as usize, &mut buf)?);
+    if shard.bytes <= SAMPLED_PLACES * SAMPLED_BYTES {
+        sampled.update(shard.read(0, shard.bytes as usize, &mut buf)?);
     } else {
-        let step = (bytes - SAMPLED_BYTES) / (SAMPLED_PLACES - 1);
+        let step = (shard.bytes - SAMPLED_BYTES) / (SAMPLED_PLACES - 1);
         for place in 0..SAMPLED_PLACES {
             sampled.update(shard.read(place * step, SAMPLED_BYTES as usize, &mut buf)?);
         }

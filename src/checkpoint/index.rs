@@ -9,8 +9,9 @@ use std::path::{Component, Path};
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 
-use super::Shard;
-use crate::bytes::local::Source;
+use super::shard::Shard;
+use crate::bytes::store::head;
+use crate::bytes::{Object, Store};
 use crate::finding::{Capped, Code, Finding, Level};
 use crate::format::recognise;
 use crate::limits::{MAX_NAME_BYTES, MAX_SHARDS, MAX_SIDECAR_BYTES, MAX_TENSORS};
@@ -34,13 +35,15 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Reads the index that errors call `path` and whose real path, links followed, is `real`.
+    /// Reads the index of this name.
     ///
     /// # Errors
     /// [`Error::Malformed`] if it is not an object with a `weight_map` of plain relative paths, or states anything
     /// twice; [`Error::Limit`] for a ceiling; [`Error::Nothing`] if it is a Git-LFS pointer.
-    pub(crate) fn read(path: &Path, real: &Path) -> Result<Self> {
-        let text = read_text(path, real)?;
+    pub(crate) fn read(store: &dyn Store, name: &str) -> Result<Self> {
+        let object = store.open(name)?;
+        let path = object.name();
+        let text = read_text(&*object)?;
         let mut stated = WeightMap::default();
         let mut total_size = None;
         let mut json = serde_json::Deserializer::from_slice(&text);
@@ -67,8 +70,7 @@ impl Index {
         }
         let tensors = stated.tensors.into_iter().map(|(tensor, met)| (tensor, sorted[met])).collect();
         let files = files.into_iter().map(|(file, _)| file).collect();
-        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        Ok(Self { name, files, tensors, total_size })
+        Ok(Self { name: name.to_owned(), files, tensors, total_size })
     }
 
     /// Where index and headers disagree. `shards` are in the order of `files`; no tensor is in two of them. `aliases` are
@@ -76,12 +78,13 @@ impl Index {
     pub(crate) fn compare(&self, shards: &[Shard], tensors: &[TensorMeta], aliases: &BTreeSet<String>) -> Vec<Finding> {
         let mut found = Capped::new(Code::IndexMismatch, Level::Error);
         let mut seen = BTreeSet::new();
-        for TensorMeta { name, shard, .. } in tensors {
+        for tensor in tensors {
+            let (name, shard) = (&tensor.name, tensor.first_extent().shard);
             seen.insert(name.as_str());
             let tensor = shown(name);
-            let here = || shown(&shards[*shard].name);
+            let here = || shown(&shards[shard].name);
             match self.tensors.get(name) {
-                Some(stated) if stated == shard => {}
+                Some(stated) if *stated == shard => {}
                 Some(stated) => {
                     let there = shown(&self.files[*stated]);
                     found.push(|| format!("tensor {tensor} is in {}, the index says {there}", here()), || name.clone());
@@ -96,7 +99,7 @@ impl Index {
             found.push(what, || name.clone());
         }
         let mut findings = found.finish("more disagreements between index and headers");
-        let total: u64 = tensors.iter().fold(0, |sum, tensor| sum.saturating_add(tensor.len));
+        let total: u64 = tensors.iter().fold(0, |sum, tensor| sum.saturating_add(tensor.stored_bytes()));
         // Writers do not agree on whether a shared tensor counts once.
         if let Some(stated) = &self.total_size
             && aliases.is_empty()
@@ -110,17 +113,14 @@ impl Index {
     }
 }
 
-fn read_text(path: &Path, real: &Path) -> Result<Vec<u8>> {
-    let source = Source::open(real)?;
-    let len = source.len();
-    if len > MAX_SIDECAR_BYTES {
-        let path = path.to_path_buf();
-        return Err(Error::Limit { path, what: "index length in bytes", found: len, limit: MAX_SIDECAR_BYTES });
+fn read_text(object: &dyn Object) -> Result<Vec<u8>> {
+    let (path, found, limit) = (object.name().to_path_buf(), object.len(), MAX_SIDECAR_BYTES);
+    if found > limit {
+        return Err(Error::Limit { path, what: "index length in bytes", found, limit });
     }
-    let mut text = Vec::new();
-    source.read(path, 0, len as usize, &mut text)?;
-    if let Some(pointer) = recognise::pointer(&text, len) {
-        return Err(Error::Nothing { path: path.to_path_buf(), why: pointer.advice("the index") });
+    let text = head(object, limit)?;
+    if let Some(pointer) = recognise::pointer(&text, found) {
+        return Err(Error::Nothing { path, why: pointer.advice("the index") });
     }
     Ok(text)
 }

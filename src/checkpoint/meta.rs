@@ -4,22 +4,21 @@
 //! A matrix that reads the residual stream is cut by rows, one that writes it by columns, vectors are in every part
 //! whole. Token embeddings are cut by columns in LLaMA 1 and 2 and by rows in Llama 3. Rotary embeddings turn pairs of a
 //! head's dimensions: Meta has the two of a pair side by side, Hugging Face all first ones and then all second ones, so
-//! its row `i` of half `h` is Meta's row `2·i + h` of the head. Only layouts change here; no byte is moved.
+//! its row `i` of half `h` is Meta's row `2·i + h` of the head. Only views are made here; no byte is moved.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::Shard;
-use super::place::Place;
-use super::plan::File as ShardFile;
+use super::shard::Shard;
+use crate::bytes::Store;
+use crate::bytes::store::head;
 use crate::finding::{Code, Finding, Level};
 use crate::limits::MAX_CONFIG_BYTES;
-use crate::tensor::layout::{Extent, MAX_PIECES, Piece, View};
-use crate::tensor::{Layout, TensorMeta};
+use crate::tensor::view::{MAX_PIECES, Piece, View};
+use crate::tensor::{Extent, Storage, TensorMeta};
 use crate::text::{listed, shown};
 use crate::{Error, Result};
 
@@ -36,8 +35,8 @@ pub(super) fn part(name: &str) -> Option<usize> {
 }
 
 /// Whether the files are parts of one model, each with a part of every matrix.
-pub(super) fn is_parts(files: &[ShardFile]) -> bool {
-    !files.is_empty() && files.iter().all(|file| part(&file.name).is_some())
+pub(super) fn is_parts(files: &[String]) -> bool {
+    !files.is_empty() && files.iter().all(|name| part(name).is_some())
 }
 
 /// What `params.json` states.
@@ -54,21 +53,18 @@ pub(super) struct Params {
 }
 
 impl Params {
-    /// Reads `params.json` in the root of `place`, if it is there; what cannot be read becomes a finding.
-    pub(super) fn read(place: &Place, findings: &mut Vec<Finding>) -> Option<Self> {
-        let path = place.root.join("params.json");
-        fs::symlink_metadata(&path).ok()?;
-        let read = || -> Result<Vec<u8>, String> {
-            let real = place.resolve(&path).map_err(|error| error.to_string())?;
-            crate::bytes::local::Source::open(&real).map_err(|error| error.to_string())?;
-            let mut text = Vec::new();
-            let taken = File::open(&real).and_then(|file| file.take(MAX_CONFIG_BYTES).read_to_end(&mut text));
-            taken.map(|_| text).map_err(|error| error.to_string())
-        };
-        let parsed = read().and_then(|text| serde_json::from_slice(&text).map_err(|error| error.to_string()));
+    /// Reads `params.json`, if it is there; what cannot be read becomes a finding.
+    pub(super) fn read(store: &dyn Store, findings: &mut Vec<Finding>) -> Option<Self> {
+        const NAME: &str = "params.json";
+        if !store.contains(NAME) {
+            return None;
+        }
+        let text = store.open(NAME).and_then(|object| head(&*object, MAX_CONFIG_BYTES));
+        let text = text.map_err(|error| error.to_string());
+        let parsed = text.and_then(|text| serde_json::from_slice(&text).map_err(|error| error.to_string()));
         let tell = |why: String| {
             let message = format!("params.json could not be read: {why}");
-            findings.push(Finding::new(Code::SidecarUnreadable, Level::Warning, message, "params.json".to_owned()));
+            findings.push(Finding::new(Code::SidecarUnreadable, Level::Warning, message, NAME.to_owned()));
         };
         parsed.map_err(tell).ok()
     }
@@ -105,7 +101,7 @@ enum Cut {
 /// # Errors
 /// [`Error::Malformed`] naming the tensor if a part lacks it, or the parts do not fit together.
 pub(super) fn join(
-    place: &Place,
+    root: &Path,
     shards: &[Shard],
     tensors: Vec<TensorMeta>,
     params: Option<&Params>,
@@ -124,8 +120,9 @@ pub(super) fn join(
     let (mut joined, mut unequal, mut unknown) = (Vec::with_capacity(order.len()), Vec::new(), Vec::new());
     for name in order {
         let of_name = parts.remove(&name).unwrap_or_default();
-        let refuse = |what: String| Error::malformed(&place.root, FORMAT, what).in_tensor(&name);
-        let one_each = of_name.len() == shards.len() && of_name.windows(2).all(|pair| pair[0].shard < pair[1].shard);
+        let refuse = |what: String| Error::malformed(root, FORMAT, what).in_tensor(&name);
+        let one_each =
+            of_name.len() == shards.len() && of_name.windows(2).all(|pair| pair[0].place().0 < pair[1].place().0);
         if !one_each {
             let all = shards.len();
             return Err(refuse(format!("it is in {} of {all} parts of the model", of_name.len().min(all))));
@@ -182,11 +179,12 @@ fn equal(shards: &[Shard], parts: &[TensorMeta]) -> Result<bool> {
     let (mut one, mut other) = (Vec::new(), Vec::new());
     let Some((first, rest)) = parts.split_first() else { return Ok(true) };
     let read = |part: &TensorMeta, buf: &mut Vec<u8>| -> Result<Vec<u8>> {
-        Ok(shards[part.shard].read(part.offset, part.len.min(MAX_VECTOR) as usize, buf)?.to_vec())
+        let Extent { shard, offset, len } = part.first_extent();
+        Ok(shards[shard].read(offset, len.min(MAX_VECTOR) as usize, buf)?.to_vec())
     };
     let wanted = read(first, &mut one)?;
     for part in rest {
-        let same = (part.dtype == first.dtype, part.shape == first.shape, part.layout.is_plain()) == (true, true, true);
+        let same = part.dtype == first.dtype && part.shape == first.shape && part.storage.is_plain();
         if !same || read(part, &mut other)? != wanted {
             return Ok(false);
         }
@@ -206,15 +204,15 @@ fn together(parts: &[TensorMeta], cut: Cut, width: Option<u64>) -> Result<Tensor
             Cut::Rows => breadth == first.shape[1],
             Cut::Columns => height == first.shape[0],
         };
-        if !fits || part.dtype != first.dtype || !part.layout.is_plain() {
+        let Some(extent) = part.storage.plain().filter(|_| fits && part.dtype == first.dtype) else {
             let (one, other) = (&first.shape, &part.shape);
             return Err(format!(
                 "its parts do not fit together: {one:?} of {} and {other:?} of {}",
                 first.dtype, part.dtype
             ));
-        }
+        };
         let (row, col) = if cut == Cut::Rows { (rows, 0) } else { (0, cols) };
-        let (shard, offset) = (part.shard, part.offset);
+        let Extent { shard, offset, .. } = extent;
         pieces.push(Piece {
             row,
             col,
@@ -225,7 +223,7 @@ fn together(parts: &[TensorMeta], cut: Cut, width: Option<u64>) -> Result<Tensor
             row_step: breadth * step,
             col_step: step,
         });
-        extents.push(Extent { shard, offset, len: part.len });
+        extents.push(extent);
         rows = rows.checked_add(height).ok_or("its size overflows")?;
         cols = cols.checked_add(breadth).ok_or("its size overflows")?;
     }
@@ -243,9 +241,8 @@ fn together(parts: &[TensorMeta], cut: Cut, width: Option<u64>) -> Result<Tensor
         let width = width.unwrap_or_default();
         return Err(format!("its {} parts make {residual} residual channels instead of {width}", parts.len()));
     }
-    let len = parts.iter().fold(0u64, |sum, part| sum.saturating_add(part.len));
     let view = View::new(&first.dtype, &shape, pieces, extents)?;
-    Ok(TensorMeta { shape, len, layout: Layout::View(Arc::new(view)), ..first.clone() })
+    Ok(TensorMeta { shape, storage: Storage::View(Arc::new(view)), ..first.clone() })
 }
 
 /// Sees the rows of query and key in Hugging Face's order. Where the heads are not known or do not fit, they stay as they
@@ -256,7 +253,7 @@ pub(super) fn unpair(tensors: &mut [TensorMeta], params: Option<&Params>) -> Opt
         let Some(of_keys) = of_rotary(&tensor.name) else { continue };
         let heads = params.and_then(|params| Some((params.heads(of_keys)?, params.head_size()?)));
         match heads.and_then(|(heads, size)| unpaired(tensor, heads, size)) {
-            Some(view) => tensor.layout = Layout::View(Arc::new(view)),
+            Some(view) => tensor.storage = Storage::View(Arc::new(view)),
             None => left.push(shown(&tensor.name)),
         }
     }
@@ -288,19 +285,12 @@ fn unpaired(tensor: &TensorMeta, heads: u64, size: u64) -> Option<View> {
         return None;
     }
     let half = size / 2;
-    let whole = Piece {
-        row: 0,
-        col: 0,
-        rows,
-        cols,
-        shard: tensor.shard,
-        offset: tensor.offset,
-        row_step: cols * step,
-        col_step: step,
-    };
-    let (bands, extents) = match &tensor.layout {
-        Layout::View(view) => (view.pieces().to_vec(), view.extents().to_vec()),
-        _ => (vec![whole], vec![Extent { shard: tensor.shard, offset: tensor.offset, len: tensor.len }]),
+    let bands = match &tensor.storage {
+        Storage::View(view) => view.pieces().to_vec(),
+        _ => {
+            let Extent { shard, offset, .. } = tensor.first_extent();
+            vec![Piece { row: 0, col: 0, rows, cols, shard, offset, row_step: cols * step, col_step: step }]
+        }
     };
     let mut pieces = Vec::new();
     for part in 0..2 * heads {
@@ -311,5 +301,5 @@ fn unpaired(tensor: &TensorMeta, heads: u64, size: u64) -> Option<View> {
         let offset = band.offset + (from - band.row + second) * band.row_step;
         pieces.push(Piece { row: part * half, rows: half, offset, row_step: 2 * band.row_step, ..*band });
     }
-    View::new(&tensor.dtype, &tensor.shape, pieces, extents).ok()
+    View::new(&tensor.dtype, &tensor.shape, pieces, tensor.extents()).ok()
 }

@@ -14,11 +14,10 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::Shard;
+use super::shard::Shard;
 use crate::Result;
-use crate::tensor::layout::Extent;
 use crate::tensor::packed::{Kind, Packed, Stored};
-use crate::tensor::{DType, Layout, TensorMeta};
+use crate::tensor::{DType, Extent, Storage, TensorMeta};
 
 /// Joins what fits together. The order of the tensors is that of their codes.
 ///
@@ -39,8 +38,8 @@ pub(super) fn join(
         // A tensor of that name may be there besides, or have come out of other codes.
         let free = (name == codes.name || !beside.by_name.contains_key(name.as_str())) && names.insert(name.clone());
         let (Some(kind), Some(_), true) = (Kind::named(&kind), elements, free) else { continue };
-        let (len, layout, dtype) = (packed.len(), Layout::Packed(Arc::new(packed)), DType::Packed(kind));
-        joined.insert(at, TensorMeta { name, dtype, shape, len, layout, ..codes.clone() });
+        let (storage, dtype) = (Storage::Packed(Arc::new(packed)), DType::Packed(kind));
+        joined.insert(at, TensorMeta { name, dtype, shape, storage });
         used.extend(parts);
     }
     drop(beside);
@@ -102,15 +101,13 @@ impl<'a> Beside<'a> {
 
     /// The bytes of a plain tensor of at most `most` of them; `None` for another one.
     fn small(&self, meta: &TensorMeta, most: u64) -> Result<Option<Vec<u8>>> {
-        let Some(shard) = self.shards.get(meta.shard).filter(|_| meta.layout.is_plain() && meta.len <= most) else {
+        let Some(Extent { shard, offset, len }) = meta.storage.plain().filter(|extent| extent.len <= most) else {
             return Ok(None);
         };
-        let within = meta.offset.checked_add(meta.len).is_some_and(|end| end <= shard.bytes);
-        if !within {
-            return Ok(None);
-        }
+        let within = |shard: &&Shard| offset.checked_add(len).is_some_and(|end| end <= shard.bytes);
+        let Some(shard) = self.shards.get(shard).filter(within) else { return Ok(None) };
         let mut buf = Vec::new();
-        Ok(Some(shard.read(meta.offset, meta.len as usize, &mut buf)?.to_vec()))
+        Ok(Some(shard.read(offset, len as usize, &mut buf)?.to_vec()))
     }
 
     /// What `config.json` says of the quantisation.
@@ -124,8 +121,8 @@ impl<'a> Beside<'a> {
 /// the other.
 fn stored(meta: &TensorMeta) -> Option<Stored> {
     let (rows, cols) = meta.matrix();
-    let extent = Extent { shard: meta.shard, offset: meta.offset, len: meta.len };
-    let whole = meta.layout.is_plain() && meta.dtype.size_of(rows.checked_mul(cols)?) == Some(meta.len);
+    let extent = meta.storage.plain()?;
+    let whole = meta.dtype.size_of(rows.checked_mul(cols)?) == Some(extent.len);
     whole.then(|| Stored { dtype: meta.dtype.clone(), rows, cols, extent })
 }
 
@@ -149,16 +146,16 @@ fn words(meta: &TensorMeta) -> Option<Stored> {
     stored(meta).filter(|_| is)
 }
 
-/// The group of each of `ins` columns.
-fn order(meta: &TensorMeta, ins: u64) -> Option<Stored> {
-    stored(meta).filter(|order| matches!(order.dtype, DType::I32) && (order.rows, order.cols) == (1, ins))
+/// The group of each of `in features` columns.
+fn order(meta: &TensorMeta, in_features: u64) -> Option<Stored> {
+    stored(meta).filter(|order| matches!(order.dtype, DType::I32) && (order.rows, order.cols) == (1, in_features))
 }
 
 /// A shape with another last dimension.
-fn with_ins(shape: &[u64], ins: u64) -> Vec<u64> {
+fn with_in_features(shape: &[u64], in_features: u64) -> Vec<u64> {
     let mut shape = shape.to_vec();
     if let Some(last) = shape.last_mut() {
-        *last = ins;
+        *last = in_features;
     }
     shape
 }

@@ -4,28 +4,21 @@
 //! scan of the wrong one would pass for the other.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::index::Index;
 use super::meta;
-use super::place::{Place, Target};
+use crate::bytes::Store;
 use crate::finding::{Capped, Code, Finding, Level};
-use crate::format::recognise;
+use crate::format::recognise::{self, GGUF_SUFFIX, ONNX_SUFFIX, PICKLE_SUFFIXES, SAFETENSORS_SUFFIX as SUFFIX};
 use crate::limits::MAX_SHARDS;
 use crate::text::{listed, shown};
 use crate::{Error, Result};
 
 const FORMAT: &str = "sharded checkpoint";
-const SUFFIX: &str = ".safetensors";
-const GGUF_SUFFIX: &str = ".gguf";
-const ONNX_SUFFIX: &str = ".onnx";
 
 /// Endings of the names of indexes.
 const INDEX_SUFFIXES: [&str; 2] = [".safetensors.index.json", ".bin.index.json"];
-
-/// Endings of the names of files that `torch.save` wrote.
-pub(crate) const PICKLE_SUFFIXES: [&str; 5] = [".bin", ".pt", ".pth", ".ckpt", ".pkl"];
 
 /// Names under which loaders look for weights whether or not there is an index.
 const DEFAULT_NAMES: [&str; 6] = [
@@ -37,126 +30,102 @@ const DEFAULT_NAMES: [&str; 6] = [
     "diffusion_pytorch_model.bin",
 ];
 
-/// A weight file to be opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct File {
-    /// Relative to the root, `/`-separated.
-    pub(crate) name: String,
-    /// The real path.
-    pub(crate) path: PathBuf,
-}
-
 /// The weight files of one model, in order.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    pub(crate) files: Vec<File>,
+    /// Relative to the root, `/`-separated.
+    pub(crate) files: Vec<String>,
     pub(crate) index: Option<Index>,
     pub(crate) findings: Vec<Finding>,
 }
 
-/// Finds the weight files of the model at `place`.
-pub(crate) fn plan(place: &Place) -> Result<Plan> {
-    match &place.target {
-        Target::Folder => plan_folder(place),
-        Target::Index(path) => {
-            let real = fs::canonicalize(path).map_err(|source| Error::io(path, "open", source))?;
-            plan_index(place, Index::read(path, &real)?, Vec::new())
-        }
-        Target::File(path) => plan_file(place, path),
+/// Finds the weight files of the model in a store: that of the file or index that was named, or the only one.
+pub(crate) fn plan(store: &dyn Store, named: Option<&str>) -> Result<Plan> {
+    match named {
+        None => plan_folder(store),
+        Some(name) if is_json(name) => plan_index(store, Index::read(store, name)?, Vec::new()),
+        Some(name) => plan_file(store, name),
     }
 }
 
-fn plan_file(place: &Place, path: &Path) -> Result<Plan> {
-    let name = name_of(path);
-    let real = fs::canonicalize(path).map_err(|source| Error::io(path, "open", source))?;
+fn is_json(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"))
+}
+
+fn plan_file(store: &dyn Store, name: &str) -> Result<Plan> {
+    let name = name.to_owned();
     let mut findings = Vec::new();
     if meta::part(&name).is_some() {
         // One part has a slice of every matrix, so that only all of them are a model.
-        let models = Model::sets(&Listing::read(&place.root)?.pickles);
+        let models = Model::sets(&Listing::read(store)?.pickles);
         if let Some(model) = models.into_iter().find(|model| model.files.contains(&name)) {
-            return plan_model(place, &model, findings);
+            return plan_model(store, model, findings);
         }
     }
     if let Some(Numbered { total, suffix, .. }) = Numbered::parse(&name).filter(|numbered| numbered.total > 1) {
         if suffix == GGUF_SUFFIX {
             // As llama.cpp has it, one file of a split model stands for all of them.
-            let models = Model::sets(&Listing::read(&place.root)?.ggufs);
+            let models = Model::sets(&Listing::read(store)?.ggufs);
             if let Some(model) = models.into_iter().find(|model| model.files.contains(&name)) {
-                return plan_model(place, &model, findings);
+                return plan_model(store, model, findings);
             }
         }
         let what = format!("{} is one shard of {total}, and only it was named: the others were not read", shown(&name));
         findings.push(Finding::new(Code::ShardMissing, Level::Warning, what, name.clone()));
     }
-    Ok(Plan { files: vec![File { name, path: real }], index: None, findings })
+    Ok(Plan { files: vec![name], index: None, findings })
 }
 
-fn plan_model(place: &Place, model: &Model, findings: Vec<Finding>) -> Result<Plan> {
-    model.check_complete(&place.root)?;
-    let files = model.files.iter().map(|name| file(place, name)).collect::<Result<_>>()?;
-    Ok(Plan { files, index: None, findings })
+fn plan_model(store: &dyn Store, model: Model, findings: Vec<Finding>) -> Result<Plan> {
+    model.check_complete(store.root())?;
+    Ok(Plan { files: model.files, index: None, findings })
 }
 
-fn plan_folder(place: &Place) -> Result<Plan> {
-    let mut listing = Listing::read(&place.root)?;
+fn plan_folder(store: &dyn Store) -> Result<Plan> {
+    let mut listing = Listing::read(store)?;
     if listing.weights.is_empty() && listing.indexes.is_empty() && listing.means_pickles() {
         listing.turn_to_pickles();
     }
     let findings = listing.findings();
-    match listing.choose_index(place)? {
+    match listing.choose_index(store.root())? {
         Some(index) => {
-            let path = place.root.join(index);
-            let index = Index::read(&path, &place.resolve(&path)?)?;
+            let index = Index::read(store, index)?;
             let unnamed: Vec<&String> =
                 listing.weights.iter().filter(|name| index.files.binary_search(name).is_err()).collect();
-            listing.refuse_rivals(place, &unnamed)?;
+            listing.refuse_rivals(store.root(), &unnamed)?;
             let mut findings = findings;
             findings.extend(extras(&unnamed));
-            plan_index(place, index, findings)
+            plan_index(store, index, findings)
         }
-        None => plan_set(place, &listing, findings),
+        None => plan_set(store, &listing, findings),
     }
 }
 
-fn plan_index(place: &Place, index: Index, findings: Vec<Finding>) -> Result<Plan> {
-    let missing: Vec<&String> =
-        index.files.iter().filter(|name| fs::symlink_metadata(place.root.join(name)).is_err_and(is_absent)).collect();
+fn plan_index(store: &dyn Store, index: Index, findings: Vec<Finding>) -> Result<Plan> {
+    let missing: Vec<&String> = index.files.iter().filter(|name| !store.contains(name)).collect();
     if !missing.is_empty() {
         let what = format!("{} of {} shards are missing: {}", missing.len(), index.files.len(), listed(&missing));
-        return Err(Error::malformed(&place.root, FORMAT, what));
+        return Err(Error::malformed(store.root(), FORMAT, what));
     }
-    let files = index.files.iter().map(|name| file(place, name)).collect::<Result<_>>()?;
-    Ok(Plan { files, index: Some(index), findings })
-}
-
-fn is_absent(error: std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+    Ok(Plan { files: index.files.clone(), index: Some(index), findings })
 }
 
 /// Without an index: one file, or one complete set of numbered ones.
-fn plan_set(place: &Place, listing: &Listing, mut findings: Vec<Finding>) -> Result<Plan> {
+fn plan_set(store: &dyn Store, listing: &Listing, mut findings: Vec<Finding>) -> Result<Plan> {
     let [weights, ggufs, onnx] = [&listing.weights, &listing.ggufs, &listing.onnx];
     let names = [weights, ggufs, onnx].into_iter().find(|names| !names.is_empty()).unwrap_or(weights);
     let mut models = Model::sets(names);
     if models.len() > 1 {
         let (known, own): (Vec<_>, Vec<_>) = models.into_iter().partition(|model| !is_second_layout(&model.files[0]));
         if known.len() != 1 {
-            return Err(several(&place.root, known.iter().chain(&own).map(|model| model.label.clone()).collect()));
+            return Err(several(store.root(), known.iter().chain(&own).map(|model| model.label.clone()).collect()));
         }
         let unnamed: Vec<&String> = own.iter().flat_map(|model| &model.files).collect();
         findings.extend(extras(&unnamed));
         models = known;
     }
-    let Some(model) = models.pop() else { return Err(listing.nothing(&place.root)) };
-    plan_model(place, &model, findings)
-}
-
-fn file(place: &Place, name: &str) -> Result<File> {
-    Ok(File { name: name.to_owned(), path: place.resolve(&place.root.join(name))? })
-}
-
-fn name_of(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+    let Some(model) = models.pop() else { return Err(listing.nothing(store.root())) };
+    plan_model(store, model, findings)
 }
 
 fn several(root: &Path, candidates: Vec<String>) -> Error {
@@ -311,13 +280,9 @@ struct Listing {
 }
 
 impl Listing {
-    fn read(root: &Path) -> Result<Self> {
-        let failed = |source| Error::io(root, "list", source);
+    fn read(store: &dyn Store) -> Result<Self> {
         let mut listing = Self::default();
-        for entry in fs::read_dir(root).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            listing.sort_in(entry.file_name().to_string_lossy().into_owned());
-        }
+        store.list()?.into_iter().for_each(|name| listing.sort_in(name));
         let Self {
             weights,
             indexes,
@@ -369,7 +334,7 @@ impl Listing {
             &mut self.hidden
         } else if lower.ends_with(ONNX_SUFFIX) {
             &mut self.onnx
-        } else if recognise::foreign_name(Path::new(&name), &[]).is_some() {
+        } else if recognise::foreign_name(&name, &[]).is_some() {
             &mut self.foreign
         } else {
             return;
@@ -393,19 +358,19 @@ impl Listing {
     }
 
     /// The one index to go by, if there is any.
-    fn choose_index(&self, place: &Place) -> Result<Option<&String>> {
+    fn choose_index(&self, root: &Path) -> Result<Option<&String>> {
         let own: Vec<&String> = self.indexes.iter().filter(|name| !is_second_layout(name)).collect();
         match (own.as_slice(), self.indexes.as_slice()) {
             ([only], _) => Ok(Some(only)),
             ([], [only]) => Ok(Some(only)),
             ([], []) => Ok(None),
-            _ => Err(several(&place.root, self.indexes.clone())),
+            _ => Err(several(root, self.indexes.clone())),
         }
     }
 
     /// Refuses the folder if, beside the shards of its index, it holds a file that loaders take for the model (or its
     /// adapter) too.
-    fn refuse_rivals(&self, place: &Place, unnamed: &[&String]) -> Result<()> {
+    fn refuse_rivals(&self, root: &Path, unnamed: &[&String]) -> Result<()> {
         let of_index = |name: &str| self.indexes.iter().any(|index| index.strip_suffix(".index.json") == Some(name));
         let mut rivals: Vec<String> = unnamed
             .iter()
@@ -417,7 +382,7 @@ impl Listing {
             return Ok(());
         }
         rivals.extend(self.indexes.iter().cloned());
-        Err(several(&place.root, rivals))
+        Err(several(root, rivals))
     }
 
     /// What lies beside the weights and was not read.

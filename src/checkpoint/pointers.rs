@@ -3,20 +3,22 @@
 //! A pointer is a claim about a file that is not there. It is only taken where every weight file of the folder has a
 //! digest that was published for one and the same model; otherwise there is nothing to scan.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::place::Place;
-use super::plan::File;
-use super::{Shard, Stated};
+use super::shard::{Shard, Stated};
 use crate::Result;
-use crate::bytes::local::Source;
+use crate::bytes::Store;
 use crate::finding::{Code, Finding, Level};
 use crate::format::recognise::{Content, Pointer};
 use crate::published::digests;
 
 /// The files as shards without weights, if some are pointers and all are published files of one model. Files that are
 /// there are read whole, but only if the pointers already name a model.
-pub(super) fn recognise(place: &Place, files: &[File], contents: &[Content]) -> Result<Option<(Vec<Shard>, Finding)>> {
+pub(super) fn recognise(
+    store: &dyn Store,
+    files: &[String],
+    contents: &[Content],
+) -> Result<Option<(Vec<Shard>, Finding)>> {
     let mut stated: Vec<Option<Stated>> = Vec::with_capacity(files.len());
     let mut models: Option<BTreeSet<&str>> = None;
     for content in contents {
@@ -29,20 +31,13 @@ pub(super) fn recognise(place: &Place, files: &[File], contents: &[Content]) -> 
         stated.push(Some(found));
     }
     let mut shards = Vec::with_capacity(files.len());
-    for (File { name, path }, pointer) in files.iter().zip(stated) {
+    for (name, pointer) in files.iter().zip(stated) {
         if models.as_ref().is_none_or(BTreeSet::is_empty) {
             return Ok(None);
         }
-        let source = Source::open(path)?;
-        let bytes = source.len();
-        let mut shard = Shard {
-            name: name.clone(),
-            path: path.clone(),
-            bytes,
-            metadata: Default::default(),
-            source,
-            stated: pointer,
-        };
+        let mut shard = Shard::new(name.clone(), BTreeMap::new(), store.open(name)?);
+        shard.stated = pointer;
+        let bytes = shard.bytes;
         if shard.stated.is_none() {
             if !digests::could_match_size(bytes) {
                 return Ok(None);
@@ -62,7 +57,7 @@ pub(super) fn recognise(place: &Place, files: &[File], contents: &[Content]) -> 
          weights were read",
         files.len()
     );
-    let folder = place.root.file_name().map(|name| name.to_string_lossy().into_owned());
+    let folder = store.root().file_name().map(|name| name.to_string_lossy().into_owned());
     Ok(Some((shards, Finding::new(Code::LfsPointer, Level::Warning, message, folder))))
 }
 

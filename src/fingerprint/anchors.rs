@@ -42,8 +42,8 @@ impl Vocabulary {
     /// The vocabulary of a checkpoint: the one in its weight file, or that of the `tokenizer.json` which was read beside
     /// it.
     pub(super) fn of(checkpoint: &Checkpoint) -> Option<Self> {
-        let Some(tokens) = &checkpoint.sidecar.tokens else {
-            return Self::parse(checkpoint.sidecar.tokenizer.as_ref()?.content.bytes());
+        let Some(tokens) = &checkpoint.claims.tokens else {
+            return Self::parse(checkpoint.tokenizer.as_ref()?.content.bytes());
         };
         let mut ids = BTreeMap::new();
         for (token, id) in tokens.iter().zip(0..) {

@@ -33,7 +33,7 @@ use crate::bytes::spool::Spool;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::published::digests;
-use crate::tensor::{DType, Layout, TensorMeta};
+use crate::tensor::{DType, Storage, TensorMeta};
 
 /// Called with the number of bytes just finished, from any thread.
 pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);
@@ -131,7 +131,7 @@ fn subject(checkpoint: &Checkpoint, files: Vec<FileRecord>) -> Subject {
         files,
         parameters: checkpoint.parameters(),
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
-        tokenizer_sha256: checkpoint.sidecar.tokenizer.as_ref().map(|tokenizer| tokenizer.sha256.clone()),
+        tokenizer_sha256: checkpoint.tokenizer.as_ref().map(|tokenizer| tokenizer.sha256.clone()),
         merged: checkpoint.merged.clone(),
     }
 }
@@ -189,7 +189,7 @@ impl<'a> Job<'a> {
     }
 
     fn new_digests(&self) -> Digests {
-        Digests::new(self.tensor.dtype == DType::BF16 && self.tensor.layout.is_plain())
+        Digests::new(self.tensor.dtype == DType::BF16 && self.tensor.storage.is_plain())
     }
 }
 
@@ -270,7 +270,7 @@ impl<'a> Pass<'a> {
     fn tensor(&self, index: usize, scratch: &mut Scratch) -> Result<()> {
         let job = &self.jobs[index];
         let mut digests = job.new_digests();
-        if !job.decoded || !job.tensor.layout.is_plain() {
+        if !job.decoded || !job.tensor.storage.is_plain() {
             self.checkpoint.stored(job.tensor, &mut scratch.bytes, |run| {
                 digests.add_bytes(run);
                 (self.progress)(run.len() as u64);
@@ -341,7 +341,7 @@ impl<'a> Pass<'a> {
     /// The digest over the values of a gain as they are stored, if that is less one. Gains are vectors: they are read
     /// again as a whole.
     fn less_one(&self, tensor: &TensorMeta, scratch: &mut Scratch) -> Result<Option<[u8; 32]>> {
-        let Layout::PlusOne(gain) = &tensor.layout else { return Ok(None) };
+        let Storage::PlusOne(gain) = &tensor.storage else { return Ok(None) };
         let Scratch { bytes, values, .. } = scratch;
         values.resize(gain.elements() as usize, 0.0);
         let Some(exact) = self.checkpoint.values(gain, 0, values, bytes)?.map(|read| read.exact) else {
@@ -474,7 +474,7 @@ mod tests {
         let anatomy = anatomy::dissect(&checkpoint.tensors, None);
         let settings = Settings { descriptors, ..Settings::default() };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let tally = || checkpoint.shards[0].tally().read.load(Ordering::SeqCst);
+        let tally = || checkpoint.shards[0].tally.read.load(Ordering::SeqCst);
         let before = tally();
         pool.install(|| run(&checkpoint, &anatomy, &settings, &|_| ())).unwrap();
         (tally() - before, checkpoint)
@@ -521,7 +521,7 @@ mod tests {
         let anatomy = anatomy::dissect(&checkpoint.tensors, None);
         let print = run(&checkpoint, &anatomy, &Settings::default(), &|_| ()).unwrap();
         assert!(print.units.iter().all(|unit| !unit.shapes[0].is_empty()), "landmarks were read");
-        let tally = checkpoint.shards[0].tally();
+        let tally = &checkpoint.shards[0].tally;
         assert_eq!(tally.checked.load(Ordering::SeqCst), tally.read.load(Ordering::SeqCst));
     }
 

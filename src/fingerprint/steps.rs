@@ -5,7 +5,7 @@ use half::bf16;
 use super::sample_labels;
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::tensor::{DType, Layout, TensorMeta};
+use crate::tensor::{DType, Storage, TensorMeta};
 
 /// One distance for each sampled value; empty where the values themselves tell it, or nothing does.
 pub(super) fn sampled(
@@ -18,7 +18,7 @@ pub(super) fn sampled(
     let per_read = match &tensor.dtype {
         DType::Block(block) => block.values(),
         DType::Packed(_) => cols,
-        _ if matches!(tensor.layout, Layout::PlusOne(_)) => cols,
+        _ if matches!(tensor.storage, Storage::PlusOne(_)) => cols,
         _ => return Ok(Vec::new()),
     };
     let (sample_rows, sample_cols) = sample_labels(rows, cols);

@@ -5,44 +5,36 @@
 //! arrays, which no writer makes; bytes that belong to no tensor and unknown types are reported, not refused. Never
 //! touches tensor bytes. Format: ggml's `docs/gguf.md`.
 
-pub mod metadata;
+mod metadata;
 mod reader;
 mod rows;
+mod split;
 
 use std::collections::HashSet;
 use std::path::Path;
 
 use self::metadata::Metadata;
 use self::reader::Reader;
-pub(crate) use self::rows::undo;
-use crate::bytes::local::Source;
+pub(crate) use self::rows::RowOrder;
+pub(crate) use self::split::Split;
+use super::Header;
+use crate::bytes::Object;
 use crate::finding::{Capped, Code, Finding, Level};
 use crate::limits::{MAX_NAME_BYTES, MAX_RANK, MAX_TENSORS};
-use crate::tensor::{Block, DType, Layout, TensorMeta};
+use crate::tensor::{Block, DType, Extent, Storage, TensorMeta};
 use crate::text::shown;
 use crate::{Error, Result};
 
-pub(crate) const FORMAT: &str = "GGUF";
+const FORMAT: &str = "GGUF";
 
 /// The first bytes of a file.
-pub(crate) const MAGIC: &[u8] = b"GGUF";
+const MAGIC: &[u8] = b"GGUF";
 
 /// Where data begins and tensors may begin, unless the metadata say otherwise.
 const DEFAULT_ALIGNMENT: u64 = 32;
 
 /// Fewest bytes of a tensor's entry: the length of its name, the number of its sizes, its type and its offset.
 const LEAST_ENTRY: u64 = 8 + 4 + 4 + 8;
-
-/// What the header of one file states, checked against the length of the file.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Header {
-    /// The metadata.
-    pub metadata: Metadata,
-    /// The tensors by offset, then name. Their offsets count from the start of the file; their shard is 0.
-    pub tensors: Vec<TensorMeta>,
-    /// Bytes that belong to no tensor, located at `name` as given to [`read_header`].
-    pub findings: Vec<Finding>,
-}
 
 /// A tensor as the header states it.
 struct Entry {
@@ -55,7 +47,7 @@ struct Entry {
     at: u64,
 }
 
-/// Reads and checks the header of the file at `path`; findings call it `name`. Costs at most the header's bytes, whose
+/// Reads and checks the header; findings call the file `name`. Costs at most the header's bytes, whose
 /// number is limited, whatever the file's length.
 ///
 /// # Errors
@@ -63,8 +55,9 @@ struct Entry {
 /// byte order, an alignment that is no power of two, counts or lengths beyond the end, anything stated twice, sizes that
 /// overflow or cut a block, tensors that overlap or reach beyond the end. [`Error::Limit`] for a ceiling of
 /// [`limits`](crate::limits). [`Error::Changed`] if the file shrank meanwhile.
-pub fn read_header(path: &Path, name: &str, source: &Source) -> Result<Header> {
-    let mut reader = Reader::new(path, source);
+pub(super) fn read(object: &dyn Object, name: &str) -> Result<Header> {
+    let path = object.name();
+    let mut reader = Reader::new(object);
     check_version(&mut reader)?;
     let tensors = reader.count(LEAST_ENTRY, "tensors")?;
     if tensors > MAX_TENSORS as u64 {
@@ -91,8 +84,16 @@ pub fn read_header(path: &Path, name: &str, source: &Source) -> Result<Header> {
         let what = format!("general.alignment {alignment} puts the data beyond any file");
         Error::malformed(path, FORMAT, what)
     })?;
-    let (tensors, findings) = lay_out(path, name, entries, start, source.len(), alignment)?;
-    Ok(Header { metadata, tensors, findings })
+    let (tensors, findings) = lay_out(path, name, entries, start, object.len(), alignment)?;
+    Ok(Header {
+        tensors,
+        metadata: metadata.texts(),
+        claims: metadata.claims(),
+        split: Split::of(&metadata),
+        row_order: RowOrder::of(&metadata),
+        findings,
+        ..Header::default()
+    })
 }
 
 /// Takes version 3, and 2, which differs in nothing that is read here.
@@ -206,32 +207,11 @@ fn lay_out(
             gaps.push(what, || file.to_owned());
         }
         covered = to;
-        tensors.push(TensorMeta { name, dtype, shape, shard: 0, offset: from, len, layout: Layout::Plain });
+        let storage = Storage::Plain(Extent { shard: 0, offset: from, len });
+        tensors.push(TensorMeta { name, dtype, shape, storage });
     }
     if covered.checked_next_multiple_of(alignment).is_some_and(|padded| end > padded) {
         gaps.push(|| format!("{} bytes at byte {covered} belong to no tensor", end - covered), || file.to_owned());
     }
     Ok((tensors, gaps.finish("more gaps between tensors")))
-}
-
-/// Checks that the files of a split model, in order, are what each says it is. `tensors` is their number in all files.
-///
-/// # Errors
-/// [`Error::Malformed`] if a file says that it is another one, that there are more or fewer files, or tensors.
-pub(crate) fn check_split(root: &Path, files: &[Metadata], tensors: usize) -> Result<()> {
-    for (index, metadata) in files.iter().enumerate() {
-        for (key, found) in [("split.no", index), ("split.count", files.len()), ("split.tensors.count", tensors)] {
-            // A model in one file may still carry the counts.
-            let stated = metadata.get(key).filter(|_| files.len() > 1 || key == "split.count");
-            if let Some(stated) = stated.filter(|stated| stated.as_u64() != Some(found as u64)) {
-                // A count of zero stands for a model that is not split.
-                if files.len() == 1 && stated.as_u64() == Some(0) {
-                    continue;
-                }
-                let what = format!("file {} of {} states {key} {stated}, found {found}", index + 1, files.len());
-                return Err(Error::malformed(root, FORMAT, what));
-            }
-        }
-    }
-    Ok(())
 }

@@ -1,26 +1,43 @@
-//! What a weight file is by its first bytes: safetensors, GGUF, ONNX, a PyTorch checkpoint, a Git-LFS pointer, or a format
-//! that is not read here.
+//! What a file is by its first bytes or, where they tell nothing, by its name: the one table of magic numbers, contents and
+//! endings. It knows no format beyond that, and calls none.
 
 use std::path::Path;
 
-use super::{gguf, onnx, safetensors, torch};
 use crate::Result;
-use crate::bytes::local::Source;
+use crate::bytes::Object;
+use crate::limits::MAX_HEADER_BYTES;
 
 /// Longest Git-LFS pointer in bytes; the specification demands less than 1,024.
-const MAX_POINTER_BYTES: u64 = 1024;
+pub(crate) const MAX_POINTER_BYTES: u64 = 1024;
+
+/// Ending of the names of safetensors files.
+pub(crate) const SAFETENSORS_SUFFIX: &str = ".safetensors";
+
+/// Ending of the names of GGUF files.
+pub(crate) const GGUF_SUFFIX: &str = ".gguf";
+
+/// Ending of the names of ONNX files.
+pub(crate) const ONNX_SUFFIX: &str = ".onnx";
+
+/// Endings of the names of files that `torch.save` wrote.
+pub(crate) const PICKLE_SUFFIXES: [&str; 5] = [".bin", ".pt", ".pth", ".ckpt", ".pkl"];
+
+/// A format of weight files that is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Safetensors; whatever is not recognised is read as this, and refused there if it is none.
+    Safetensors,
+    /// What `torch.save` writes.
+    Torch,
+    Gguf,
+    Onnx,
+}
 
 /// What a file is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// To be read as safetensors, and refused there if it is none.
-    Weights,
-    /// To be read as what `torch.save` writes.
-    Torch,
-    /// To be read as GGUF.
-    Gguf,
-    /// To be read as ONNX.
-    Onnx,
+    /// Weights in a format that is read.
+    Weights(Kind),
     /// Stands for a file that was not downloaded.
     Pointer(Pointer),
     /// A weight format of another kind, in words.
@@ -46,37 +63,80 @@ impl Pointer {
     }
 }
 
-/// Looks at the first bytes of the file at `path`, and where they tell nothing at its name.
-pub(crate) fn sniff(path: &Path, source: &Source) -> Result<Content> {
+/// Looks at the first bytes of the file called `name`, and where they tell nothing at that.
+pub(crate) fn sniff(name: &str, object: &dyn Object) -> Result<Content> {
     let mut buf = Vec::new();
-    let len = source.len();
-    let head = source.read(path, 0, len.min(MAX_POINTER_BYTES) as usize, &mut buf)?;
+    let len = object.len();
+    let head = object.read(0, len.min(MAX_POINTER_BYTES) as usize, &mut buf)?;
     if let Some(pointer) = pointer(head, len) {
         return Ok(Content::Pointer(pointer));
     }
-    if head.starts_with(gguf::MAGIC) {
-        return Ok(Content::Gguf);
+    if head.starts_with(b"GGUF") {
+        return Ok(Content::Weights(Kind::Gguf));
     }
     // A header of 128, 640, 896, 1152 or 1408 bytes has a length that looks like the start of a pickle.
-    if safetensors::looks_like(head, len) {
-        return Ok(Content::Weights);
+    if is_safetensors(head, len) {
+        return Ok(Content::Weights(Kind::Safetensors));
     }
     // Their content is that of something else, and not a whole of it.
-    if let Some(what) = foreign_name(path, &["distcp"]) {
+    if let Some(what) = foreign_name(name, &["distcp"]) {
         return Ok(Content::Foreign(what));
     }
-    if torch::is_archive(head) || torch::is_pickle(head) {
-        return Ok(Content::Torch);
+    if is_archive(head) || is_pickle(head) {
+        return Ok(Content::Weights(Kind::Torch));
     }
-    if let Some(what) = foreign(head, path).or_else(|| foreign_name(path, &[])) {
+    if let Some(what) = foreign(head, name).or_else(|| foreign_name(name, &[])) {
         return Ok(Content::Foreign(what));
     }
-    if onnx::looks_like(head, len) || is_onnx_name(path) {
-        return Ok(Content::Onnx);
+    let lower = name.to_ascii_lowercase();
+    // Protobuf has no mark of its own, so the name may have to do.
+    if is_onnx(head, len) || lower.ends_with(ONNX_SUFFIX) {
+        return Ok(Content::Weights(Kind::Onnx));
     }
     // Pickles of protocols 0 and 1 begin with any opcode.
-    let is_pickle = path.file_name().is_some_and(|name| torch::is_pickle_name(&name.to_string_lossy()));
-    Ok(if is_pickle { Content::Torch } else { Content::Weights })
+    let is_pickle = PICKLE_SUFFIXES.iter().any(|suffix| lower.ends_with(suffix));
+    Ok(Content::Weights(if is_pickle { Kind::Torch } else { Kind::Safetensors }))
+}
+
+/// Whether a file of `len` bytes that begins with `head` can only be safetensors: the length of a header that the file
+/// has, then an object.
+fn is_safetensors(head: &[u8], len: u64) -> bool {
+    match (head.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)), head.get(8)) {
+        (Some(header), Some(b'{')) => header <= MAX_HEADER_BYTES && header <= len.saturating_sub(8),
+        _ => false,
+    }
+}
+
+/// Whether a file that begins with `head` is a zip archive.
+fn is_archive(head: &[u8]) -> bool {
+    head.starts_with(b"PK\x03\x04")
+}
+
+/// Whether a file that begins with `head` is a pickle of protocol 2 or later; earlier ones have no mark.
+fn is_pickle(head: &[u8]) -> bool {
+    matches!(head, [0x80, 2..=5, ..])
+}
+
+/// Whether a file of `len` bytes that begins with `head` can be an ONNX model: a version, then another field of a model
+/// that ends within the file.
+fn is_onnx(head: &[u8], len: u64) -> bool {
+    /// Versions that there are, with room for those to come.
+    const VERSIONS: std::ops::RangeInclusive<u8> = 1..=40;
+    let [0x08, version, tag, rest @ ..] = head else { return false };
+    // Fields with a length: the producer's name and version, the domain, documentation, the graph, operator sets, properties.
+    if !VERSIONS.contains(version) || !matches!(tag, 0x12 | 0x1a | 0x22 | 0x32 | 0x3a | 0x42 | 0x72) {
+        return false;
+    }
+    let mut taken = 0;
+    let mut stated = 0u64;
+    for byte in rest.iter().take(9) {
+        stated |= u64::from(byte & 0x7f) << (7 * taken);
+        taken += 1;
+        if byte & 0x80 == 0 {
+            return stated.checked_add(3 + taken).is_some_and(|end| end <= len) && stated > 0;
+        }
+    }
+    false
 }
 
 /// The pointer that a file of `len` bytes is, if it is one.
@@ -93,7 +153,7 @@ pub(crate) fn pointer(head: &[u8], len: u64) -> Option<Pointer> {
 }
 
 /// What a file is by its first bytes, of formats that are not read.
-fn foreign(head: &[u8], path: &Path) -> Option<&'static str> {
+fn foreign(head: &[u8], name: &str) -> Option<&'static str> {
     /// Offset, bytes there, and what they tell.
     const MAGIC: [(usize, &[u8], &str); 13] = [
         (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file, which is not read"),
@@ -112,16 +172,16 @@ fn foreign(head: &[u8], path: &Path) -> Option<&'static str> {
         (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it first"),
     ];
     let is = |(at, magic, _): &&(usize, &[u8], &str)| head.get(*at..).is_some_and(|rest| rest.starts_with(magic));
-    MAGIC.iter().find(is).map(|(_, _, what)| *what).or_else(|| tar(head, path))
+    MAGIC.iter().find(is).map(|(_, _, what)| *what).or_else(|| tar(head, name))
 }
 
 /// What a tar archive is by the name of its first member and its own.
-fn tar(head: &[u8], path: &Path) -> Option<&'static str> {
+fn tar(head: &[u8], name: &str) -> Option<&'static str> {
     if !head.get(257..)?.starts_with(b"ustar") {
         return None;
     }
     let first = head.split(|byte| *byte == 0).next().unwrap_or_default();
-    let is_nemo = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("nemo"));
+    let is_nemo = Path::new(name).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("nemo"));
     Some(match first {
         b"sys_info" | b"pickle" | b"storages" | b"tensors" => {
             "a checkpoint as PyTorch wrote them before 0.1.10 (a tar archive), which is not read: load it and save it again"
@@ -150,8 +210,8 @@ const FOREIGN_NAMES: [(&str, &str); 14] = [
 ];
 
 /// What a file is by its name, of the given endings or of any.
-pub(crate) fn foreign_name(path: &Path, endings: &[&str]) -> Option<&'static str> {
-    let name = path.file_name()?.to_string_lossy().to_lowercase();
+pub(crate) fn foreign_name(name: &str, endings: &[&str]) -> Option<&'static str> {
+    let name = Path::new(name).file_name()?.to_string_lossy().to_lowercase();
     // TensorFlow numbers the parts of its checkpoints so: `model.ckpt.data-00000-of-00001`, and `model.ckpt.index`.
     if endings.is_empty() && (name.contains(".data-0") || name.ends_with(".ckpt.index") || name.ends_with(".ckpt.meta"))
     {
@@ -160,9 +220,4 @@ pub(crate) fn foreign_name(path: &Path, endings: &[&str]) -> Option<&'static str
     let ending = name.rsplit_once('.')?.1;
     let found = FOREIGN_NAMES.iter().find(|(known, _)| *known == ending)?;
     (endings.is_empty() || endings.contains(&ending)).then_some(found.1)
-}
-
-/// Protobuf has no mark of its own, so the name may have to do.
-fn is_onnx_name(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx"))
 }

@@ -12,10 +12,11 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-use crate::bytes::local::Source;
+use super::Header;
+use crate::bytes::Object;
 use crate::finding::{Capped, Code, Finding, Level};
 use crate::limits::{MAX_HEADER_BYTES, MAX_NAME_BYTES, MAX_RANK, MAX_TENSORS};
-use crate::tensor::{DType, Layout, TensorMeta};
+use crate::tensor::{DType, Extent, Storage, TensorMeta};
 use crate::text::{byte_of, message, shown};
 use crate::{Error, Result};
 
@@ -27,26 +28,7 @@ const MAX_METADATA_ENTRIES: usize = 100_000;
 
 const FORMAT: &str = "safetensors";
 
-/// What the header of one file states, checked against the length of the file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Header {
-    /// The free-form strings under `__metadata__`.
-    pub metadata: BTreeMap<String, String>,
-    /// The tensors by offset, then name. Their offsets count from the start of the file; their shard is 0.
-    pub tensors: Vec<TensorMeta>,
-    /// Bytes that belong to no tensor, located at `name` as given to [`read_header`].
-    pub findings: Vec<Finding>,
-}
-
-/// Whether a file that begins with `head` and is `len` bytes long can only be safetensors.
-pub(crate) fn looks_like(head: &[u8], len: u64) -> bool {
-    match (header_length(head), head.get(8)) {
-        (Some(header), Some(b'{')) => header <= MAX_HEADER_BYTES && header <= len.saturating_sub(LENGTH_BYTES),
-        _ => false,
-    }
-}
-
-/// Reads and checks the header of the file at `path`; findings call it `name`. Costs at most the header's bytes
+/// Reads and checks the header; findings call the file `name`. Costs at most the header's bytes
 /// (100 MB) plus a few times as much for its names, whatever the file's length.
 ///
 /// # Errors
@@ -54,27 +36,28 @@ pub(crate) fn looks_like(head: &[u8], len: u64) -> bool {
 /// structure, anything stated twice, sizes that overflow or contradict each other, tensors that overlap or reach
 /// beyond the end. [`Error::Limit`] for a ceiling of [`limits`](crate::limits). [`Error::Changed`] if the file shrank
 /// meanwhile.
-pub fn read_header(path: &Path, name: &str, source: &Source) -> Result<Header> {
+pub(super) fn read(object: &dyn Object, name: &str) -> Result<Header> {
+    let path = object.name();
     let mut buf = Vec::new();
-    let text = header_bytes(path, source, &mut buf)?;
+    let text = header_bytes(object, &mut buf)?;
     let text = std::str::from_utf8(text).map_err(|error| {
         Error::malformed(path, FORMAT, "the header is not UTF-8").at(LENGTH_BYTES + error.valid_up_to() as u64)
     })?;
     let stated = parse(path, text)?;
     let start = LENGTH_BYTES + text.len() as u64;
-    let (tensors, findings) = lay_out(path, name, stated.entries, start, source.len())?;
-    Ok(Header { metadata: stated.metadata, tensors, findings })
+    let (tensors, findings) = lay_out(path, name, stated.entries, start, object.len())?;
+    Ok(Header { metadata: stated.metadata, tensors, findings, ..Header::default() })
 }
 
 fn header_length(head: &[u8]) -> Option<u64> {
     head.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
-fn header_bytes<'a>(path: &Path, source: &'a Source, buf: &'a mut Vec<u8>) -> Result<&'a [u8]> {
-    let len = source.len();
+fn header_bytes<'a>(object: &'a dyn Object, buf: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+    let (path, len) = (object.name(), object.len());
     let mut head = [0; 32];
     let head = &mut head[..len.min(32) as usize];
-    head.copy_from_slice(source.read(path, 0, head.len(), buf)?);
+    head.copy_from_slice(object.read(0, head.len(), buf)?);
     let Some(header) = header_length(head) else {
         return Err(Error::malformed(path, FORMAT, format!("file ends at byte {len}, inside the header length")));
     };
@@ -95,7 +78,7 @@ fn header_bytes<'a>(path: &Path, source: &'a Source, buf: &'a mut Vec<u8>) -> Re
         let what = "not a safetensors file: the header does not begin with `{`";
         return Err(Error::malformed(path, FORMAT, what).at(LENGTH_BYTES));
     }
-    source.read(path, LENGTH_BYTES, header as usize, buf)
+    object.read(LENGTH_BYTES, header as usize, buf)
 }
 
 /// The first line of a file that is text, as a message shows it.
@@ -322,10 +305,11 @@ fn lay_out(
         }
         gap(covered, from);
         covered = to;
-        tensors.push(TensorMeta { name, dtype, shape, shard: 0, offset: at, len: to - from, layout: Layout::Plain });
+        let storage = Storage::Plain(Extent { shard: 0, offset: at, len: to - from });
+        tensors.push(TensorMeta { name, dtype, shape, storage });
     }
     gap(covered, data);
-    tensors.sort_unstable_by(|a, b| (a.offset, &a.name).cmp(&(b.offset, &b.name)));
+    tensors.sort_unstable_by(|a, b| a.place().cmp(&b.place()));
     Ok((tensors, gaps.finish("more gaps between tensors")))
 }
 
@@ -355,14 +339,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::bytes::local::LocalFile;
 
     fn read(bytes: &[u8]) -> Result<Header> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
-        let source = Source::open(file.path()).unwrap();
-        let header = read_header(file.path(), "file", &source);
-        let mapped = read_header(file.path(), "file", &source.mapped());
-        assert_eq!(header.as_ref().ok(), mapped.as_ref().ok(), "a mapped file reads the same");
+        let source = LocalFile::open(file.path()).unwrap();
+        let header = super::read(&source, "file");
+        let mapped = super::read(&source.mapped(), "file");
+        let stated = |header: &Result<Header>| {
+            let header = header.as_ref().ok()?;
+            Some((header.metadata.clone(), header.tensors.clone(), header.findings.clone()))
+        };
+        assert_eq!(stated(&header), stated(&mapped), "a mapped file reads the same");
         header
     }
 
@@ -380,7 +369,7 @@ mod tests {
         let mut tensors: Vec<_> = header
             .tensors
             .iter()
-            .map(|t| (t.name.clone(), t.dtype.to_string(), t.shape.clone(), t.offset, t.len))
+            .map(|t| (t.name.clone(), t.dtype.to_string(), t.shape.clone(), t.first_extent().offset, t.stored_bytes()))
             .collect();
         tensors.sort();
         tensors

@@ -11,11 +11,11 @@ mod tensors;
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::Header;
 use super::pickle::{self, Fault, Pickle, Refusal, Why};
-use crate::bytes::local::Source;
+use crate::bytes::Object;
 use crate::finding::{Capped, Code, Finding, Level};
 use crate::limits::MAX_PICKLE_BYTES;
-use crate::tensor::TensorMeta;
 use crate::text::{listed, shown};
 use crate::{Error, Result};
 
@@ -24,17 +24,6 @@ const FORMAT: &str = "PyTorch checkpoint";
 /// Where the bytes of a storage lie: first byte in the file, and how many.
 type Ranges = HashMap<String, (u64, u64)>;
 
-/// What a file states of its tensors, checked against the length of the file.
-#[derive(Debug)]
-pub(crate) struct Header {
-    /// The tensors by offset, then name. Their offsets count from the start of the file; their shard is 0.
-    pub(crate) tensors: Vec<TensorMeta>,
-    /// Names that stand for tensors which are there under another name.
-    pub(crate) aliases: Vec<String>,
-    /// What was odd, refused or left out.
-    pub(crate) findings: Vec<Finding>,
-}
-
 /// A file of which errors and findings speak.
 #[derive(Clone, Copy)]
 struct Named<'a> {
@@ -42,36 +31,20 @@ struct Named<'a> {
     path: &'a Path,
     /// As findings name it.
     name: &'a str,
-    source: &'a Source,
+    object: &'a dyn Object,
 }
 
-/// Whether a file that begins with `head` is a zip archive.
-pub(crate) fn is_archive(head: &[u8]) -> bool {
-    head.starts_with(b"PK\x03\x04")
-}
-
-/// Whether a file that begins with `head` is a pickle of protocol 2 or later; earlier ones have no mark.
-pub(crate) fn is_pickle(head: &[u8]) -> bool {
-    matches!(head, [0x80, 2..=5, ..])
-}
-
-/// Whether files of this name are pickles as a rule.
-pub(crate) fn is_pickle_name(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    crate::checkpoint::plan::PICKLE_SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
-}
-
-/// Reads what the file at `path` says of its tensors; findings call it `name`.
+/// Reads what the file says of its tensors; findings call it `name`.
 ///
 /// # Errors
 /// [`Error::Malformed`] with the byte offset wherever the file breaks its format, is compressed or big-endian, or has
 /// no tensors that can be found; [`Error::Limit`] for a ceiling of [`limits`](crate::limits); [`Error::Nothing`] for
 /// an archive that is no checkpoint; [`Error::Changed`] if the file shrank meanwhile.
-pub(crate) fn read_header(path: &Path, name: &str, source: &Source) -> Result<Header> {
-    let file = Named { path, name, source };
+pub(super) fn read(object: &dyn Object, name: &str) -> Result<Header> {
+    let file = Named { path: object.name(), name, object };
     let mut buf = Vec::new();
-    let head = source.read(path, 0, source.len().min(4) as usize, &mut buf)?;
-    if is_archive(head) { archive::read(file) } else { legacy::read(file) }
+    let head = object.read(0, object.len().min(4) as usize, &mut buf)?;
+    if head.starts_with(b"PK\x03\x04") { archive::read(file) } else { legacy::read(file) }
 }
 
 impl Named<'_> {
@@ -97,7 +70,7 @@ impl Named<'_> {
         let mut window = FIRST;
         loop {
             let taken = window.min(len).min(MAX_PICKLE_BYTES);
-            let bytes = self.source.read(self.path, start, taken as usize, &mut buf)?;
+            let bytes = self.object.read(start, taken as usize, &mut buf)?;
             match pickle::load(bytes) {
                 Ok(pickle) => return take(&pickle),
                 Err(Fault { why: Why::CutOff, .. }) if taken < len.min(MAX_PICKLE_BYTES) => window *= 8,

@@ -13,7 +13,7 @@ use crate::assemble::Logical;
 use crate::checkpoint::Checkpoint;
 use crate::finding::Finding;
 use crate::model::known::Nearest;
-use crate::tensor::{Layout, TensorMeta};
+use crate::tensor::{Storage, TensorMeta};
 
 /// Name and version of the form.
 pub const SCHEMA: &str = "weightprint/inspect/1";
@@ -210,9 +210,9 @@ fn tensors(checkpoint: &Checkpoint, anatomy: &Anatomy, logical: Option<&Logical>
         name: tensor.name.clone(),
         dtype: tensor.dtype.to_string(),
         shape: tensor.shape.clone(),
-        file: checkpoint.shards[tensor.shard].name.clone(),
-        offset: tensor.offset,
-        bytes: tensor.len,
+        file: checkpoint.shards[tensor.first_extent().shard].name.clone(),
+        offset: tensor.first_extent().offset,
+        bytes: tensor.stored_bytes(),
         place: assignment.into(),
         parts: parts.as_mut().and_then(Iterator::next).unwrap_or_default(),
     };
@@ -225,7 +225,7 @@ fn parts(tensors: &[TensorMeta], logical: &Logical) -> Vec<Vec<InspectedPart>> {
     let seen = logical.tensors.iter().zip(&logical.anatomy.assignments).zip(&logical.stored);
     for ((part, assignment), &stored) in seen {
         // A gain with the one added is the same tensor, in the same place; a note tells it.
-        let is_gain = matches!(part.layout, Layout::PlusOne(_));
+        let is_gain = matches!(part.storage, Storage::PlusOne(_));
         if *part != tensors[stored] && !is_gain {
             let (name, shape) = (part.name.clone(), part.shape.clone());
             parts[stored].push(InspectedPart { name, shape, place: assignment.into() });

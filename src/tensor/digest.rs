@@ -1,13 +1,15 @@
-//! A digest of how tensors will be read: name, type, shape, and every number of their layouts.
+//! A digest of how tensors will be read: name, type, shape, and every number of their storage.
 //!
 //! Two tensors with one digest, in files of one content, have the same values. Every struct is taken apart without `..`
 //! and every enum matched without `_`, so that a new field or variant does not compile until it is in the digest.
 
 use sha2::{Digest, Sha256};
 
-use super::changed::{Changed, Magnitude};
-use super::layout::{Extent, Layout, Piece, Run};
+use super::extent::{Extent, Run};
+use super::low_rank::{LowRank, Magnitude};
 use super::packed::{ByRow, Code, Levels, Linear, Nested, Offset, Packed, Packing, Scale, Stored};
+use super::storage::Storage;
+use super::view::Piece;
 use super::{DType, TensorMeta};
 
 /// A digest under way. What goes in has a fixed length or says its length first, so that no two sequences of values give
@@ -48,27 +50,29 @@ impl Canonical {
 
     /// Everything that says how a tensor is read.
     pub(crate) fn tensor(&mut self, tensor: &TensorMeta) {
-        let TensorMeta { name, dtype, shape, shard, offset, len, layout } = tensor;
+        let TensorMeta { name, dtype, shape, storage } = tensor;
         self.bytes(name.as_bytes());
         self.dtype(dtype);
         self.list(shape, |out, &size| out.number(size));
-        self.extent(&Extent { shard: *shard, offset: *offset, len: *len });
-        match layout {
-            Layout::Plain => self.number(0u8),
-            Layout::View(view) => {
+        match storage {
+            Storage::Plain(extent) => {
+                self.number(0u8);
+                self.extent(extent);
+            }
+            Storage::View(view) => {
                 self.number(1u8);
                 self.list(view.pieces(), Self::piece);
                 self.list(view.extents(), Self::extent);
             }
-            Layout::Packed(packed) => {
+            Storage::Packed(packed) => {
                 self.number(2u8);
                 self.packed(packed);
             }
-            Layout::Changed(changed) => {
+            Storage::LowRank(change) => {
                 self.number(3u8);
-                self.changed(changed);
+                self.low_rank(change);
             }
-            Layout::PlusOne(gain) => {
+            Storage::PlusOne(gain) => {
                 self.number(4u8);
                 self.tensor(gain);
             }
@@ -144,9 +148,9 @@ impl Canonical {
                 };
                 self.numbers([2, code, bits, middle, tall, wide, scale, offset]);
             }
-            Packing::Linear(Linear { bits, middle, turned, group }) => {
+            Packing::Linear(Linear { bits, middle, transposed, group }) => {
                 let middle = u64::from(middle.cast_unsigned());
-                self.numbers([3, u64::from(bits), middle, u64::from(turned), group]);
+                self.numbers([3, u64::from(bits), middle, u64::from(transposed), group]);
             }
             Packing::Flat { levels, cols, block, nested } => {
                 let levels = match levels {
@@ -162,18 +166,18 @@ impl Canonical {
         }
     }
 
-    fn changed(&mut self, changed: &Changed) {
-        let Changed { base, outs, ins, runs, turned, scale, magnitude } = changed;
+    fn low_rank(&mut self, change: &LowRank) {
+        let LowRank { base, b, a, runs, transposed, scale, magnitude } = change;
         self.tensor(base);
-        self.tensor(outs);
-        self.option(ins.as_ref(), Self::tensor);
+        self.tensor(b);
+        self.option(a.as_ref(), Self::tensor);
         self.option(runs.as_ref(), |out, runs| {
             out.list(runs, |out, &(first, count)| {
                 out.number(first);
                 out.number(count);
             });
         });
-        self.number(*turned);
+        self.number(*transposed);
         self.number(scale.to_bits());
         self.option(magnitude.as_ref(), |out, magnitude| match magnitude {
             Magnitude::Lengths(stated) => {
@@ -193,7 +197,7 @@ impl Canonical {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::layout::View;
+    use super::super::view::View;
     use super::*;
 
     fn digest(tensor: &TensorMeta) -> [u8; 32] {
@@ -204,27 +208,31 @@ mod tests {
 
     fn plain(name: &str, offset: u64) -> TensorMeta {
         let (name, dtype, shape) = (name.to_owned(), DType::F32, vec![4, 6]);
-        TensorMeta { name, dtype, shape, shard: 0, offset, len: 96, layout: Layout::Plain }
+        TensorMeta { name, dtype, shape, storage: extent(0, offset) }
     }
 
-    fn view(first: [u64; 2], row_step: u64) -> Layout {
+    fn extent(shard: usize, offset: u64) -> Storage {
+        Storage::Plain(Extent { shard, offset, len: 96 })
+    }
+
+    fn view(first: [u64; 2], row_step: u64) -> Storage {
         let piece = |row: u64, offset| Piece { row, col: 0, rows: 2, cols: 6, shard: 0, offset, row_step, col_step: 4 };
         let pieces = vec![piece(0, first[0]), piece(2, first[1])];
         let extents = vec![Extent { shard: 0, offset: 0, len: 96 }];
-        Layout::View(Arc::new(View::new(&DType::F32, &[4, 6], pieces, extents).unwrap()))
+        Storage::View(Arc::new(View::new(&DType::F32, &[4, 6], pieces, extents).unwrap()))
     }
 
-    fn packed(packing: Packing, rows: Option<Vec<Run>>) -> Layout {
+    fn packed(packing: Packing, rows: Option<Vec<Run>>) -> Storage {
         let stored =
             |dtype: DType, len| Stored { dtype, rows: 4, cols: 6, extent: Extent { shard: 0, offset: 0, len } };
         let parts = Packed::new(packing, stored(DType::U8, 24), stored(DType::F32, 96));
-        Layout::Packed(Arc::new(Packed { rows, ..parts }))
+        Storage::Packed(Arc::new(Packed { rows, ..parts }))
     }
 
-    fn changed(scale: f32, runs: Option<Vec<(u64, u64)>>, magnitude: Option<Magnitude>) -> Layout {
-        let (base, outs, ins) = (plain("w", 0), plain("b", 96), Some(plain("a", 192)));
+    fn low_rank(scale: f32, runs: Option<Vec<(u64, u64)>>, magnitude: Option<Magnitude>) -> Storage {
+        let (base, b, a) = (plain("w", 0), plain("b", 96), Some(plain("a", 192)));
         let runs = runs.map(Arc::from);
-        Layout::Changed(Arc::new(Changed { base, outs, ins, runs, turned: false, scale, magnitude }))
+        Storage::LowRank(Arc::new(LowRank { base, b, a, runs, transposed: false, scale, magnitude }))
     }
 
     #[test]
@@ -233,8 +241,8 @@ mod tests {
         let flat = |nested| Packing::Flat { levels: Levels::Nf4, cols: 6, block: 2, nested };
         let run = |step| Some(vec![Run { first: 0, count: 2, step }]);
         let lengths = |numbers: [f32; 2]| Some(Magnitude::Known(plain("m", 300), numbers.into()));
-        let layouts = [
-            Layout::Plain,
+        let storages = [
+            extent(0, 0),
             view([0, 48], 24),
             view([48, 0], 24),
             view([0, 24], 48),
@@ -245,25 +253,26 @@ mod tests {
             packed(Packing::ByRow(by_row((1, 2), Scale::Plain)), None),
             packed(Packing::ByRow(by_row((2, 1), Scale::Plain)), None),
             packed(Packing::ByRow(by_row((1, 2), Scale::Of127)), None),
-            packed(Packing::Linear(Linear { bits: 8, middle: 0, turned: false, group: 6 }), None),
-            packed(Packing::Linear(Linear { bits: 8, middle: -1, turned: false, group: 6 }), None),
+            packed(Packing::Linear(Linear { bits: 8, middle: 0, transposed: false, group: 6 }), None),
+            packed(Packing::Linear(Linear { bits: 8, middle: -1, transposed: false, group: 6 }), None),
             packed(flat(None), None),
             packed(flat(Some(Nested { block: 2, offset: 1 })), None),
             packed(flat(Some(Nested { block: 2, offset: 2 })), None),
             packed(flat(None), run(1)),
             packed(flat(None), run(2)),
-            changed(1.0, None, None),
-            changed(2.0, None, None),
-            changed(1.0, Some(vec![(0, 4)]), None),
-            changed(1.0, Some(vec![(0, 2), (2, 2)]), None),
-            changed(1.0, None, Some(Magnitude::Lengths(plain("m", 300)))),
-            changed(1.0, None, lengths([1.0, 2.0])),
-            changed(1.0, None, lengths([1.0, 3.0])),
+            low_rank(1.0, None, None),
+            low_rank(2.0, None, None),
+            low_rank(1.0, Some(vec![(0, 4)]), None),
+            low_rank(1.0, Some(vec![(0, 2), (2, 2)]), None),
+            low_rank(1.0, None, Some(Magnitude::Lengths(plain("m", 300)))),
+            low_rank(1.0, None, lengths([1.0, 2.0])),
+            low_rank(1.0, None, lengths([1.0, 3.0])),
         ];
-        let mut tensors: Vec<TensorMeta> = layouts.into_iter().map(|layout| plain("w", 0).with(layout)).collect();
+        let mut tensors: Vec<TensorMeta> = storages.into_iter().map(|storage| plain("w", 0).with(storage)).collect();
         tensors.extend([plain("v", 0), plain("w", 4)]);
         tensors.push(TensorMeta { shape: vec![6, 4], ..plain("w", 0) });
-        tensors.push(TensorMeta { shard: 1, ..plain("w", 0) });
+        tensors.push(TensorMeta { storage: extent(1, 0), ..plain("w", 0) });
+        tensors.push(plain("w", 0).with(Storage::PlusOne(Arc::new(plain("w", 0)))));
         tensors.push(TensorMeta { dtype: DType::I32, ..plain("w", 0) });
         tensors.push(TensorMeta { dtype: DType::Other("F32".to_owned()), ..plain("w", 0) });
         for (at, tensor) in tensors.iter().enumerate() {

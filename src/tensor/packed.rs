@@ -5,7 +5,7 @@
 //! it is the checkpoint's work; nothing here touches a file.
 
 use super::DType;
-use super::layout::{Extent, Run};
+use super::extent::{Extent, Run};
 
 /// A packed type, by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,18 +58,18 @@ const NAMES: [&str; 28] = [
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Packing {
     /// `(q - z - plus)·s`; codes of (in, out), those of a column one after the other, lowest bits first; zero points
-    /// the same along the outs.
+    /// the same along the out features.
     Gptq {
         /// Bits of a code.
         bits: u32,
-        /// Ins that share a scale, unless an order says otherwise.
+        /// In features that share a scale, unless an order says otherwise.
         group: u64,
         /// What is added to a stored zero point: 1 in the first version of the format, 0 in the second.
         plus: u32,
     },
-    /// `(q - z)·s`; codes of (in, out), eight outs to a word in the order 0, 2, 4, 6, 1, 3, 5, 7.
+    /// `(q - z)·s`; codes of (in, out), eight out features to a word in the order 0, 2, 4, 6, 1, 3, 5, 7.
     Awq {
-        /// Ins that share a scale.
+        /// In features that share a scale.
         group: u64,
     },
     /// Codes of (out, in), one scale for each block of rows and columns.
@@ -89,7 +89,7 @@ pub enum Packing {
     },
 }
 
-/// Whole numbers with one scale for all, one for each out, or one for each run of ins of an out. Zero points lie like
+/// Whole numbers with one scale for all, one for each out, or one for each run of in features of an out. Zero points lie like
 /// the scales, and are as wide as the codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Linear {
@@ -98,8 +98,8 @@ pub struct Linear {
     /// The zero point where none is stored beside the codes.
     pub middle: i32,
     /// Whether codes lie by (in, out); only those of 8 bits do.
-    pub turned: bool,
-    /// Ins that share a scale.
+    pub transposed: bool,
+    /// In features that share a scale.
     pub group: u64,
 }
 

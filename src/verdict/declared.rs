@@ -1,7 +1,7 @@
 //! What the model card says of the model's origin, held against what was found.
 
 use super::VerdictClass;
-use crate::checkpoint::claims::Sidecar;
+use crate::format::Claims;
 
 /// How the declaration relates to the evidence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +45,8 @@ pub struct TestedReference<'a> {
 /// Holds the card against the results.
 ///
 /// `name` is the subject's own: a checkpoint that *is* the reference of that name owes no declaration.
-pub fn declared(sidecar: &Sidecar, name: &str, tested: &[TestedReference<'_>]) -> Declaration {
-    let card = sidecar.card.as_ref();
+pub fn declared(claims: &Claims, name: &str, tested: &[TestedReference<'_>]) -> Declaration {
+    let card = claims.card.as_ref();
     let base_models = card.map(|card| card.base_models.clone()).unwrap_or_default();
     let named = |id: &str| base_models.iter().any(|base| same_model(base, id));
     let is_itself =
@@ -84,13 +84,13 @@ fn same_model(declared: &str, id: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::claims::Card;
+    use crate::format::Card;
 
     fn status(bases: &[&str], tested: &[(&str, VerdictClass)]) -> DeclarationStatus {
         let base_models = bases.iter().map(|&base| base.to_owned()).collect();
         let card = Some(Card { base_models, relation: None, license: None });
         let tested: Vec<_> = tested.iter().map(|&(id, class)| TestedReference { id, class }).collect();
-        declared(&Sidecar { card, ..Sidecar::default() }, "meta/base-o", &tested).status
+        declared(&Claims { card, ..Claims::default() }, "meta/base-o", &tested).status
     }
 
     #[test]

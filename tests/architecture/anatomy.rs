@@ -12,11 +12,11 @@ use weightprint::finding::Code;
 use weightprint::model::blueprint::{Layers, blueprint};
 use weightprint::model::known::{self, Record, nearest};
 use weightprint::model::{Architecture, Family, Role, naming};
-use weightprint::tensor::{DType, Layout, TensorMeta};
+use weightprint::tensor::{DType, Extent, Storage, TensorMeta};
 
 fn tensor(name: impl Into<String>, shape: &[u64]) -> TensorMeta {
-    let layout = Layout::Plain;
-    TensorMeta { name: name.into(), dtype: DType::BF16, shape: shape.to_vec(), shard: 0, offset: 0, len: 0, layout }
+    let storage = Storage::Plain(Extent::default());
+    TensorMeta { name: name.into(), dtype: DType::BF16, shape: shape.to_vec(), storage }
 }
 
 /// The name that the family's standard scheme has for a role, or the one of LLaMA's or of the mixtures of experts.
@@ -368,7 +368,7 @@ fn scales_of_quantised_matrices_do_not_disturb() {
     let n = scales.len();
     deepseek.extend(scales);
     for meta in &mut deepseek {
-        meta.len = meta.elements();
+        meta.storage = Storage::Plain(Extent { len: meta.elements(), ..Extent::default() });
     }
     let anatomy = dissect(&deepseek, None);
     assert_eq!(problems(&anatomy, record("DeepSeek-V2-Lite")), Vec::<String>::new());

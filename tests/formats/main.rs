@@ -14,4 +14,5 @@ mod onnx;
 mod open;
 mod packed;
 mod partial;
+mod store;
 mod torch;

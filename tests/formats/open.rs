@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use weightprint::checkpoint::{Checkpoint, Format, OpenOptions};
 use weightprint::error::{Class, Error};
 use weightprint::finding::{Code, Level};
+use weightprint::tensor::{Extent, Storage};
 
 fn open(path: impl AsRef<Path>) -> Checkpoint {
     Checkpoint::open(path.as_ref(), OpenOptions::default()).unwrap()
@@ -81,7 +82,7 @@ fn a_single_file_is_opened_by_its_path_by_its_folder_and_through_a_link() {
         assert_eq!(checkpoint.parameters(), 0, "U8 is no floating-point type");
         assert_eq!(checkpoint.shards[0].bytes, fs::metadata(&path).unwrap().len());
         assert!(checkpoint.findings.is_empty(), "{:?}", checkpoint.findings);
-        assert_eq!(checkpoint.sidecar.config.is_some(), target != link, "the sidecar lies beside the path given");
+        assert_eq!(checkpoint.claims.config.is_some(), target != link, "the sidecar lies beside the path given");
         checkpoint.check_unchanged().unwrap();
     }
 }
@@ -114,8 +115,8 @@ fn mapped_and_read_files_give_the_same_bytes() {
     let read = Checkpoint::open(&path, OpenOptions { mmap: false }).unwrap();
     let (mut one, mut other) = (Vec::new(), Vec::new());
     for tensor in &mapped.tensors {
-        for start in 0..=tensor.len {
-            let len = (tensor.len - start) as usize;
+        for start in 0..=tensor.stored_bytes() {
+            let len = (tensor.stored_bytes() - start) as usize;
             let expected: Vec<u8> =
                 (0..len).map(|at| (at as u64 + start + u64::from(tensor.name == "b") * 3) as u8).collect();
             assert_eq!(mapped.bytes(tensor, start, len, &mut one).unwrap(), expected);
@@ -140,10 +141,9 @@ fn bytes_outside_a_tensor_are_refused() {
         assert!(error.to_string().contains("tensor `a`"), "{error}");
     }
     let mut stranger = tensor.clone();
-    stranger.shard = 1;
+    stranger.storage = Storage::Plain(Extent { shard: 1, ..tensor.first_extent() });
     checkpoint.bytes(&stranger, 0, 1, &mut buf).unwrap_err();
-    stranger = tensor;
-    (stranger.offset, stranger.len) = (u64::MAX - 1, u64::MAX);
+    stranger.storage = Storage::Plain(Extent { shard: 0, offset: u64::MAX - 1, len: u64::MAX });
     checkpoint.bytes(&stranger, 0, 4, &mut buf).unwrap_err();
 }
 
@@ -184,7 +184,7 @@ fn an_indexed_folder_is_read_in_the_order_of_its_shards() {
         assert_eq!(checkpoint.format, Format::ShardedSafetensors);
         assert_eq!(shards(&checkpoint), ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]);
         assert_eq!(names(&checkpoint), ["c", "b", "a"]);
-        assert_eq!(checkpoint.tensors[2].shard, 1);
+        assert_eq!(checkpoint.tensors[2].first_extent().shard, 1);
         assert!(checkpoint.findings.is_empty(), "{:?}", checkpoint.findings);
     }
 }
@@ -351,8 +351,8 @@ fn a_snapshot_of_a_cache_is_followed_to_its_blobs() {
         assert_eq!(checkpoint.revision.as_deref(), Some("abc"));
         assert_eq!(checkpoint.root, snapshot);
         assert_eq!(shards(&checkpoint), ["model.safetensors"]);
-        assert_eq!(checkpoint.shards[0].path, fs::canonicalize(repository.join("blobs/b10b")).unwrap());
-        assert!(checkpoint.sidecar.config.is_some());
+        assert_eq!(checkpoint.shards[0].location(), fs::canonicalize(repository.join("blobs/b10b")).unwrap());
+        assert!(checkpoint.claims.config.is_some());
         assert!(checkpoint.findings.is_empty(), "{:?}", checkpoint.findings);
     }
 }
@@ -385,11 +385,11 @@ fn what_lies_beside_the_weights_is_read() {
     put(folder.path().join("config.json"), r#"{"hidden_size": 128}"#);
     put(folder.path().join("README.md"), "---\nbase_model: org/base\nlicense: mit\n---\n# card\n");
     put(folder.path().join("tokenizer.json"), r#"{"model":{"vocab":{"a":0,"b":1}}}"#);
-    let sidecar = open(folder.path()).sidecar;
-    assert_eq!(sidecar.config.unwrap()["hidden_size"], 128);
-    let card = sidecar.card.unwrap();
+    let checkpoint = open(folder.path());
+    assert_eq!(checkpoint.claims.config.unwrap()["hidden_size"], 128);
+    let card = checkpoint.claims.card.unwrap();
     assert_eq!((card.base_models, card.relation, card.license), (vec!["org/base".into()], None, Some("mit".into())));
-    let tokenizer = sidecar.tokenizer.unwrap();
+    let tokenizer = checkpoint.tokenizer.unwrap();
     assert_eq!((tokenizer.bytes, tokenizer.vocabulary), (33, Some(2)));
     assert_eq!(tokenizer.sha256, "41538a2251761d8e9ea8c8e137fe6edfd8baa57ab45e3a4829b8dc0a1f2be7ed");
 }
@@ -517,9 +517,9 @@ fn the_trained_models_of_the_fixtures_open_without_findings() {
         let checkpoint = open(&path);
         assert!(checkpoint.findings.is_empty(), "{}: {:?}", path.display(), checkpoint.findings);
         assert_eq!(2 * checkpoint.parameters(), checkpoint.total_bytes(), "bf16 throughout");
-        assert!(checkpoint.sidecar.config.unwrap()["hidden_size"].is_u64());
+        assert!(checkpoint.claims.config.unwrap()["hidden_size"].is_u64());
         if path.ends_with("a-sft") {
-            assert_eq!(checkpoint.sidecar.card.unwrap().base_models, ["base-a"]);
+            assert_eq!(checkpoint.claims.card.unwrap().base_models, ["base-a"]);
         }
         opened += 1;
     }

@@ -267,7 +267,7 @@ fn a_pointer_in_place_of_a_sidecar_is_told() {
     put(folder.path().join(FILE), good());
     put(folder.path().join("tokenizer.json"), POINTER);
     let checkpoint = Checkpoint::open(folder.path(), OpenOptions::default()).unwrap();
-    assert_eq!(checkpoint.sidecar.tokenizer, None);
+    assert_eq!(checkpoint.tokenizer, None);
     assert_eq!(checkpoint.findings.iter().map(|f| f.code).collect::<Vec<_>>(), [Code::LfsPointer]);
 }
 
@@ -411,7 +411,7 @@ fn links_that_leave_the_folder_are_refused() {
     symlink(outside.path(), folder.path().join("sub")).unwrap();
     symlink(&target, folder.path().join("config.json")).unwrap();
     let checkpoint = Checkpoint::open(folder.path(), OpenOptions::default()).unwrap();
-    assert_eq!(checkpoint.sidecar.config, None);
+    assert_eq!(checkpoint.claims.config, None);
     assert_eq!(checkpoint.findings[0].code, Code::SidecarUnreadable);
     assert!(checkpoint.findings[0].message.contains("outside"));
 
@@ -548,6 +548,6 @@ fn broken_sidecars_are_told_and_never_fatal() {
         assert_eq!((finding.code, finding.level), (Code::SidecarUnreadable, Level::Warning));
         assert_eq!(finding.location.as_deref(), Some(name));
         assert!(finding.message.starts_with(name) && finding.message.len() < 1000, "{}", finding.message);
-        assert!(checkpoint.sidecar.config.is_none() && checkpoint.sidecar.card.is_none());
+        assert!(checkpoint.claims.config.is_none() && checkpoint.claims.card.is_none());
     }
 }

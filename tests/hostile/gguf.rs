@@ -120,7 +120,7 @@ fn alignments_that_are_no_powers_of_two_are_refused() {
         gguf.meta.push(("general.alignment".into(), Meta::U32(4096)));
     });
     let (_folder, checkpoint) = open_bytes(&wide).unwrap();
-    assert!(checkpoint.tensors.iter().all(|tensor| tensor.offset % 4096 == 0));
+    assert!(checkpoint.tensors.iter().all(|tensor| tensor.first_extent().offset % 4096 == 0));
     assert!(checkpoint.findings.iter().all(|finding| finding.code != Code::HeaderGap));
     // The largest power of two that the field holds puts the data beyond the end.
     let huge = with(|gguf| gguf.meta.push(("general.alignment".into(), Meta::U32(1 << 31))));
@@ -225,11 +225,11 @@ fn heads_that_do_not_fit_leave_rows_as_stored_and_say_so() {
     for heads in [0, 3, 5, 16, u32::MAX] {
         let bytes = with(|gguf| gguf.meta[1].1 = Meta::U32(heads));
         let (_folder, checkpoint) = open_bytes(&bytes).unwrap();
-        assert!(checkpoint.tensors.iter().all(|tensor| tensor.layout.is_plain()), "{heads}");
+        assert!(checkpoint.tensors.iter().all(|tensor| tensor.storage.is_plain()), "{heads}");
         assert!(checkpoint.findings.iter().any(|finding| finding.code == Code::ConfigMismatch), "{heads}");
     }
     let (_folder, checkpoint) = open_bytes(&small().to_bytes()).unwrap();
-    assert_eq!(checkpoint.tensors.iter().filter(|tensor| !tensor.layout.is_plain()).count(), 1);
+    assert_eq!(checkpoint.tensors.iter().filter(|tensor| !tensor.storage.is_plain()).count(), 1);
     let mut out = vec![0.0; 64];
     let q = checkpoint.tensors.iter().find(|tensor| tensor.name.contains("attn_q")).unwrap();
     checkpoint.values(q, 0, &mut out, &mut Vec::new()).unwrap().unwrap();
@@ -239,7 +239,7 @@ fn heads_that_do_not_fit_leave_rows_as_stored_and_say_so() {
 
 /// Everything that a scan would do with the headers, and every value.
 fn use_all(checkpoint: &Checkpoint) {
-    let anatomy = anatomy::dissect(&checkpoint.tensors, checkpoint.sidecar.config.as_ref());
+    let anatomy = anatomy::dissect(&checkpoint.tensors, checkpoint.claims.config.as_ref());
     assert_eq!(anatomy.assignments.len(), checkpoint.tensors.len());
     let mut buf = Vec::new();
     // Of an unknown type the sizes cannot be held against the bytes.

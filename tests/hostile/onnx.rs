@@ -259,7 +259,7 @@ fn the_file_that_is_damaged_is_an_honest_one() {
     names.sort_unstable();
     assert_eq!(names, ["a.weight", "b.weight", "c.weight", "d.weight", "q.weight"]);
     assert!(checkpoint.findings.is_empty(), "{:?}", checkpoint.findings);
-    let packed = checkpoint.tensors.iter().filter(|tensor| !tensor.layout.is_plain() && tensor.dtype.is_decoded());
+    let packed = checkpoint.tensors.iter().filter(|tensor| !tensor.storage.is_plain() && tensor.dtype.is_decoded());
     assert_eq!(packed.count(), 3);
 }
 

@@ -11,15 +11,15 @@ const WRAPPER: &str = "base_model.model.";
 /// The factors of one module.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Factors {
-    /// rank × ins; of an embedding rank × tokens.
+    /// rank × in features; of an embedding rank × tokens.
     pub(crate) a: Option<TensorMeta>,
-    /// outs × rank; of an embedding channels × rank.
+    /// out features × rank; of an embedding channels × rank.
     pub(crate) b: Option<TensorMeta>,
     /// Added to the bias.
     pub(crate) bias: Option<TensorMeta>,
     /// The lengths of DoRA.
     pub(crate) magnitude: Option<TensorMeta>,
-    /// Whether it is an embedding, whose tokens are the ins.
+    /// Whether it is an embedding, whose tokens are the in features.
     pub(crate) embedding: bool,
 }
 

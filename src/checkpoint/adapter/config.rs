@@ -33,7 +33,7 @@ pub struct Config {
     /// Whether the scale is alpha over the root of the rank.
     #[serde(default)]
     pub use_rslora: Option<bool>,
-    /// Whether the changed outs are brought to lengths of their own.
+    /// Whether the changed out features are brought to lengths of their own.
     #[serde(default)]
     pub use_dora: Option<bool>,
     /// Whether the changed matrices are stored by (in, out).

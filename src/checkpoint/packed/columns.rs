@@ -17,30 +17,30 @@ impl Beside<'_> {
         let name = format!("{stem}.weight");
         let parts = vec![scales.0, zeros.0];
         if codes.cols.checked_mul(8) == Some(out) && zero.cols == codes.cols {
-            let ins = codes.rows;
-            let group = (ins % count == 0).then_some(ins / count).filter(|group| *group > 0)?;
+            let in_features = codes.rows;
+            let group = (in_features % count == 0).then_some(in_features / count).filter(|group| *group > 0)?;
             let packed = Packed { offsets: Some(zero), ..Packed::new(Packing::Awq { group }, codes, scale) };
             // A group of each in is sometimes there besides, and says what the position says.
             let parts = parts.into_iter().chain(groups.map(|found| found.0)).collect();
-            return Some(Found { name, kind: "AWQ-4".to_owned(), shape: vec![out, ins], packed, parts });
+            return Some(Found { name, kind: "AWQ-4".to_owned(), shape: vec![out, in_features], packed, parts });
         }
         let bits = zero.cols.checked_mul(32)?.checked_div(out)?;
         if !matches!(bits, 2 | 3 | 4 | 8) || zero.cols.checked_mul(32) != out.checked_mul(bits) || codes.cols != out {
             return None;
         }
-        let ins = codes.rows.checked_mul(32).filter(|all| all.is_multiple_of(bits))? / bits;
-        if count > ins {
+        let in_features = codes.rows.checked_mul(32).filter(|all| all.is_multiple_of(bits))? / bits;
+        if count > in_features {
             return None;
         }
         let order = match groups {
             None => None,
-            Some((_, groups)) => Some(order(groups, ins)?),
+            Some((_, groups)) => Some(order(groups, in_features)?),
         };
         let format = self.stated().and_then(|stated| stated.get("checkpoint_format")?.as_str());
         let plus = u32::from(format != Some("gptq_v2"));
-        let packing = Packing::Gptq { bits: bits as u32, group: ins.div_ceil(count), plus };
+        let packing = Packing::Gptq { bits: bits as u32, group: in_features.div_ceil(count), plus };
         let packed = Packed { offsets: Some(zero), order, ..Packed::new(packing, codes, scale) };
         let parts = parts.into_iter().chain(groups.map(|found| found.0)).collect();
-        Some(Found { name, kind: format!("GPTQ-{bits}"), shape: vec![out, ins], packed, parts })
+        Some(Found { name, kind: format!("GPTQ-{bits}"), shape: vec![out, in_features], packed, parts })
     }
 }

@@ -1,6 +1,6 @@
 //! 8-bit numbers with scales, compressed-tensors, and microscaled floats: matrices of (out, in), row by row.
 
-use super::{Beside, Found, exponents, floats, is_matrix, order, stored, with_ins};
+use super::{Beside, Found, exponents, floats, is_matrix, order, stored, with_in_features};
 use crate::Result;
 use crate::tensor::packed::{ByRow, Code, Offset, Packed, Packing, Scale, Stored};
 use crate::tensor::{DType, TensorMeta};
@@ -8,7 +8,7 @@ use crate::tensor::{DType, TensorMeta};
 /// Side of the square blocks that DeepSeek's 8-bit floats share a scale in.
 const SQUARE: u64 = 128;
 
-/// Ins that share a scale in MXFP4 and MXFP8 (OCP microscaling specification 1.0), and in NVFP4.
+/// In features that share a scale in MXFP4 and MXFP8 (OCP microscaling specification 1.0), and in NVFP4.
 const MICRO: u64 = 32;
 const NV: u64 = 16;
 
@@ -60,8 +60,8 @@ impl Beside<'_> {
             _ => return Ok(None),
         };
         let sizes: Option<Vec<u64>> = sizes.into_iter().map(|size| u64::try_from(size).ok()).collect();
-        let Some(&[outs, ins]) = sizes.as_deref() else { return Ok(None) };
-        let found = self.integers(stem, codes, scales, [outs, ins]);
+        let Some(&[out_features, in_features]) = sizes.as_deref() else { return Ok(None) };
+        let found = self.integers(stem, codes, scales, [out_features, in_features]);
         Ok(found.map(|found| Found { parts: found.parts.into_iter().chain([at]).collect(), ..found }))
     }
 
@@ -71,16 +71,16 @@ impl Beside<'_> {
         stem: &str,
         codes: &TensorMeta,
         scales: (usize, &TensorMeta),
-        [outs, ins]: [u64; 2],
+        [out_features, in_features]: [u64; 2],
     ) -> Option<Found> {
         let (words, mut scale) = (super::words(codes)?, floats(scales.1)?);
         let in_words = |count: u64, bits: u32| count.checked_mul(bits.into()).map(|all| all.div_ceil(32));
-        let mut fitting = (1..=8).filter(|&bits| in_words(ins, bits) == Some(words.cols));
+        let mut fitting = (1..=8).filter(|&bits| in_words(in_features, bits) == Some(words.cols));
         let (bits, None) = (fitting.next()?, fitting.next()) else { return None };
-        if words.rows != outs || outs == 0 || ins == 0 {
+        if words.rows != out_features || out_features == 0 || in_features == 0 {
             return None;
         }
-        let matrix = Stored { rows: outs, cols: ins, ..words.clone() };
+        let matrix = Stored { rows: out_features, cols: in_features, ..words.clone() };
         let block = block(&matrix, &mut scale)?;
         let code = Code::Bits { bits, middle: 1 << (bits - 1) };
         let mut parts = vec![scales.0];
@@ -88,7 +88,7 @@ impl Beside<'_> {
         let mut offsets = None;
         if let Some((at, zeros)) = self.part(stem, ".weight_zero_point") {
             let zero = super::words(zeros)?;
-            if (Some(zero.rows), zero.cols) != (in_words(outs, bits), scale.cols) || block.0 != 1 {
+            if (Some(zero.rows), zero.cols) != (in_words(out_features, bits), scale.cols) || block.0 != 1 {
                 return None;
             }
             (offset, offsets) = (Offset::ZeroCodes, Some(zero));
@@ -96,13 +96,13 @@ impl Beside<'_> {
         }
         let mut groups = None;
         if let Some((at, meta)) = self.part(stem, ".weight_g_idx") {
-            groups = Some(order(meta, ins).filter(|_| scale.cols <= ins)?);
+            groups = Some(order(meta, in_features).filter(|_| scale.cols <= in_features)?);
             parts.push(at);
         }
         let form = ByRow { code, block, scale: Scale::Plain, offset };
         let packed = Packed { offsets, order: groups, ..Packed::new(Packing::ByRow(form), words.bytes()?, scale) };
         let name = format!("{stem}.weight");
-        Some(Found { name, kind: format!("INT{bits}-PACKED"), shape: vec![outs, ins], packed, parts })
+        Some(Found { name, kind: format!("INT{bits}-PACKED"), shape: vec![out_features, in_features], packed, parts })
     }
 
     /// NVFP4 as ModelOpt writes it.
@@ -114,7 +114,7 @@ impl Beside<'_> {
         four_bit_floats(codes.name.clone(), codes, scales, Some((second, Scale::Times)))
     }
 
-    /// MXFP4 as gpt-oss has it: (…, outs, groups, 16) with (…, outs, groups).
+    /// MXFP4 as gpt-oss has it: (…, out features, groups, 16) with (…, out features, groups).
     pub(super) fn blocks(&self, stem: &str, codes: &TensorMeta) -> Option<Found> {
         let scales = self.part(stem, "_scales")?;
         let [lead @ .., groups, width] = codes.shape.as_slice() else { return None };
@@ -141,12 +141,12 @@ fn four_bit_floats(
     second: Option<((usize, &TensorMeta), Scale)>,
 ) -> Option<Found> {
     let matrix = stored(codes)?;
-    let ins = matrix.cols.checked_mul(2)?;
+    let in_features = matrix.cols.checked_mul(2)?;
     let is_nv = scales.1.dtype == DType::F8E4M3;
     let (kind, wide, scale) =
         if is_nv { ("NVFP4-SCALED", NV, floats(scales.1)?) } else { ("MXFP4-SCALED", MICRO, exponents(scales.1)?) };
     let groups = scale.cols.checked_mul(wide)?;
-    if scale.rows != matrix.rows || groups != ins || is_nv != second.is_some() {
+    if scale.rows != matrix.rows || groups != in_features || is_nv != second.is_some() {
         return None;
     }
     let how = second.map_or(Scale::Exponent, |second| second.1);
@@ -157,7 +157,7 @@ fn four_bit_floats(
         packed.second = Some(floats(meta).filter(|second| (second.rows, second.cols) == (1, 1))?);
         parts.push(at);
     }
-    Some(Found { name, kind: kind.to_owned(), shape: with_ins(&codes.shape, ins), packed, parts })
+    Some(Found { name, kind: kind.to_owned(), shape: with_in_features(&codes.shape, in_features), packed, parts })
 }
 
 /// Rows and columns that share a scale, and the scales as a matrix of such blocks.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::{Map, Number, Value as Json, json};
 
 use super::reader::Reader;
-use crate::checkpoint::claims::Card;
+use crate::format::claims::{Card, Claims};
 use crate::text::shown;
 use crate::{Error, Result};
 
@@ -84,6 +84,7 @@ impl fmt::Display for Value {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Metadata {
     values: BTreeMap<String, Value>,
+    /// The strings of the vocabulary by id, in the tokenizer's own spelling.
     tokens: Option<Arc<Vec<String>>>,
 }
 
@@ -173,9 +174,10 @@ impl Metadata {
         self.values.get(key)
     }
 
-    /// The strings of the vocabulary by id, in the tokenizer's own spelling, if they are stated.
-    pub fn tokens(&self) -> Option<&Arc<Vec<String>>> {
-        self.tokens.as_ref()
+    /// What the file says of the model.
+    pub(super) fn claims(&self) -> Claims {
+        let config = self.config();
+        Claims { in_weights: config.is_some(), in_gguf: true, config, card: self.card(), tokens: self.tokens.clone() }
     }
 
     /// Names, licences and the like: every text under `general.`.
@@ -195,7 +197,7 @@ impl Metadata {
     }
 
     /// What the metadata state of the architecture, under the names that `config.json` has for it.
-    pub fn config(&self) -> Option<Map<String, Json>> {
+    fn config(&self) -> Option<Map<String, Json>> {
         const NAMES: [(&str, &str); 13] = [
             ("block_count", "num_hidden_layers"),
             ("embedding_length", "hidden_size"),
@@ -227,7 +229,7 @@ impl Metadata {
     }
 
     /// What the metadata declare of the model's origin; `None` if nothing.
-    pub fn card(&self) -> Option<Card> {
+    fn card(&self) -> Option<Card> {
         let text = |key: &str| Some(self.get(key)?.as_str()?.trim().to_owned()).filter(|text| !text.is_empty());
         let stated = self.get("general.base_model.count").and_then(Value::as_u64).unwrap_or(0);
         let base = |index: u64| {

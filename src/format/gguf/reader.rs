@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::FORMAT;
-use crate::bytes::local::Source;
+use crate::bytes::Object;
 use crate::limits::MAX_HEADER_BYTES;
 use crate::{Error, Result};
 
@@ -12,8 +12,7 @@ const WINDOW: u64 = 1 << 16;
 
 /// A position in a header.
 pub(crate) struct Reader<'a> {
-    path: &'a Path,
-    source: &'a Source,
+    object: &'a dyn Object,
     at: u64,
     window: Vec<u8>,
     window_at: u64,
@@ -21,8 +20,8 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(path: &'a Path, source: &'a Source) -> Self {
-        Self { path, source, at: 0, window: Vec::new(), window_at: 0, buf: Vec::new() }
+    pub(crate) fn new(object: &'a dyn Object) -> Self {
+        Self { object, at: 0, window: Vec::new(), window_at: 0, buf: Vec::new() }
     }
 
     /// The byte that is read next.
@@ -31,16 +30,16 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.path
+        self.object.name()
     }
 
     /// Bytes from here to the end of the file.
     pub(crate) fn left(&self) -> u64 {
-        self.source.len().saturating_sub(self.at)
+        self.object.len().saturating_sub(self.at)
     }
 
     pub(crate) fn refuse_at(&self, at: u64, what: impl Into<String>) -> Error {
-        Error::malformed(self.path, FORMAT, what).at(at)
+        Error::malformed(self.path(), FORMAT, what).at(at)
     }
 
     /// The next bytes, which are `what`.
@@ -48,8 +47,8 @@ impl<'a> Reader<'a> {
         let begin = self.pass(len, what)?;
         let window_end = self.window_at + self.window.len() as u64;
         if begin < self.window_at || begin + len > window_end {
-            let wanted = len.max(WINDOW.min(self.source.len() - begin));
-            let read = self.source.read(self.path, begin, wanted as usize, &mut self.buf)?;
+            let wanted = len.max(WINDOW.min(self.object.len() - begin));
+            let read = self.object.read(begin, wanted as usize, &mut self.buf)?;
             self.window.clear();
             self.window.extend_from_slice(read);
             self.window_at = begin;
@@ -61,13 +60,13 @@ impl<'a> Reader<'a> {
     pub(crate) fn pass(&mut self, len: u64, what: &str) -> Result<u64> {
         let begin = self.at;
         if len > self.left() {
-            let end = self.source.len();
+            let end = self.object.len();
             let what = format!("the file ends at byte {end}, inside {what}, which takes {len} bytes");
             return Err(self.refuse_at(begin, what));
         }
         let found = begin + len;
         if found > MAX_HEADER_BYTES {
-            let (path, limit) = (self.path.to_path_buf(), MAX_HEADER_BYTES);
+            let (path, limit) = (self.path().to_path_buf(), MAX_HEADER_BYTES);
             return Err(Error::Limit { path, what: "header length in bytes", found, limit });
         }
         self.at = found;
@@ -93,7 +92,7 @@ impl<'a> Reader<'a> {
         let at = self.at;
         let count = self.u64(what)?;
         if count > self.left() / least.max(1) {
-            let what = format!("it states {count} {what}, more than its {} bytes could hold", self.source.len());
+            let what = format!("it states {count} {what}, more than its {} bytes could hold", self.object.len());
             return Err(self.refuse_at(at, what));
         }
         Ok(count)
@@ -104,7 +103,7 @@ impl<'a> Reader<'a> {
         let at = self.at;
         let len = self.count(1, "bytes of a string")?;
         if len > limit {
-            return Err(Error::Limit { path: self.path.to_path_buf(), what, found: len, limit });
+            return Err(Error::Limit { path: self.path().to_path_buf(), what, found: len, limit });
         }
         let text = self.bytes(len, what)?.to_vec();
         String::from_utf8(text).map_err(|_| self.refuse_at(at, "a string is not UTF-8"))

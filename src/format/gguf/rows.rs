@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::metadata::{Metadata, Value};
 use crate::finding::{Code, Finding, Level};
-use crate::tensor::layout::{Extent, MAX_PIECES, Piece, View};
-use crate::tensor::{Layout, TensorMeta};
+use crate::tensor::view::{MAX_PIECES, Piece, View};
+use crate::tensor::{Extent, Storage, TensorMeta};
 
 /// Architectures whose query and key rows llama.cpp's exporter permutes, as its `conversion/*.py` have them: classes that
 /// take `LlamaModel.modify_tensors` over with `undo_permute` set (arcee, eagle3, granite, granitehybrid, granitemoe,
@@ -44,29 +44,50 @@ const PERMUTED: [&str; 21] = [
     "xverse",
 ];
 
-/// Gives the tensors concerned their layout. Where the metadata do not tell the heads, they stay as stored, and a
-/// finding says so.
-pub(crate) fn undo(metadata: &Metadata, tensors: &mut [TensorMeta]) -> Option<Finding> {
-    let known = metadata.architecture().is_some_and(|name| PERMUTED.contains(&name));
-    if !known {
-        return None;
+/// That rows of query and key stand in llama.cpp's order, and what is stated of the heads.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RowOrder {
+    heads: Option<Value>,
+    kv_heads: Option<Value>,
+}
+
+impl RowOrder {
+    /// The order in a file with these metadata, if it is another one than Hugging Face's.
+    pub(super) fn of(metadata: &Metadata) -> Option<Self> {
+        let stated = |key: &str| metadata.own(key).cloned();
+        let is_permuted = metadata.architecture().is_some_and(|name| PERMUTED.contains(&name));
+        is_permuted.then(|| Self { heads: stated("attention.head_count"), kv_heads: stated("attention.head_count_kv") })
     }
-    let mut left = Vec::new();
-    for tensor in tensors {
-        let Some((layer, keys)) = parse(&tensor.name) else { continue };
-        let heads = heads(metadata, layer, keys);
-        match heads.and_then(|heads| unpaired(tensor, heads)) {
-            Some(view) => tensor.layout = Layout::View(Arc::new(view)),
-            None => left.push(tensor.name.clone()),
+
+    /// Gives the tensors concerned Hugging Face's order. Where the metadata do not tell the heads, they stay as stored,
+    /// and a finding says so.
+    pub(crate) fn undo(&self, tensors: &mut [TensorMeta]) -> Option<Finding> {
+        let mut left = Vec::new();
+        for tensor in tensors {
+            let Some((layer, keys)) = parse(&tensor.name) else { continue };
+            match self.heads(layer, keys).and_then(|heads| unpaired(tensor, heads)) {
+                Some(view) => tensor.storage = Storage::View(Arc::new(view)),
+                None => left.push(tensor.name.clone()),
+            }
         }
+        let first = left.first()?.clone();
+        let message = format!(
+            "the number of heads is not stated or does not fit {} tensors of query and key, whose rows stay in \
+             llama.cpp's order",
+            left.len()
+        );
+        Some(Finding::new(Code::ConfigMismatch, Level::Warning, message, first))
     }
-    let first = left.first()?.clone();
-    let message = format!(
-        "the number of heads is not stated or does not fit {} tensors of query and key, whose rows stay in llama.cpp's \
-         order",
-        left.len()
-    );
-    Some(Finding::new(Code::ConfigMismatch, Level::Warning, message, first))
+
+    /// Heads of query, or of key, in a layer.
+    fn heads(&self, layer: usize, keys: bool) -> Option<u64> {
+        let stated = |value: &Value| match value {
+            Value::Numbers(each) => each.get(layer).and_then(|&number| u64::try_from(number).ok()),
+            value => value.as_u64(),
+        };
+        let all = self.heads.as_ref().and_then(stated);
+        if keys { self.kv_heads.as_ref().and_then(stated).or(all) } else { all }
+    }
 }
 
 /// The layer of a query or key projection, and whether it is of keys.
@@ -80,16 +101,6 @@ fn parse(name: &str) -> Option<(usize, bool)> {
     Some((layer.parse().ok()?, keys))
 }
 
-/// Heads of query, or of key, in a layer.
-fn heads(metadata: &Metadata, layer: usize, keys: bool) -> Option<u64> {
-    let stated = |key: &str| match metadata.own(key)? {
-        Value::Numbers(each) => each.get(layer).and_then(|&number| u64::try_from(number).ok()),
-        value => value.as_u64(),
-    };
-    let all = stated("attention.head_count");
-    if keys { stated("attention.head_count_kv").or(all) } else { all }
-}
-
 /// The tensor with the halves of each head one after the other.
 fn unpaired(tensor: &TensorMeta, heads: u64) -> Option<View> {
     let (along_rows, size) = match tensor.shape[..] {
@@ -101,12 +112,13 @@ fn unpaired(tensor: &TensorMeta, heads: u64) -> Option<View> {
         return None;
     }
     let half = size.checked_div(heads).filter(|head| size % heads == 0 && head % 2 == 0 && *head > 0)? / 2;
-    let (cols, shard) = (tensor.matrix().1, tensor.shard);
+    let extent = tensor.storage.plain()?;
+    let (cols, Extent { shard, offset: start, .. }) = (tensor.matrix().1, extent);
     let step = tensor.dtype.size_of(if along_rows { cols } else { 1 })?;
     let mut pieces = Vec::new();
     for part in 0..2 * heads {
         let (head, second) = (part / 2, part % 2);
-        let offset = tensor.offset + (head * 2 * half + second) * step;
+        let offset = start + (head * 2 * half + second) * step;
         let first = part * half;
         pieces.push(if along_rows {
             let col_step = tensor.dtype.bytes().unwrap_or(0);
@@ -115,6 +127,5 @@ fn unpaired(tensor: &TensorMeta, heads: u64) -> Option<View> {
             Piece { row: 0, col: first, rows: 1, cols: half, shard, offset, row_step: 0, col_step: 2 * step }
         });
     }
-    let extent = Extent { shard, offset: tensor.offset, len: tensor.len };
     View::new(&tensor.dtype, &tensor.shape, pieces, vec![extent]).ok()
 }

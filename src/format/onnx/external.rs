@@ -1,54 +1,51 @@
 //! Files beside an ONNX file that hold values of its tensors: only those inside its folder.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Component, Path};
 
 use super::wire::{Reader, Span};
-use crate::bytes::local::Source;
-use crate::checkpoint::place::Place;
-use crate::checkpoint::plan::File;
-use crate::format::recognise;
+use crate::Result;
+use crate::bytes::Object;
+use crate::format::Opener;
 use crate::limits::MAX_SHARDS;
 use crate::text::shown;
-use crate::{Error, Result};
 
 /// The files that were found so far, in the order in which tensors name them.
 pub(crate) struct External<'a> {
-    place: &'a Place,
+    opener: Opener<'a>,
     /// Folder of the ONNX file, relative to the root.
     folder: &'a Path,
-    files: Vec<(File, Source)>,
+    files: Vec<(String, Box<dyn Object>)>,
     /// Shards by location as tensors spell it.
     known: HashMap<String, usize>,
 }
 
 impl<'a> External<'a> {
-    /// For the ONNX file called `name` in `place`.
-    pub(crate) fn new(place: &'a Place, name: &'a str) -> Self {
+    /// For the ONNX file called `name`, the folder of whose model `opener` opens.
+    pub(crate) fn new(opener: Opener<'a>, name: &'a str) -> Self {
         Self {
-            place,
+            opener,
             folder: Path::new(name).parent().unwrap_or(Path::new("")),
             files: Vec::new(),
             known: HashMap::new(),
         }
     }
 
-    pub(crate) fn into_files(self) -> Vec<(File, Source)> {
+    pub(crate) fn into_files(self) -> Vec<(String, Box<dyn Object>)> {
         self.files
     }
 
     /// Name and length of the file that is shard `shard`, which is not the ONNX file itself.
     pub(crate) fn file(&self, shard: usize) -> Option<(&str, u64)> {
-        let (file, source) = self.files.get(shard.checked_sub(1)?)?;
-        Some((&file.name, source.len()))
+        let (name, object) = self.files.get(shard.checked_sub(1)?)?;
+        Some((name, object.len()))
     }
 
     /// The shard and the bytes that `keys` of the tensor at byte `at` name, which have to be `len` bytes.
     ///
     /// # Errors
-    /// [`Error::Malformed`] if the file lies outside the folder, is not there, or ends before the values do;
-    /// [`Error::Nothing`] if it is a pointer to a file that was not downloaded.
+    /// [`Error::Malformed`](crate::Error::Malformed) if the file lies outside the folder, is not there, or ends before the
+    /// values do; whatever the opener refuses.
     pub(crate) fn find(
         &mut self,
         reader: &Reader<'_>,
@@ -103,27 +100,19 @@ impl<'a> External<'a> {
         let below: std::path::PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
         let relative = self.folder.join(below);
         let name = relative.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/");
-        if let Some(known) = self.files.iter().position(|(file, _)| file.name == name) {
+        if let Some(known) = self.files.iter().position(|(known, _)| *known == name) {
             return Ok(known + 1);
         }
         if self.files.len() == MAX_SHARDS {
             return Err(reader.over("number of files with values", MAX_SHARDS as u64 + 1, MAX_SHARDS as u64));
         }
-        let full = self.place.root.join(&relative);
-        if fs::symlink_metadata(&full).is_err() {
+        let Some(object) = (self.opener)(&name)? else {
             return Err(reader.refuse(at, format!("its values lie in {}, which is not there", shown(&name))));
-        }
-        let real = self.place.resolve(&full)?;
-        if fs::canonicalize(reader.path).is_ok_and(|own| own == real) {
+        };
+        if object.location() == reader.object.location() {
             return Err(reader.refuse(at, "its values lie outside the message, in the file itself"));
         }
-        let source = Source::open(&real)?;
-        let mut buf = Vec::new();
-        let head = source.read(&full, 0, source.len().min(1024) as usize, &mut buf)?;
-        if let Some(pointer) = recognise::pointer(head, source.len()) {
-            return Err(Error::Nothing { path: full, why: pointer.advice(&shown(&name)) });
-        }
-        self.files.push((File { name, path: real }, source));
+        self.files.push((name, object));
         Ok(self.files.len())
     }
 }

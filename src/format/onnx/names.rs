@@ -13,8 +13,8 @@ use super::wire::{Reader, Span};
 use crate::Result;
 use crate::finding::{Code, Finding, Level};
 use crate::limits::MAX_NAME_BYTES;
-use crate::tensor::layout::{Extent, Piece, View};
-use crate::tensor::{Layout, TensorMeta};
+use crate::tensor::view::{Piece, View};
+use crate::tensor::{Extent, Storage, TensorMeta};
 use crate::text::listed;
 
 /// The property in which PyTorch's exporter writes the modules around a node.
@@ -30,9 +30,9 @@ const MAX_SCOPES: usize = 2;
 #[derive(Debug, Default)]
 pub(crate) struct Uses {
     /// Multiplied from the right as it is stored: by (in, out).
-    turned: bool,
+    transposed: bool,
     /// The same by an operator that other layers than linear ones are exported as.
-    turned_by_gemm: bool,
+    transposed_by_gemm: bool,
     /// Multiplied from the right once it is transposed: by (out, in).
     upright: bool,
     /// Anything else.
@@ -43,8 +43,8 @@ pub(crate) struct Uses {
 
 impl Uses {
     /// Whether it is only multiplied with, by (in, out).
-    pub(crate) fn is_turned(&self) -> bool {
-        self.turned && !self.upright && !self.other
+    pub(crate) fn is_transposed(&self) -> bool {
+        self.transposed && !self.upright && !self.other
     }
 }
 
@@ -129,8 +129,8 @@ pub(crate) fn consume(
                 let uses = uses.entry(tensor).or_default();
                 match (flipped, op.as_str()) {
                     (true, _) | (false, "MatMulNBits") => uses.upright = true,
-                    (false, "Gemm") => uses.turned_by_gemm = true,
-                    (false, _) => uses.turned = true,
+                    (false, "Gemm") => uses.transposed_by_gemm = true,
+                    (false, _) => uses.transposed = true,
                 }
                 if let Some(scope) = scope
                     && uses.scopes.len() < MAX_SCOPES
@@ -225,8 +225,8 @@ pub(crate) fn recover(
         findings.push(Finding::new(Code::IndexMismatch, Level::Note, message, first.clone()));
     }
     let recover = |(tensor, name): (TensorMeta, Option<String>)| {
-        let turned = is_turned(&tensor, uses);
-        let tensor = if turned { turn(tensor) } else { tensor };
+        let transposed = is_transposed(&tensor, uses);
+        let tensor = if transposed { transpose(tensor) } else { tensor };
         match name {
             Some(name) => TensorMeta { name, ..tensor },
             None => tensor,
@@ -237,7 +237,7 @@ pub(crate) fn recover(
 
 /// Another name for a tensor, if there is one.
 fn wanted(tensor: &TensorMeta, uses: &HashMap<String, Uses>, is_built: bool) -> Option<String> {
-    if let Layout::Packed(_) = tensor.layout {
+    if let Storage::Packed(_) = tensor.storage {
         let name = match uses.get(&tensor.name).map(|uses| uses.scopes.as_slice()) {
             Some([scope]) => format!("{scope}.weight"),
             _ => tensor.name.trim_end_matches("_quantized").to_owned(),
@@ -260,28 +260,28 @@ fn wanted(tensor: &TensorMeta, uses: &HashMap<String, Uses>, is_built: bool) -> 
 }
 
 /// Whether a matrix is stored by (in, out) where its module has it by (out, in).
-fn is_turned(tensor: &TensorMeta, uses: &HashMap<String, Uses>) -> bool {
-    let Some(uses) = uses.get(&tensor.name).filter(|_| tensor.layout.is_plain() && tensor.shape.len() == 2) else {
+fn is_transposed(tensor: &TensorMeta, uses: &HashMap<String, Uses>) -> bool {
+    let Some(uses) = uses.get(&tensor.name).filter(|_| tensor.storage.is_plain() && tensor.shape.len() == 2) else {
         return false;
     };
     // Where an exporter keeps the name, the matrix is as its module has it, and a module that multiplies so (GPT-2's
     // Conv1D) is known to have it by (in, out).
-    uses.is_turned() || uses.turned_by_gemm && is_anonymous(&tensor.name) && !uses.upright && !uses.other
+    uses.is_transposed() || uses.transposed_by_gemm && is_anonymous(&tensor.name) && !uses.upright && !uses.other
 }
 
 /// The transpose of a matrix, read in place.
-fn turn(tensor: TensorMeta) -> TensorMeta {
-    let &[ins, outs] = tensor.shape.as_slice() else { return tensor };
-    let TensorMeta { shard, offset, len, .. } = tensor;
+fn transpose(tensor: TensorMeta) -> TensorMeta {
+    let &[in_features, out_features] = tensor.shape.as_slice() else { return tensor };
+    let Some(extent @ Extent { shard, offset, len }) = tensor.storage.plain() else { return tensor };
     let step = || {
         let width = tensor.dtype.bytes()?;
-        Some((width, outs.checked_mul(width)?))
+        Some((width, out_features.checked_mul(width)?))
     };
     let Some((row_step, col_step)) = step().filter(|_| len > 0) else { return tensor };
-    let piece = Piece { row: 0, col: 0, rows: outs, cols: ins, shard, offset, row_step, col_step };
-    let shape = vec![outs, ins];
-    match View::new(&tensor.dtype, &shape, vec![piece], vec![Extent { shard, offset, len }]) {
-        Ok(view) => TensorMeta { shape, layout: Layout::View(Arc::new(view)), ..tensor },
+    let piece = Piece { row: 0, col: 0, rows: out_features, cols: in_features, shard, offset, row_step, col_step };
+    let shape = vec![out_features, in_features];
+    match View::new(&tensor.dtype, &shape, vec![piece], vec![extent]) {
+        Ok(view) => TensorMeta { shape, storage: Storage::View(Arc::new(view)), ..tensor },
         Err(_) => tensor,
     }
 }

@@ -10,9 +10,8 @@ use super::names::{Consumers, Uses, name_of};
 use super::wire::Reader;
 use crate::Result;
 use crate::finding::{Code, Finding, Level};
-use crate::tensor::layout::Extent;
 use crate::tensor::packed::{Kind, Linear, Packed, Packing, Stored};
-use crate::tensor::{DType, Layout, TensorMeta};
+use crate::tensor::{DType, Storage, TensorMeta};
 use crate::text::listed;
 
 /// What belongs to the codes of a tensor.
@@ -28,8 +27,8 @@ pub(crate) struct Recipe {
 enum Form {
     /// 8-bit numbers, one scale for all or one for each index of this dimension.
     Axis(i64),
-    /// Of `outs` rows of `ins` numbers of so many bits, `block` of which share a scale.
-    Blocks { outs: u64, ins: u64, bits: u64, block: u64 },
+    /// Of `out features` rows of `in features` numbers of so many bits, `block` of which share a scale.
+    Blocks { out_features: u64, in_features: u64, bits: u64, block: u64 },
     /// In a way that is not read.
     Unknown,
 }
@@ -56,11 +55,13 @@ pub(crate) fn recipe(reader: &mut Reader<'_>, node: &Node, op: &str) -> Result<O
         "MatMulIntegerToFloat" => (name(3), name(5), Form::Axis(1)),
         "MatMulNBits" => {
             let mut number = |name: &str| Ok(node.number(reader, name)?.and_then(|number| u64::try_from(number).ok()));
-            let (outs, ins, block) = (number("N")?, number("K")?, number("block_size")?);
+            let (out_features, in_features, block) = (number("N")?, number("K")?, number("block_size")?);
             let bits = number("bits")?.unwrap_or(4);
-            let form = match (outs, ins, block) {
+            let form = match (out_features, in_features, block) {
                 // An order of the columns is not followed.
-                (Some(outs), Some(ins), Some(block)) if name(4).is_none() => Form::Blocks { outs, ins, bits, block },
+                (Some(out_features), Some(in_features), Some(block)) if name(4).is_none() => {
+                    Form::Blocks { out_features, in_features, bits, block }
+                }
                 _ => Form::Unknown,
             };
             (name(2), name(3), form)
@@ -105,10 +106,10 @@ pub(crate) fn join(
             None => find(name).map(Zeros::Stored),
         };
         let zeros = recipe.zeros.as_ref().map(zeros);
-        let turned = uses.get(&codes.name).is_some_and(Uses::is_turned);
+        let transposed = uses.get(&codes.name).is_some_and(Uses::is_transposed);
         let found = match (find(&recipe.scales), zeros) {
-            (Some(scales), None) => packed(codes, scales, None, recipe.form, turned),
-            (Some(scales), Some(Some(zeros))) => packed(codes, scales, Some(zeros), recipe.form, turned),
+            (Some(scales), None) => packed(codes, scales, None, recipe.form, transposed),
+            (Some(scales), Some(Some(zeros))) => packed(codes, scales, Some(zeros), recipe.form, transposed),
             _ => None,
         };
         match found {
@@ -133,14 +134,10 @@ pub(crate) fn join(
 
 /// The stored bytes of a tensor as a matrix of that many rows.
 fn stored(tensor: &TensorMeta, rows: u64, cols: u64) -> Option<Stored> {
-    let fits = rows.checked_mul(cols) == Some(tensor.elements()) && tensor.layout.is_plain();
-    let extent = Extent { shard: tensor.shard, offset: tensor.offset, len: tensor.len };
-    (fits && tensor.dtype.size_of(tensor.elements()) == Some(tensor.len)).then(|| Stored {
-        dtype: tensor.dtype.clone(),
-        rows,
-        cols,
-        extent,
-    })
+    let extent = tensor.storage.plain()?;
+    let fits = rows.checked_mul(cols) == Some(tensor.elements());
+    let whole = tensor.dtype.size_of(tensor.elements()) == Some(extent.len);
+    (fits && whole).then(|| Stored { dtype: tensor.dtype.clone(), rows, cols, extent })
 }
 
 fn packed(
@@ -148,7 +145,7 @@ fn packed(
     scales: &TensorMeta,
     zeros: Option<Zeros<'_>>,
     form: Form,
-    turned: bool,
+    transposed: bool,
 ) -> Option<TensorMeta> {
     if !matches!(codes.dtype, DType::U8 | DType::I8) || !scales.dtype.is_float() {
         return None;
@@ -162,16 +159,16 @@ fn packed(
     let (kind, shape, linear, codes_stored, rows, groups) = match form {
         Form::Axis(axis) => {
             let &[rows, cols] = codes.shape.as_slice() else { return None };
-            let (outs, ins) = if turned { (cols, rows) } else { (rows, cols) };
-            let own = if turned { [1, -1] } else { [0, -2] };
+            let (out_features, in_features) = if transposed { (cols, rows) } else { (rows, cols) };
+            let own = if transposed { [1, -1] } else { [0, -2] };
             let count = scales.elements();
-            if ins == 0 || count != 1 && (count != outs || !own.contains(&axis)) {
+            if in_features == 0 || count != 1 && (count != out_features || !own.contains(&axis)) {
                 return None;
             }
-            let linear = Linear { bits: 8, middle: middle.unwrap_or(0), turned, group: ins };
-            ("I8-SCALED", vec![outs, ins], linear, stored(codes, rows, cols)?, count, 1)
+            let linear = Linear { bits: 8, middle: middle.unwrap_or(0), transposed, group: in_features };
+            ("I8-SCALED", vec![out_features, in_features], linear, stored(codes, rows, cols)?, count, 1)
         }
-        Form::Blocks { outs, ins, bits, block } => {
+        Form::Blocks { out_features, in_features, bits, block } => {
             let kind = match bits {
                 2 => "INT2-PACKED",
                 4 => "INT4-PACKED",
@@ -181,11 +178,11 @@ fn packed(
             if block == 0 || codes.dtype != DType::U8 || !block.checked_mul(bits)?.is_multiple_of(8) {
                 return None;
             }
-            let groups = ins.div_ceil(block);
+            let groups = in_features.div_ceil(block);
             let line = groups.checked_mul(block.checked_mul(bits)? / 8)?;
             let middle = middle.unwrap_or(1 << (bits - 1));
-            let linear = Linear { bits: bits as u32, middle, turned: false, group: block };
-            (kind, vec![outs, ins], linear, stored(codes, outs, line)?, outs, groups)
+            let linear = Linear { bits: bits as u32, middle, transposed: false, group: block };
+            (kind, vec![out_features, in_features], linear, stored(codes, out_features, line)?, out_features, groups)
         }
         Form::Unknown => return None,
     };
@@ -194,7 +191,6 @@ fn packed(
         let line = groups.checked_mul(u64::from(linear.bits))?.div_ceil(8);
         packed.offsets = Some(stored(zeros, rows, line)?);
     }
-    let (name, dtype, len) = (codes.name.clone(), DType::Packed(Kind::named(kind)?), packed.len());
-    let (shard, offset) = (codes.shard, codes.offset);
-    Some(TensorMeta { name, dtype, shape, shard, offset, len, layout: Layout::Packed(Arc::new(packed)) })
+    let (name, dtype) = (codes.name.clone(), DType::Packed(Kind::named(kind)?));
+    Some(TensorMeta { name, dtype, shape, storage: Storage::Packed(Arc::new(packed)) })
 }

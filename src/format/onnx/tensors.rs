@@ -7,7 +7,7 @@ use super::graph::{Model, Stored, Values};
 use super::quantised::Recipe;
 use super::wire::{Reader, Span};
 use crate::finding::{Capped, Code, Finding, Level};
-use crate::tensor::{DType, Layout, TensorMeta};
+use crate::tensor::{DType, Extent, Storage, TensorMeta};
 use crate::text::{listed, shown};
 use crate::{Error, Result};
 
@@ -86,10 +86,7 @@ pub(crate) fn place(
             name: name.clone(),
             dtype,
             shape: shape.clone(),
-            shard: 0,
-            offset: *at,
-            len: 0,
-            layout: Layout::Plain,
+            storage: Storage::Plain(Extent { shard: 0, offset: *at, len: 0 }),
         };
         let single = |span: &Span| matches!(meta.dtype, DType::U8 | DType::I8) && span.len() == elements;
         let values = match values {
@@ -103,12 +100,12 @@ pub(crate) fn place(
                     let what = format!("shape {shape:?} of {} takes {len} bytes, not {}", meta.dtype, span.len());
                     return Err(refuse(what));
                 }
-                (meta.offset, meta.len) = (span.at, span.len());
+                meta.storage = Storage::Plain(Extent { shard: 0, offset: span.at, len: span.len() });
             }
             Values::External(keys) => {
                 let found = external.find(reader, *at, keys, len);
                 let (shard, Span { at, end }) = found.map_err(|error| error.in_tensor(name.clone()))?;
-                (meta.shard, meta.offset, meta.len) = (shard, at, end - at);
+                meta.storage = Storage::Plain(Extent { shard, offset: at, len: end - at });
             }
             Values::Missing if elements > 0 => return Err(refuse("it has no values".to_owned())),
             Values::Missing => {}
@@ -168,12 +165,12 @@ pub(crate) fn check_overlaps(
     name: &str,
     findings: &mut Vec<Finding>,
 ) -> Result<Kept> {
-    let mut known: HashMap<(usize, u64, u64), usize> = HashMap::new();
+    let mut known: HashMap<Extent, usize> = HashMap::new();
     let (mut kept, mut aliases) = (Vec::<TensorMeta>::new(), Vec::new());
     for tensor in tensors {
-        let place = (tensor.shard, tensor.offset, tensor.len);
-        if tensor.shard > 0
-            && tensor.len > 0
+        let place = tensor.first_extent();
+        if place.shard > 0
+            && place.len > 0
             && let Some(before) = known.get(&place).map(|at| &kept[*at])
             && (&before.dtype, &before.shape) == (&tensor.dtype, &tensor.shape)
         {
@@ -183,12 +180,15 @@ pub(crate) fn check_overlaps(
         known.insert(place, kept.len());
         kept.push(tensor);
     }
-    let mut outside: Vec<&TensorMeta> = kept.iter().filter(|tensor| tensor.shard > 0 && tensor.len > 0).collect();
-    outside.sort_unstable_by_key(|tensor| (tensor.shard, tensor.offset));
+    let mut outside: Vec<(Extent, &str)> =
+        kept.iter().map(|tensor| (tensor.first_extent(), tensor.name.as_str())).collect();
+    outside.retain(|(extent, _)| extent.shard > 0 && extent.len > 0);
+    outside.sort_unstable_by_key(|(extent, _)| (extent.shard, extent.offset));
     for pair in outside.windows(2) {
-        if pair[0].shard == pair[1].shard && pair[0].offset.saturating_add(pair[0].len) > pair[1].offset {
-            let what = format!("its bytes overlap those of tensor {}", shown(&pair[0].name));
-            return Err(Error::malformed(reader.path, super::FORMAT, what).in_tensor(&pair[1].name).at(pair[1].offset));
+        let [(one, before), (other, name)] = [pair[0], pair[1]];
+        if one.shard == other.shard && one.offset.saturating_add(one.len) > other.offset {
+            let what = format!("its bytes overlap those of tensor {}", shown(before));
+            return Err(Error::malformed(reader.path, super::FORMAT, what).in_tensor(name).at(other.offset));
         }
     }
     let mut gaps = Capped::new(Code::HeaderGap, Level::Warning);
@@ -199,13 +199,13 @@ pub(crate) fn check_overlaps(
         }
     };
     let mut covered: Option<(usize, u64)> = None;
-    for tensor in outside {
-        if let Some((shard, to)) = covered.filter(|(shard, _)| *shard != tensor.shard) {
+    for (extent, _) in outside {
+        if let Some((shard, to)) = covered.filter(|(shard, _)| *shard != extent.shard) {
             tell(shard, to, external.file(shard).map_or(to, |(_, end)| end));
         }
-        let from = covered.filter(|(shard, _)| *shard == tensor.shard).map_or(0, |(_, to)| to);
-        tell(tensor.shard, from, tensor.offset);
-        covered = Some((tensor.shard, tensor.offset.saturating_add(tensor.len)));
+        let from = covered.filter(|(shard, _)| *shard == extent.shard).map_or(0, |(_, to)| to);
+        tell(extent.shard, from, extent.offset);
+        covered = Some((extent.shard, extent.offset.saturating_add(extent.len)));
     }
     if let Some((shard, to)) = covered {
         tell(shard, to, external.file(shard).map_or(to, |(_, end)| end));

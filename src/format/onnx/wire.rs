@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::FORMAT;
-use crate::bytes::local::Source;
+use crate::bytes::Object;
 use crate::limits::{MAX_HEADER_BYTES, MAX_ONNX_FIELDS};
 use crate::{Error, Result};
 
@@ -68,7 +68,7 @@ impl Field {
 /// A file that is read as protobuf.
 pub(crate) struct Reader<'a> {
     pub(crate) path: &'a Path,
-    source: &'a Source,
+    pub(crate) object: &'a dyn Object,
     window: Vec<u8>,
     window_at: u64,
     buf: Vec<u8>,
@@ -79,13 +79,13 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(path: &'a Path, source: &'a Source) -> Self {
-        Self { path, source, window: Vec::new(), window_at: 0, buf: Vec::new(), fields: 0, texts: 0 }
+    pub(crate) fn new(object: &'a dyn Object) -> Self {
+        Self { path: object.name(), object, window: Vec::new(), window_at: 0, buf: Vec::new(), fields: 0, texts: 0 }
     }
 
     /// The whole file.
     pub(crate) fn whole(&self) -> Span {
-        Span { at: 0, end: self.source.len() }
+        Span { at: 0, end: self.object.len() }
     }
 
     pub(crate) fn refuse(&self, at: u64, what: impl Into<String>) -> Error {
@@ -118,8 +118,8 @@ impl<'a> Reader<'a> {
     fn window(&mut self, at: u64, len: u64) -> Result<&[u8]> {
         let held = self.window.len() as u64;
         if at < self.window_at || at - self.window_at + len > held {
-            let wanted = WINDOW.min(self.source.len().saturating_sub(at));
-            let read = self.source.read(self.path, at, wanted as usize, &mut self.buf)?;
+            let wanted = WINDOW.min(self.object.len().saturating_sub(at));
+            let read = self.object.read(at, wanted as usize, &mut self.buf)?;
             self.window.clear();
             self.window.extend_from_slice(read);
             self.window_at = at;

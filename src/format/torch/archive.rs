@@ -54,7 +54,7 @@ pub(crate) fn read(file: Named<'_>) -> Result<Header> {
     })?;
     if let Some(constants) = constants {
         header.tensors.extend(constants.tensors);
-        header.tensors.sort_unstable_by(|a, b| (a.offset, &a.name).cmp(&(b.offset, &b.name)));
+        header.tensors.sort_unstable_by(|a, b| a.place().cmp(&b.place()));
         header.aliases.extend(constants.aliases);
         header.findings.extend(constants.findings);
     }
@@ -110,7 +110,7 @@ fn check_byte_order(file: Named<'_>, members: &HashMap<String, Member>, prefix: 
     }
     let (start, len) = place(file, &name, members)?;
     let mut buf = Vec::new();
-    match file.source.read(file.path, start, len.min(16) as usize, &mut buf)? {
+    match file.object.read(start, len.min(16) as usize, &mut buf)? {
         b"little" => Ok(()),
         b"big" => Err(file.malformed("its numbers are big-endian, which is not read").at(start)),
         _ => Err(file.malformed("its byte order is neither little nor big").at(start)),
@@ -129,22 +129,22 @@ fn place(file: Named<'_>, name: &str, members: &HashMap<String, Member>) -> Resu
         return Err(inside("is compressed, which PyTorch does not write and is not read").at(member.header));
     }
     let cut_off = || inside("reaches beyond the end of the file").at(member.header);
-    let data = member.header.checked_add(HEADER).filter(|data| *data <= file.source.len()).ok_or_else(cut_off)?;
+    let data = member.header.checked_add(HEADER).filter(|data| *data <= file.object.len()).ok_or_else(cut_off)?;
     let mut buf = Vec::new();
-    let header = file.source.read(file.path, member.header, HEADER as usize, &mut buf)?;
+    let header = file.object.read(member.header, HEADER as usize, &mut buf)?;
     if !header.starts_with(b"PK\x03\x04") || half(header, 8) != Some(0) {
         return Err(inside("has no header where the directory says").at(member.header));
     }
     let (name_len, extra) = (half(header, 26).unwrap_or(0), half(header, 28).unwrap_or(0));
     let start = data + u64::from(name_len) + u64::from(extra);
-    let end = start.checked_add(member.len).filter(|end| *end <= file.source.len());
+    let end = start.checked_add(member.len).filter(|end| *end <= file.object.len());
     end.map(|_| (start, member.len)).ok_or_else(cut_off)
 }
 
 /// The members by name.
 fn directory(file: Named<'_>) -> Result<HashMap<String, Member>> {
     let (count, start, len) = find_directory(file)?;
-    let end = start.checked_add(len).filter(|end| *end <= file.source.len());
+    let end = start.checked_add(len).filter(|end| *end <= file.object.len());
     if end.is_none() {
         return Err(file.malformed("the archive's directory reaches beyond the end of the file").at(start));
     }
@@ -157,7 +157,7 @@ fn directory(file: Named<'_>) -> Result<HashMap<String, Member>> {
         }
     }
     let mut buf = Vec::new();
-    let bytes = file.source.read(file.path, start, len as usize, &mut buf)?;
+    let bytes = file.object.read(start, len as usize, &mut buf)?;
     let mut members = HashMap::new();
     let mut at = 0;
     for _ in 0..count {
@@ -174,10 +174,10 @@ fn directory(file: Named<'_>) -> Result<HashMap<String, Member>> {
 
 /// Number of members, first byte and length of the directory.
 fn find_directory(file: Named<'_>) -> Result<(u64, u64, u64)> {
-    let len = file.source.len();
+    let len = file.object.len();
     let tail = len.min(MAX_END);
     let mut buf = Vec::new();
-    let bytes = file.source.read(file.path, len - tail, tail as usize, &mut buf)?;
+    let bytes = file.object.read(len - tail, tail as usize, &mut buf)?;
     let is_end = |at: &usize| {
         bytes[*at..].starts_with(b"PK\x05\x06")
             && half(bytes, at + 20).is_some_and(|comment| at + 22 + usize::from(comment) == bytes.len())
@@ -201,7 +201,7 @@ fn find_directory(file: Named<'_>) -> Result<(u64, u64, u64)> {
         return Err(broken());
     }
     let mut buf = Vec::new();
-    let record = file.source.read(file.path, wide, 56, &mut buf)?;
+    let record = file.object.read(wide, 56, &mut buf)?;
     match (long(record, 32), long(record, 40), long(record, 48)) {
         (Some(count), Some(size), Some(start)) if record.starts_with(b"PK\x06\x06") => Ok((count, start, size)),
         _ => Err(broken()),

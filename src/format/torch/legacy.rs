@@ -18,7 +18,7 @@ const VERSION: i64 = 1001;
 pub(crate) fn read(file: Named<'_>) -> Result<Header> {
     let mut at = 0;
     let mut next = |check: &dyn Fn(&Pickle<'_>) -> Result<()>| {
-        let len = file.pickle(at, file.source.len() - at, |pickle| check(pickle).map(|()| pickle.len as u64))?;
+        let len = file.pickle(at, file.object.len() - at, |pickle| check(pickle).map(|()| pickle.len as u64))?;
         at += len;
         Ok(at)
     };
@@ -28,7 +28,7 @@ pub(crate) fn read(file: Named<'_>) -> Result<Header> {
         _ => Err(file.malformed("its version is not 1001, the only one of this form")),
     })?;
     let data = next(&|pickle| check_machine(file, pickle))?;
-    file.pickle(data, file.source.len() - data, |pickle| {
+    file.pickle(data, file.object.len() - data, |pickle| {
         let start = data + pickle.len as u64;
         let ranges = storages(file, pickle, start)?;
         tensors::read(file, pickle, &ranges, false)
@@ -66,7 +66,7 @@ fn storages(file: Named<'_>, data: &Pickle<'_>, start: u64) -> Result<Ranges> {
             return Err(file.malformed(format!("storage {} has two types", super::shown(key))));
         }
     }
-    file.pickle(start, file.source.len() - start, |keys| {
+    file.pickle(start, file.object.len() - start, |keys| {
         let Some(listed) = keys.items(keys.root) else {
             return Err(file.malformed("the keys of its storages are no list").at(start));
         };
@@ -82,14 +82,14 @@ fn storages(file: Named<'_>, data: &Pickle<'_>, start: u64) -> Result<Ranges> {
                 return Err(file.malformed(format!("no tensor has storage {}", super::shown(&key))).at(at));
             };
             let cut_off = || file.malformed(format!("storage {} is cut off", super::shown(&key))).at(at);
-            let first = at.checked_add(8).filter(|first| *first <= file.source.len()).ok_or_else(cut_off)?;
-            let stated = file.source.read(file.path, at, 8, &mut buf)?.first_chunk().map(|b| u64::from_le_bytes(*b));
+            let first = at.checked_add(8).filter(|first| *first <= file.object.len()).ok_or_else(cut_off)?;
+            let stated = file.object.read(at, 8, &mut buf)?.first_chunk().map(|b| u64::from_le_bytes(*b));
             if stated != Some(count) {
                 let what = format!("storage {} of {count} elements says that it has {stated:?}", super::shown(&key));
                 return Err(file.malformed(what).at(at));
             }
             let len = count.checked_mul(element.bytes).ok_or_else(cut_off)?;
-            let end = first.checked_add(len).filter(|end| *end <= file.source.len()).ok_or_else(cut_off)?;
+            let end = first.checked_add(len).filter(|end| *end <= file.object.len()).ok_or_else(cut_off)?;
             ranges.insert(key.into_owned(), (first, len));
             at = end;
         }

@@ -8,8 +8,8 @@ use super::{Header, Named, Ranges, shown, state};
 use crate::finding::{Code, Finding, Level};
 use crate::format::pickle::{Node, Pickle, Tensor, Value};
 use crate::limits::{MAX_SHARING, MAX_TENSORS};
-use crate::tensor::layout::{Extent, MAX_PIECES, Piece, View};
-use crate::tensor::{DType, Layout, TensorMeta};
+use crate::tensor::view::{MAX_PIECES, Piece, View};
+use crate::tensor::{DType, Extent, Storage, TensorMeta};
 use crate::text::listed;
 use crate::{Error, Result};
 
@@ -69,14 +69,14 @@ fn from_state(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges, state: stat
             continue;
         }
         bytes = bytes.saturating_add(placed.len);
-        if bytes / MAX_SHARING > file.source.len() {
+        if bytes / MAX_SHARING > file.object.len() {
             let what =
                 format!("its tensors share bytes: together they are over {MAX_SHARING} times as long as the file");
             return Err(file.malformed(what).in_tensor(name));
         }
         let in_order = placed.in_order;
         let meta = placed.into_meta(name, tensor);
-        if !in_order && meta.layout.is_plain() {
+        if !in_order && meta.storage.is_plain() {
             unread.push(meta.name.clone());
         }
         tensors.push(meta);
@@ -85,8 +85,8 @@ fn from_state(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges, state: stat
         let message = format!("{hidden} bytes of the pickle belong to nothing that was read or left out on purpose");
         findings.push(Finding::new(Code::ValuesNotRead, Level::Warning, message, file.name.to_owned()));
         let (dtype, shape) = (DType::Other("bytes that were not read".to_owned()), vec![hidden]);
-        let (shard, offset, len) = (0, file.source.len(), 0);
-        tensors.push(TensorMeta { name: name_of_hidden, dtype, shape, shard, offset, len, layout: Layout::Plain });
+        let storage = Storage::Plain(Extent { shard: 0, offset: file.object.len(), len: 0 });
+        tensors.push(TensorMeta { name: name_of_hidden, dtype, shape, storage });
     }
     let mut tell = |code, level, what: &str, names: &[String]| {
         if let Some(first) = names.first() {
@@ -96,8 +96,8 @@ fn from_state(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges, state: stat
     };
     tell(Code::SharedStorage, Level::Note, "names stand for tensors that were read under another name", &shared);
     tell(Code::ValuesNotRead, Level::Warning, "tensors lie in an order that is not followed", &unread);
-    tensors.sort_unstable_by(|a, b| (a.offset, &a.name).cmp(&(b.offset, &b.name)));
-    Ok(Header { tensors, findings, aliases: shared })
+    tensors.sort_unstable_by(|a, b| a.place().cmp(&b.place()));
+    Ok(Header { tensors, findings, aliases: shared, ..Header::default() })
 }
 
 /// What was found beside the tensors.
@@ -158,15 +158,16 @@ impl Placed {
 
     fn into_meta(self, name: String, tensor: &Tensor) -> TensorMeta {
         let dtype = DType::from(tensor.element.name.to_owned());
-        let (shape, shard, offset) = (tensor.size.clone(), 0, self.start);
+        let shape = tensor.size.clone();
+        let plain = |len: u64| Storage::Plain(Extent { shard: 0, offset: self.start, len });
         if self.in_order {
-            return TensorMeta { name, dtype, shape, shard, offset, len: self.len, layout: Layout::Plain };
+            return TensorMeta { name, dtype, shape, storage: plain(self.len) };
         }
         match strided(tensor, &dtype, self.start) {
-            Some((view, len)) => TensorMeta { name, dtype, shape, shard, offset, len, layout: Layout::View(view) },
+            Some(view) => TensorMeta { name, dtype, shape, storage: Storage::View(Arc::new(view)) },
             None => {
                 let dtype = DType::strided(tensor.element.name);
-                TensorMeta { name, dtype, shape, shard, offset, len: tensor.element.bytes, layout: Layout::Plain }
+                TensorMeta { name, dtype, shape, storage: plain(tensor.element.bytes) }
             }
         }
     }
@@ -182,9 +183,8 @@ fn is_in_order(size: &[u64], stride: &[u64]) -> bool {
     })
 }
 
-/// A tensor whose values lie in another order, such as a transposed one, with the number of bytes that they span.
-/// `None` where values share bytes, or the pieces would be too many.
-fn strided(tensor: &Tensor, dtype: &DType, start: u64) -> Option<(Arc<View>, u64)> {
+/// A tensor whose values lie in another order, such as a transposed one. `None` where values share bytes, or the pieces would be too many.
+fn strided(tensor: &Tensor, dtype: &DType, start: u64) -> Option<View> {
     let width = dtype.bytes()?;
     let span = span(&tensor.size, &tensor.stride)?.checked_mul(width)?;
     let (outer, inner) = tensor.size.split_at(tensor.size.len().saturating_sub(2));
@@ -217,8 +217,7 @@ fn strided(tensor: &Tensor, dtype: &DType, start: u64) -> Option<(Arc<View>, u64
         }
     };
     let extents = vec![Extent { shard: 0, offset: start, len: span }];
-    let view = View::new(dtype, &tensor.size, (0..count).map(piece).collect(), extents).ok()?;
-    Some((Arc::new(view), span))
+    View::new(dtype, &tensor.size, (0..count).map(piece).collect(), extents).ok()
 }
 
 /// From the first value to the last, in elements, if no two values share a place: then reading them all costs no more

@@ -3,7 +3,7 @@
 
 use super::{Parts, field, span};
 use crate::Result;
-use crate::checkpoint::values::Window;
+use crate::checkpoint::reader::Window;
 use crate::tensor::DType;
 use crate::tensor::decode::{E2M1, gap, grid_step};
 use crate::tensor::packed::{ByRow, Code, Offset, Scale};

@@ -1,75 +1,11 @@
-//! Where the values of a tensor lie when they are not one range of bytes in order: rows that an exporter permuted, parts
-//! of a fused matrix, the other way round, or spread over several files.
-//!
-//! A layout says where values are, never what they mean; reading through one is the checkpoint's work
-//! ([`Checkpoint::values`](crate::checkpoint::Checkpoint::values)).
+//! Tensors whose values are not one range of bytes in order: rows that an exporter permuted, parts of a fused matrix, the
+//! other way round, or spread over several files.
 
-use std::sync::Arc;
-
-use super::changed::Changed;
-use super::packed::Packed;
-use super::{DType, TensorMeta, matrix};
+use super::extent::Extent;
+use super::{DType, matrix};
 
 /// Most pieces of one tensor: a query projection of 128 heads in 8 shards has 2,048.
 pub const MAX_PIECES: usize = 1 << 16;
-
-/// How the stored bytes of a tensor become its values in order.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Layout {
-    /// One range of bytes holds the values, row after row.
-    #[default]
-    Plain,
-    /// The values are put together from pieces.
-    View(Arc<View>),
-    /// The values are put together from codes and scales.
-    Packed(Arc<Packed>),
-    /// The values are those of another tensor with a low-rank change added.
-    Changed(Arc<Changed>),
-    /// Each value is one more than that of another tensor: the gain of a norm that is stored less one.
-    PlusOne(Arc<TensorMeta>),
-}
-
-impl Layout {
-    /// Whether the stored bytes are the values in order.
-    pub fn is_plain(&self) -> bool {
-        matches!(self, Self::Plain)
-    }
-}
-
-/// A range of bytes of one file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
-    /// Index of the shard.
-    pub shard: usize,
-    /// First byte, counted from the start of the file.
-    pub offset: u64,
-    /// Number of bytes.
-    pub len: u64,
-}
-
-/// Rows of a matrix, one after the other or with others between.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Run {
-    /// The first one.
-    pub first: u64,
-    /// How many.
-    pub count: u64,
-    /// How much further on the next one is; 1 or more.
-    pub step: u64,
-}
-
-impl Run {
-    /// Rows that follow each other.
-    pub fn new(first: u64, count: u64) -> Self {
-        Self { first, count, step: 1 }
-    }
-
-    /// The row after its last one; `None` where it has no rows, or that overflows.
-    pub fn end(&self) -> Option<u64> {
-        self.first.checked_add(self.count.checked_sub(1)?.checked_mul(self.step)?)?.checked_add(1)
-    }
-}
 
 /// A rectangle of the tensor's matrix (see [`matrix`]) and where its values lie in one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,27 +5,24 @@ mod flat;
 mod linear;
 mod rows;
 
-use super::Checkpoint;
-use super::values::Window;
+use super::{Reader, Window};
 use crate::Result;
-use crate::tensor::TensorMeta;
 use crate::tensor::decode::decode;
-use crate::tensor::layout::Extent;
 use crate::tensor::packed::{Packed, Packing, Stored};
+use crate::tensor::{Extent, TensorMeta};
 
-impl Checkpoint {
-    /// Fills `out`, row by row, with the values in the window, or with the distances of the levels around them. `None`
-    /// where the parts contradict each other.
-    pub(super) fn unpack(
-        &self,
-        tensor: &TensorMeta,
-        packed: &Packed,
-        window: Window,
-        steps: bool,
-        out: &mut [f32],
-    ) -> Result<Option<()>> {
-        let parts = Parts { checkpoint: self, tensor, packed, steps };
-        let Some(runs) = &packed.rows else { return parts.read(window, out) };
+/// A packed tensor that is read, for its values or for the distances of the levels around them.
+pub(super) struct Parts<'a> {
+    pub(super) reader: Reader<'a>,
+    pub(super) tensor: &'a TensorMeta,
+    pub(super) packed: &'a Packed,
+    pub(super) steps: bool,
+}
+
+impl Parts<'_> {
+    /// Fills `out`, row by row, with what is in the window. `None` where the parts contradict each other.
+    pub(super) fn fill(&self, window: Window, out: &mut [f32]) -> Result<Option<()>> {
+        let Some(runs) = &self.packed.rows else { return self.read(window, out) };
         // First row of the run in the tensor.
         let mut at = 0;
         for run in runs {
@@ -35,7 +32,7 @@ impl Checkpoint {
             while row < to {
                 let place = ((row - window.row) * window.cols) as usize;
                 let part = Window { row: run.first + (row - at) * run.step, rows: together, ..window };
-                let Some(()) = parts.read(part, &mut out[place..][..(together * window.cols) as usize])? else {
+                let Some(()) = self.read(part, &mut out[place..][..(together * window.cols) as usize])? else {
                     return Ok(None);
                 };
                 row += together;
@@ -44,17 +41,7 @@ impl Checkpoint {
         }
         Ok((window.row + window.rows <= at).then_some(()))
     }
-}
 
-/// What is read from, and whether it is values or distances of levels.
-struct Parts<'a> {
-    checkpoint: &'a Checkpoint,
-    tensor: &'a TensorMeta,
-    packed: &'a Packed,
-    steps: bool,
-}
-
-impl Parts<'_> {
     /// The values of a window of the rows as they are stored.
     fn read(&self, window: Window, out: &mut [f32]) -> Result<Option<()>> {
         match self.packed.packing {
@@ -86,7 +73,7 @@ impl Parts<'_> {
         for at in 0..lines {
             let offset = stored.extent.offset + ((row + at) * stored.cols + col) * width;
             let extent = Extent { offset, len: line, ..stored.extent };
-            all.extend_from_slice(self.checkpoint.range(self.tensor, extent, &mut buf)?);
+            all.extend_from_slice(self.reader.range(self.tensor, extent, &mut buf)?);
         }
         Ok(Some(all))
     }

@@ -1,10 +1,20 @@
-//! The one place where a tensor's bytes become its values in order, whatever its layout.
+//! The one place where a tensor's bytes become its values in order, however it is stored.
 
-use super::{Checkpoint, FORMAT};
+mod low_rank;
+mod unpack;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use self::low_rank::Change;
+use self::unpack::Parts;
+use super::FORMAT;
+use super::shard::Shard;
 use crate::tensor::block::Grid;
 use crate::tensor::decode::{decode, grid_step, steps};
-use crate::tensor::layout::{Extent, Layout, Piece};
-use crate::tensor::{DType, TensorMeta};
+use crate::tensor::low_rank::LowRank;
+use crate::tensor::view::{Piece, View};
+use crate::tensor::{DType, Extent, Storage, TensorMeta};
 use crate::{Error, Result};
 
 /// Longest run of bytes that is read at a time for a digest.
@@ -25,32 +35,52 @@ pub struct Values<'a> {
     pub stored: Option<&'a [u8]>,
 }
 
-impl Checkpoint {
-    /// Decodes as many values of `tensor` as `out` has places for, from element `first` on. They have to be whole
-    /// rows, or lie within one row; of a type in blocks, whole blocks. A plain tensor is decoded from the mapping in
-    /// place, or through `buf`. Returns `None` and leaves `out` alone where the type is not one that is decoded.
-    ///
-    /// # Errors
-    /// [`Error::Malformed`] if the elements are not the tensor's, or not whole rows or blocks; [`Error::Changed`] if
-    /// the file shrank; [`Error::Io`] if the system refuses.
-    pub fn values<'a>(
-        &'a self,
+/// Reads tensors out of the files of one checkpoint.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reader<'a> {
+    root: &'a Path,
+    shards: &'a [Shard],
+}
+
+impl<'a> Reader<'a> {
+    /// For the files of the checkpoint that messages call `root`.
+    pub(super) fn new(root: &'a Path, shards: &'a [Shard]) -> Self {
+        Self { root, shards }
+    }
+
+    /// Bytes `[start, start + len)` of a plain tensor ([`Checkpoint::bytes`](super::Checkpoint::bytes)).
+    pub(super) fn bytes<'b>(self, tensor: &TensorMeta, start: u64, len: usize, buf: &'b mut Vec<u8>) -> Result<&'b [u8]>
+    where
+        'a: 'b,
+    {
+        let extent = tensor.first_extent();
+        let end = start.checked_add(len as u64).filter(|end| tensor.storage.is_plain() && *end <= extent.len);
+        match end.and_then(|_| extent.offset.checked_add(start)) {
+            Some(offset) => self.range(tensor, Extent { offset, len: len as u64, ..extent }, buf),
+            None => {
+                let what = format!("bytes [{start}, {start} + {len}) are not within its {} bytes", extent.len);
+                Err(self.refuse(tensor, what))
+            }
+        }
+    }
+
+    /// Values of a tensor ([`Checkpoint::values`](super::Checkpoint::values)).
+    pub(super) fn values<'b>(
+        self,
         tensor: &TensorMeta,
         first: u64,
         out: &mut [f32],
-        buf: &'a mut Vec<u8>,
-    ) -> Result<Option<Values<'a>>> {
+        buf: &'b mut Vec<u8>,
+    ) -> Result<Option<Values<'b>>>
+    where
+        'a: 'b,
+    {
         self.read_with(false, tensor, first, out, buf)
     }
 
-    /// Like [`Checkpoint::values`], but instead of each value the distance of the levels around it, to which its block
-    /// type rounds; of a gain that is stored less one, to which its type rounds what is stored. `false`, with `out` in an
-    /// unknown state, where the type has no such levels.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::values`].
-    pub(crate) fn steps(&self, tensor: &TensorMeta, first: u64, out: &mut [f32], buf: &mut Vec<u8>) -> Result<bool> {
-        if let Layout::PlusOne(gain) = &tensor.layout {
+    /// Distances of levels ([`Checkpoint::steps`](super::Checkpoint::steps)).
+    pub(super) fn steps(self, tensor: &TensorMeta, first: u64, out: &mut [f32], buf: &mut Vec<u8>) -> Result<bool> {
+        if let Storage::PlusOne(gain) = &tensor.storage {
             return self.gain_steps(gain, first, out, buf);
         }
         let known = match &tensor.dtype {
@@ -60,7 +90,31 @@ impl Checkpoint {
         Ok(known && self.read_with(true, tensor, first, out, buf)?.is_some())
     }
 
-    fn gain_steps(&self, gain: &TensorMeta, first: u64, out: &mut [f32], buf: &mut Vec<u8>) -> Result<bool> {
+    /// Stored bytes of a tensor ([`Checkpoint::stored`](super::Checkpoint::stored)).
+    pub(super) fn stored(self, tensor: &TensorMeta, buf: &mut Vec<u8>, mut take: impl FnMut(&[u8])) -> Result<()> {
+        for extent in tensor.extents() {
+            let mut at = 0;
+            while at < extent.len {
+                let len = RUN.min(extent.len - at);
+                take(self.range(tensor, Extent { offset: extent.offset + at, len, ..extent }, buf)?);
+                at += len;
+            }
+        }
+        Ok(())
+    }
+
+    /// How long each out feature of a change is, in the order of `B`: a pass over a tensor whose out features are columns.
+    pub(super) fn lengths(self, change: &LowRank) -> Result<Option<Arc<[f32]>>> {
+        Change { reader: self, change }.lengths()
+    }
+
+    fn refuse(self, tensor: &TensorMeta, what: String) -> Error {
+        let Extent { shard, offset, .. } = tensor.first_extent();
+        let path = self.shards.get(shard).map_or(self.root, Shard::path);
+        Error::malformed(path, FORMAT, what).in_tensor(&tensor.name).at(offset)
+    }
+
+    fn gain_steps(self, gain: &TensorMeta, first: u64, out: &mut [f32], buf: &mut Vec<u8>) -> Result<bool> {
         if matches!(gain.dtype, DType::Block(_) | DType::Packed(_)) {
             return self.steps(gain, first, out, buf);
         }
@@ -78,34 +132,34 @@ impl Checkpoint {
         Ok(known)
     }
 
-    fn read_with<'a>(
-        &'a self,
+    fn read_with<'b>(
+        self,
         wants_steps: bool,
         tensor: &TensorMeta,
         first: u64,
         out: &mut [f32],
-        buf: &'a mut Vec<u8>,
-    ) -> Result<Option<Values<'a>>> {
+        buf: &'b mut Vec<u8>,
+    ) -> Result<Option<Values<'b>>>
+    where
+        'a: 'b,
+    {
         if !tensor.dtype.is_decoded() {
             return Ok(None);
         }
         let count = out.len() as u64;
-        let refuse = || {
-            let path = self.shards.get(tensor.shard).map_or(&self.root, |shard| &shard.path);
-            let what = format!("elements [{first}, {first} + {count}) are not rows or blocks of its own");
-            Error::malformed(path, FORMAT, what).in_tensor(&tensor.name).at(tensor.offset)
-        };
+        let refuse =
+            || self.refuse(tensor, format!("elements [{first}, {first} + {count}) are not rows or blocks of its own"));
         if first.checked_add(count).is_none_or(|end| end > tensor.elements()) {
             return Err(refuse());
         }
-        if let Layout::PlusOne(gain) = &tensor.layout {
+        if let Storage::PlusOne(gain) = &tensor.storage {
             let read = self.read_with(wants_steps, gain, first, out, buf)?.map(|read| read.exact);
             // In `f32`, as the models that store gains like this add it, and llama.cpp's exporter.
             out.iter_mut().for_each(|value| *value += 1.0);
             return Ok(read.map(|exact| Values { exact, stored: None }));
         }
         let decode: Decoder = if wants_steps { steps } else { decode };
-        if tensor.layout.is_plain() {
+        if tensor.storage.is_plain() {
             let start = tensor.dtype.size_of(first).ok_or_else(refuse)?;
             let len = tensor.dtype.size_of(count).ok_or_else(refuse)?;
             let bytes = self.bytes(tensor, start, len as usize, buf)?;
@@ -118,47 +172,41 @@ impl Checkpoint {
             return Err(refuse());
         }
         let window = Window { row, col, rows, cols: width };
-        let view = match &tensor.layout {
-            Layout::View(view) => view,
-            Layout::Packed(packed) => {
-                self.unpack(tensor, packed, window, wants_steps, out)?.ok_or_else(refuse)?;
-                return Ok(Some(Values { exact: true, stored: None }));
+        let exact = match &tensor.storage {
+            Storage::Plain(_) | Storage::PlusOne(_) => return Ok(None),
+            Storage::View(view) => self.view(decode, tensor, view, window, out, buf)?,
+            Storage::Packed(packed) => {
+                Parts { reader: self, tensor, packed, steps: wants_steps }.fill(window, out)?.map(|()| true)
             }
-            Layout::Changed(changed) => {
-                let exact = self.changed(changed, window, out, buf)?.ok_or_else(refuse)?;
-                return Ok(Some(Values { exact, stored: None }));
-            }
-            Layout::Plain | Layout::PlusOne(_) => return Ok(None),
+            Storage::LowRank(change) => Change { reader: self, change }.fill(window, out, buf)?,
         };
-        let mut exact = true;
-        let begin = view.pieces().partition_point(|piece| piece.row + piece.rows <= row);
-        for piece in view.pieces()[begin..].iter().take_while(|piece| piece.row < row + rows) {
-            let Some(part) = window.of(piece) else { continue };
-            exact &= self.piece(decode, tensor, piece, part, &window, out, buf)?.ok_or_else(refuse)?;
-        }
-        Ok(Some(Values { exact, stored: None }))
+        Ok(Some(Values { exact: exact.ok_or_else(refuse)?, stored: None }))
     }
 
-    /// Hands the stored bytes of a tensor to `take`, run by run, in the order in which its stored digest takes them.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::bytes`].
-    pub fn stored(&self, tensor: &TensorMeta, buf: &mut Vec<u8>, mut take: impl FnMut(&[u8])) -> Result<()> {
-        for extent in tensor.extents() {
-            let mut at = 0;
-            while at < extent.len {
-                let len = RUN.min(extent.len - at);
-                take(self.range(tensor, Extent { offset: extent.offset + at, len, ..extent }, buf)?);
-                at += len;
-            }
+    /// Fills a window out of the pieces of a view; `None` where one cuts a block.
+    fn view(
+        self,
+        decode: Decoder,
+        tensor: &TensorMeta,
+        view: &View,
+        window: Window,
+        out: &mut [f32],
+        buf: &mut Vec<u8>,
+    ) -> Result<Option<bool>> {
+        let mut exact = true;
+        let begin = view.pieces().partition_point(|piece| piece.row + piece.rows <= window.row);
+        for piece in view.pieces()[begin..].iter().take_while(|piece| piece.row < window.row + window.rows) {
+            let Some(part) = window.of(piece) else { continue };
+            let Some(same) = self.piece(decode, tensor, piece, part, &window, out, buf)? else { return Ok(None) };
+            exact &= same;
         }
-        Ok(())
+        Ok(Some(exact))
     }
 
     /// Fills the part of a window that a piece holds; `None` where the part cuts a block.
     #[allow(clippy::too_many_arguments, reason = "a reader, a source and a target, each in parts")]
     fn piece(
-        &self,
+        self,
         decode: Decoder,
         tensor: &TensorMeta,
         piece: &Piece,
@@ -203,7 +251,7 @@ impl Checkpoint {
 
     /// Values of a piece that do not lie side by side along its rows. `part` counts from the piece's own corner.
     fn scattered(
-        &self,
+        self,
         tensor: &TensorMeta,
         piece: &Piece,
         part: Window,
@@ -244,14 +292,18 @@ impl Checkpoint {
         Ok(Some(exact))
     }
 
-    pub(crate) fn range<'a>(&'a self, tensor: &TensorMeta, extent: Extent, buf: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+    /// Bytes of a file, which belong to a tensor.
+    fn range<'b>(self, tensor: &TensorMeta, extent: Extent, buf: &'b mut Vec<u8>) -> Result<&'b [u8]>
+    where
+        'a: 'b,
+    {
         let Some(shard) = self.shards.get(extent.shard) else {
             let what = format!("it lies in shard {} of {}", extent.shard, self.shards.len());
-            return Err(Error::malformed(&self.root, FORMAT, what).in_tensor(&tensor.name));
+            return Err(Error::malformed(self.root, FORMAT, what).in_tensor(&tensor.name));
         };
         if extent.offset.checked_add(extent.len).is_none_or(|end| end > shard.bytes) {
             let what = format!("bytes [{0}, {0} + {1}) are not within the file", extent.offset, extent.len);
-            return Err(Error::malformed(&shard.path, FORMAT, what).in_tensor(&tensor.name).at(extent.offset));
+            return Err(Error::malformed(shard.path(), FORMAT, what).in_tensor(&tensor.name).at(extent.offset));
         }
         shard.read(extent.offset, extent.len as usize, buf)
     }
@@ -259,11 +311,11 @@ impl Checkpoint {
 
 /// A rectangle of a matrix.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Window {
-    pub(crate) row: u64,
-    pub(crate) col: u64,
-    pub(crate) rows: u64,
-    pub(crate) cols: u64,
+struct Window {
+    row: u64,
+    col: u64,
+    rows: u64,
+    cols: u64,
 }
 
 impl Window {
@@ -281,11 +333,8 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::checkpoint::OpenOptions;
-    use crate::tensor::layout::View;
+    use crate::checkpoint::{Checkpoint, OpenOptions};
 
     /// A file of `rows` x `cols` numbers 0, 1, …, and the checkpoint that it makes.
     fn numbers(count: u32, mmap: bool) -> (tempfile::TempDir, Checkpoint) {
@@ -303,10 +352,10 @@ mod tests {
     /// The first tensor of the file seen through pieces, whose offsets count from its own first byte.
     fn seen(checkpoint: &Checkpoint, shape: &[u64], pieces: &[Piece]) -> TensorMeta {
         let stored = &checkpoint.tensors[0];
-        let moved = pieces.iter().map(|piece| Piece { offset: piece.offset + stored.offset, ..*piece }).collect();
-        let extent = Extent { shard: 0, offset: stored.offset, len: stored.len };
+        let extent = stored.first_extent();
+        let moved = pieces.iter().map(|piece| Piece { offset: piece.offset + extent.offset, ..*piece }).collect();
         let view = View::new(&DType::F32, shape, moved, vec![extent]).unwrap();
-        TensorMeta { shape: shape.to_vec(), layout: Layout::View(Arc::new(view)), ..stored.clone() }
+        TensorMeta { shape: shape.to_vec(), storage: Storage::View(Arc::new(view)), ..stored.clone() }
     }
 
     fn read(checkpoint: &Checkpoint, tensor: &TensorMeta, first: u64, count: usize) -> Result<Vec<f32>> {
@@ -318,7 +367,7 @@ mod tests {
     const PIECE: Piece = Piece { row: 0, col: 0, rows: 0, cols: 0, shard: 0, offset: 0, row_step: 0, col_step: 4 };
 
     #[test]
-    fn every_layout_gives_the_same_values_in_any_window() {
+    fn every_view_gives_the_same_values_in_any_window() {
         for mmap in [true, false] {
             let (_folder, checkpoint) = numbers(24, mmap);
             let plain = [Piece { rows: 4, cols: 6, row_step: 24, ..PIECE }];
@@ -369,10 +418,11 @@ mod tests {
     fn stored_bytes_come_in_the_order_of_the_extents() {
         let (_folder, checkpoint) = numbers(24, true);
         let stored = &checkpoint.tensors[0];
-        let halves = [(48, 48), (0, 48)].map(|(at, len)| Extent { shard: 0, offset: stored.offset + at, len });
-        let piece = Piece { rows: 1, cols: 24, offset: stored.offset, row_step: 96, ..PIECE };
+        let start = stored.first_extent().offset;
+        let halves = [(48, 48), (0, 48)].map(|(at, len)| Extent { shard: 0, offset: start + at, len });
+        let piece = Piece { rows: 1, cols: 24, offset: start, row_step: 96, ..PIECE };
         let view = View::new(&DType::F32, &[24], vec![piece], halves.to_vec()).unwrap();
-        let tensor = TensorMeta { layout: Layout::View(Arc::new(view)), ..stored.clone() };
+        let tensor = TensorMeta { storage: Storage::View(Arc::new(view)), ..stored.clone() };
         let mut all = Vec::new();
         checkpoint.stored(&tensor, &mut Vec::new(), |bytes| all.extend_from_slice(bytes)).unwrap();
         let expected: Vec<u8> = (12..24).chain(0..12).flat_map(|i| (i as f32).to_le_bytes()).collect();

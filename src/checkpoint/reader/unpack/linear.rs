@@ -3,7 +3,7 @@
 
 use super::Parts;
 use crate::Result;
-use crate::checkpoint::values::Window;
+use crate::checkpoint::reader::Window;
 use crate::tensor::packed::{Linear, Stored};
 
 impl Parts<'_> {
@@ -19,14 +19,14 @@ impl Parts<'_> {
             None => Some(vec![form.middle as f32; factors.len()]),
         };
         let Some(zeros) = zeros.filter(|zeros| zeros.len() == factors.len()) else { return Ok(None) };
-        let lying = match form.turned {
+        let lying = match form.transposed {
             true => Window { row: window.col, rows: window.cols, col: window.row, cols: window.rows },
             false => window,
         };
         let Some(codes) = self.numbers(&self.packed.codes, form.bits, lying)? else { return Ok(None) };
         for (at, slot) in out.iter_mut().enumerate() {
             let (row, col) = (at as u64 / window.cols, at as u64 % window.cols);
-            let code = codes[if form.turned { (col * window.rows + row) as usize } else { at }];
+            let code = codes[if form.transposed { (col * window.rows + row) as usize } else { at }];
             let group = (window.col + col) / form.group;
             if group >= scales.cols {
                 return Ok(None);

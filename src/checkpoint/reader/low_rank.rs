@@ -11,10 +11,9 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use pulp::{Arch, Simd, WithSimd};
 
-use super::Checkpoint;
-use super::values::Window;
+use super::{Reader, Window};
 use crate::Result;
-use crate::tensor::changed::{Changed, Magnitude};
+use crate::tensor::low_rank::{LowRank, Magnitude};
 use crate::tensor::{DType, TensorMeta};
 
 /// Most values of a factor that are held at a time.
@@ -23,34 +22,31 @@ const MOST_OF_FACTOR: u64 = 1 << 18;
 /// Values of a row that are read at a time to find how long it is; whole blocks of every type.
 const STRETCH: u64 = 1 << 16;
 
-impl Checkpoint {
+/// A changed tensor that is read.
+pub(super) struct Change<'a> {
+    pub(super) reader: Reader<'a>,
+    pub(super) change: &'a LowRank,
+}
+
+impl Change<'_> {
     /// Fills `out` with the values in the window. `None` where a part cannot be read; otherwise whether every stored
     /// value was taken exactly.
-    pub(crate) fn changed(
-        &self,
-        changed: &Changed,
-        window: Window,
-        out: &mut [f32],
-        buf: &mut Vec<u8>,
-    ) -> Result<Option<bool>> {
-        let Some(exact) = self.sum(changed, window, out, buf)? else { return Ok(None) };
-        if let Some(magnitude) = &changed.magnitude {
-            let Some(factors) = self.factors(changed, magnitude, window, out, buf)? else { return Ok(None) };
+    pub(super) fn fill(&self, window: Window, out: &mut [f32], buf: &mut Vec<u8>) -> Result<Option<bool>> {
+        let Some(exact) = self.sum(window, out, buf)? else { return Ok(None) };
+        if let Some(magnitude) = &self.change.magnitude {
+            let Some(factors) = self.factors(magnitude, window, out, buf)? else { return Ok(None) };
             let cols = window.cols as usize;
             for (at, value) in out.iter_mut().enumerate() {
-                *value *= factors[if changed.turned { at % cols } else { at / cols }];
+                *value *= factors[if self.change.transposed { at % cols } else { at / cols }];
             }
         }
-        round_to(&changed.dtype(), out);
+        round_to(&self.change.dtype(), out);
         Ok(Some(exact))
     }
 
-    /// How long each out of a change is, in the order of `B`: a pass over a tensor whose outs are columns.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::values`].
-    pub(crate) fn lengths(&self, changed: &Changed) -> Result<Option<Arc<[f32]>>> {
-        let (rows, cols) = changed.base.matrix();
+    /// How long each out feature is.
+    pub(super) fn lengths(&self) -> Result<Option<Arc<[f32]>>> {
+        let (rows, cols) = self.change.base.matrix();
         let width = cols.clamp(1, STRETCH);
         let height = (STRETCH / width).max(1);
         let mut squares = vec![0.0f64; cols as usize];
@@ -61,7 +57,7 @@ impl Checkpoint {
                 let wide = width.min(cols - col);
                 values.resize((tall * wide) as usize, 0.0);
                 let window = Window { row, col, rows: tall, cols: wide };
-                if self.sum(changed, window, &mut values, &mut buf)?.is_none() {
+                if self.sum(window, &mut values, &mut buf)?.is_none() {
                     return Ok(None);
                 }
                 for line in values.chunks(wide as usize) {
@@ -74,10 +70,12 @@ impl Checkpoint {
     }
 
     /// `W + s·B·A` in the window.
-    fn sum(&self, changed: &Changed, window: Window, out: &mut [f32], buf: &mut Vec<u8>) -> Result<Option<bool>> {
-        let first = window.row * changed.base.matrix().1 + window.col;
-        let Some(exact) = self.values(&changed.base, first, out, buf)?.map(|read| read.exact) else { return Ok(None) };
-        let tile = (MOST_OF_FACTOR / changed.rank().max(1)).max(1);
+    fn sum(&self, window: Window, out: &mut [f32], buf: &mut Vec<u8>) -> Result<Option<bool>> {
+        let first = window.row * self.change.base.matrix().1 + window.col;
+        let Some(exact) = self.reader.values(&self.change.base, first, out, buf)?.map(|read| read.exact) else {
+            return Ok(None);
+        };
+        let tile = (MOST_OF_FACTOR / self.change.rank().max(1)).max(1);
         let (mut delta, mut known) = (Vec::new(), true);
         for row in (0..window.rows).step_by(tile as usize) {
             let rows = tile.min(window.rows - row);
@@ -86,9 +84,9 @@ impl Checkpoint {
                 let part = Window { row: window.row + row, col: window.col + col, rows, cols };
                 delta.clear();
                 delta.resize((rows * cols) as usize, 0.0);
-                known &= self.product(changed, part, &mut delta, buf)?;
-                delta.iter_mut().for_each(|value| *value *= changed.scale);
-                round_to(&changed.outs.dtype, &mut delta);
+                known &= self.product(part, &mut delta, buf)?;
+                delta.iter_mut().for_each(|value| *value *= self.change.scale);
+                round_to(&self.change.b.dtype, &mut delta);
                 for (line, at) in delta.chunks(cols as usize).zip(row..) {
                     let own = &mut out[(at * window.cols + col) as usize..][..cols as usize];
                     own.iter_mut().zip(line).for_each(|(value, delta)| *value += delta);
@@ -99,36 +97,37 @@ impl Checkpoint {
     }
 
     /// Adds `B·A` in a part that both factors have in memory. `false` where their type is not decoded.
-    fn product(&self, changed: &Changed, part: Window, delta: &mut [f32], buf: &mut Vec<u8>) -> Result<bool> {
-        let rank = changed.rank() as usize;
+    fn product(&self, part: Window, delta: &mut [f32], buf: &mut Vec<u8>) -> Result<bool> {
+        let rank = self.change.rank() as usize;
         let Window { row, col, rows, cols } = part;
-        let (outs, ins) = if changed.turned { ((col, cols), (row, rows)) } else { ((row, rows), (col, cols)) };
-        let (mut of_outs, mut of_ins) = (Vec::new(), Vec::new());
-        for (first, count) in changed.own_outs(outs.0, outs.1) {
-            if !self.append(&changed.outs, first * rank as u64, count * rank as u64, &mut of_outs, buf)? {
+        let (out_features, in_features) =
+            if self.change.transposed { ((col, cols), (row, rows)) } else { ((row, rows), (col, cols)) };
+        let (mut from_b, mut from_a) = (Vec::new(), Vec::new());
+        for (first, count) in self.change.own_out_features(out_features.0, out_features.1) {
+            if !self.append(&self.change.b, first * rank as u64, count * rank as u64, &mut from_b, buf)? {
                 return Ok(false);
             }
         }
-        match &changed.ins {
-            None => of_ins.resize(ins.1 as usize, 1.0),
+        match &self.change.a {
+            None => from_a.resize(in_features.1 as usize, 1.0),
             Some(tensor) => {
                 let all = tensor.matrix().1;
-                let lines = if ins.1 == all {
+                let lines = if in_features.1 == all {
                     vec![(0, rank as u64 * all)]
                 } else {
-                    (0..rank as u64).map(|line| (line * all + ins.0, ins.1)).collect()
+                    (0..rank as u64).map(|line| (line * all + in_features.0, in_features.1)).collect()
                 };
                 for (first, count) in lines {
-                    if !self.append(tensor, first, count, &mut of_ins, buf)? {
+                    if !self.append(tensor, first, count, &mut from_a, buf)? {
                         return Ok(false);
                     }
                 }
             }
         }
-        let (down, across) = if changed.turned {
-            (transposed(&of_ins, ins.1 as usize), transposed(&of_outs, rank))
+        let (down, across) = if self.change.transposed {
+            (transposed(&from_a, in_features.1 as usize), transposed(&from_b, rank))
         } else {
-            (of_outs, of_ins)
+            (from_b, from_a)
         };
         Arch::new().dispatch(Product { down: &down, across: &across, rank, cols: cols as usize, out: delta });
         Ok(true)
@@ -144,20 +143,19 @@ impl Checkpoint {
     ) -> Result<bool> {
         let start = all.len();
         all.resize(start + count as usize, 0.0);
-        Ok(self.values(tensor, first, &mut all[start..], buf)?.is_some())
+        Ok(self.reader.values(tensor, first, &mut all[start..], buf)?.is_some())
     }
 
-    /// What the outs in the window are multiplied with to have their stated lengths. `sums` are the window's values.
+    /// What the out features in the window are multiplied with to have their stated lengths. `sums` are the window's values.
     fn factors(
         &self,
-        changed: &Changed,
         magnitude: &Magnitude,
         window: Window,
         sums: &[f32],
         buf: &mut Vec<u8>,
     ) -> Result<Option<Vec<f32>>> {
-        let (first, count) = if changed.turned { (window.col, window.cols) } else { (window.row, window.rows) };
-        let runs = changed.own_outs(first, count);
+        let (first, count) = if self.change.transposed { (window.col, window.cols) } else { (window.row, window.rows) };
+        let runs = self.change.own_out_features(first, count);
         let mut stated = Vec::with_capacity(count as usize);
         for &(first, count) in &runs {
             if !self.append(magnitude.stated(), first, count, &mut stated, buf)? {
@@ -169,13 +167,13 @@ impl Checkpoint {
                 let places = runs.iter().flat_map(|&(first, count)| first..first + count);
                 places.map(|place| known.get(place as usize).copied().unwrap_or(f32::NAN)).collect()
             }
-            Magnitude::Lengths(_) if changed.turned => return Ok(None),
+            Magnitude::Lengths(_) if self.change.transposed => return Ok(None),
             Magnitude::Lengths(_) => {
-                let all = changed.base.matrix().1;
+                let all = self.change.base.matrix().1;
                 if window.cols == all {
                     sums.chunks(all.max(1) as usize).map(|row| squares(row).sqrt() as f32).collect()
                 } else {
-                    match self.length_of_row(changed, window.row, all, buf)? {
+                    match self.length_of_row(window.row, all, buf)? {
                         Some(length) => vec![length],
                         None => return Ok(None),
                     }
@@ -185,12 +183,12 @@ impl Checkpoint {
         Ok(Some(stated.iter().zip(&lengths).map(|(stated, length)| stated / length).collect()))
     }
 
-    fn length_of_row(&self, changed: &Changed, row: u64, all: u64, buf: &mut Vec<u8>) -> Result<Option<f32>> {
+    fn length_of_row(&self, row: u64, all: u64, buf: &mut Vec<u8>) -> Result<Option<f32>> {
         let (mut values, mut sum) = (Vec::new(), 0.0);
         for col in (0..all).step_by(STRETCH as usize) {
             let cols = STRETCH.min(all - col);
             values.resize(cols as usize, 0.0);
-            if self.sum(changed, Window { row, col, rows: 1, cols }, &mut values, buf)?.is_none() {
+            if self.sum(Window { row, col, rows: 1, cols }, &mut values, buf)?.is_none() {
                 return Ok(None);
             }
             sum += squares(&values);

@@ -2,7 +2,7 @@
 
 use super::Parts;
 use crate::Result;
-use crate::checkpoint::values::Window;
+use crate::checkpoint::reader::Window;
 use crate::tensor::decode::gap;
 use crate::tensor::packed::{Levels, Nested};
 

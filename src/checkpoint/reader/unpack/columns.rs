@@ -2,7 +2,7 @@
 
 use super::{Parts, field, span};
 use crate::Result;
-use crate::checkpoint::values::Window;
+use crate::checkpoint::reader::Window;
 
 /// Where in a word of eight codes AWQ puts the columns.
 pub(super) const AWQ_PLACES: [u64; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
@@ -11,11 +11,11 @@ pub(super) const AWQ_PLACES: [u64; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Form {
     pub(super) bits: u32,
-    /// Ins that share a scale.
+    /// In features that share a scale.
     pub(super) group: u64,
     /// What is added to a stored zero point.
     pub(super) plus: u32,
-    /// The order of eight outs in a word, if the words run along the outs; along the ins otherwise.
+    /// The order of eight out features in a word, if the words run along the out features; along the in features otherwise.
     pub(super) places: Option<[u64; 8]>,
 }
 
@@ -25,14 +25,15 @@ impl Parts<'_> {
         let Some(zeros) = &packed.offsets else { return Ok(None) };
         let bits = form.bits;
         let all_groups = packed.scales.rows;
-        // Outs of a stored row that the window takes, single and in words.
-        let outs = Window { row: 0, rows: all_groups, col: window.row, cols: window.rows };
+        // Out features of a stored row that the window takes, single and in words.
+        let out_features = Window { row: 0, rows: all_groups, col: window.row, cols: window.rows };
         let (first, count) = match form.places {
             Some(_) => (window.row / 8, (window.row + window.rows).div_ceil(8) - window.row / 8),
             None => span(window.row, window.rows, bits, 32),
         };
-        let words = Window { col: first, cols: count, ..outs };
-        let (Some(scales), Some(zeros)) = (self.floats(&packed.scales, outs)?, self.words(zeros, words)?) else {
+        let words = Window { col: first, cols: count, ..out_features };
+        let (Some(scales), Some(zeros)) = (self.floats(&packed.scales, out_features)?, self.words(zeros, words)?)
+        else {
             return Ok(None);
         };
         let order = match &packed.order {
@@ -41,12 +42,12 @@ impl Parts<'_> {
         };
         let ((top, lines), across) = match form.places {
             Some(_) => ((window.col, window.cols), words),
-            None => (span(window.col, window.cols, bits, 32), outs),
+            None => (span(window.col, window.cols, bits, 32), out_features),
         };
         let Some(codes) = self.words(&packed.codes, Window { row: top, rows: lines, ..across })? else {
             return Ok(None);
         };
-        // Of the eight outs of a word, the place of this one.
+        // Of the eight out features of a word, the place of this one.
         let placed = |out: u64| form.places.map_or(out, |places| out / 8 * 8 + places[(out % 8) as usize]);
         let zero = |group: u64, row: u64| {
             let word = |word: u64| zeros[(group * words.cols + word - first) as usize];

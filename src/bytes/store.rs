@@ -1,0 +1,102 @@
+//! The seam between where bytes lie and what they mean: a store holds objects under names, an object is bytes.
+//!
+//! Readers of checkpoints see these two traits alone, so that a folder, a hub and an object store are one to them.
+
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+
+use crate::Result;
+
+/// Bytes that are read at offsets and stay the same while they are read.
+pub trait Object: Debug + Send + Sync {
+    /// How messages name it.
+    fn name(&self) -> &Path;
+
+    /// Where it really lies, links followed: what is reached under two names has one location.
+    fn location(&self) -> &Path;
+
+    /// Length in bytes when it was opened.
+    fn len(&self) -> u64;
+
+    /// Whether it had no bytes when it was opened.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes `[offset, offset + len)`: borrowed where they lie in memory, or read into `buf`, which grows to `len` bytes
+    /// at most.
+    ///
+    /// # Errors
+    /// [`Error::Changed`](crate::Error::Changed) if it no longer reaches that far, or never did;
+    /// [`Error::Io`](crate::Error::Io) if they cannot be had.
+    fn read<'a>(&'a self, offset: u64, len: usize, buf: &'a mut Vec<u8>) -> Result<&'a [u8]>;
+
+    /// What tells the state in which it was opened from other states and other objects: equal bytes mean that nothing is
+    /// known to have changed.
+    fn identity(&self) -> Vec<u8>;
+
+    /// Whether it still is what was opened.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) if it can no longer be examined; an object that is gone has changed.
+    fn is_unchanged(&self) -> Result<bool>;
+
+    /// Says that the bytes `[offset, offset + len)` are not needed any more for now. A hint: they can be read again.
+    fn release(&self, offset: u64, len: u64) {
+        let _ = (offset, len);
+    }
+
+    /// The same object, made ready for all of its bytes to be read. Up to here it was asked for a header at most.
+    #[must_use]
+    fn for_values(self: Box<Self>) -> Box<dyn Object>;
+}
+
+/// A folder of objects. Names are relative to it and `/`-separated.
+pub trait Store: Debug + Send + Sync {
+    /// How messages name the folder.
+    fn root(&self) -> &Path;
+
+    /// How messages name what has this name.
+    fn path(&self, name: &str) -> PathBuf {
+        self.root().join(name)
+    }
+
+    /// The repository that the folder belongs to, if it is one.
+    fn origin(&self) -> Option<&Origin>;
+
+    /// The names in the folder itself, folders among them, in any order.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) if they cannot be listed.
+    fn list(&self) -> Result<Vec<String>>;
+
+    /// Whether there is anything of this name; a link counts wherever it leads.
+    fn contains(&self, name: &str) -> bool;
+
+    /// Opens the object of this name. A store has a boundary: what lies beyond it is not opened, whatever leads there.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`](crate::Error::Malformed) if it is no object (but a folder, say), or a link that leads nowhere
+    /// or beyond the boundary; [`Error::Io`](crate::Error::Io) if there is none, or it cannot be opened.
+    fn open(&self, name: &str) -> Result<Box<dyn Object>>;
+}
+
+/// A repository at a revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// `org/name`.
+    pub repository: String,
+    /// A commit hash as a rule.
+    pub revision: String,
+}
+
+/// Reads an object from its first byte on, `most` bytes at most.
+///
+/// # Errors
+/// As [`Object::read`].
+pub(crate) fn head(object: &dyn Object, most: u64) -> Result<Vec<u8>> {
+    let len = usize::try_from(object.len().min(most)).unwrap_or(usize::MAX);
+    let mut buf = Vec::new();
+    let borrowed = object.read(0, len, &mut buf)?.to_vec();
+    Ok(borrowed)
+}
