@@ -3,4 +3,5 @@
 pub(crate) mod adapter;
 pub mod logical;
 
+pub use self::adapter::open_merged;
 pub use self::logical::{Logical, logical};

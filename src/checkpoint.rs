@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use self::claims::Sidecars;
 pub use self::claims::Tokenizer;
 use self::plan::Plan;
+use self::pointers::Pointers;
 use self::reader::Reader;
 pub use self::reader::Values;
 pub use self::shard::{Shard, Stated};
@@ -68,7 +69,7 @@ pub enum Format {
     Torch,
     /// Several such files, with an index or numbered names.
     ShardedTorch,
-    /// Git-LFS pointers in place of weights, recognised by the digests that they state. There are no tensors.
+    /// Git-LFS pointers in place of weights, of some files or of all. There are no tensors.
     LfsPointers,
     /// One GGUF file.
     Gguf,
@@ -141,6 +142,8 @@ pub struct Checkpoint {
     pub revision: Option<String>,
     /// What was merged, if it is an adapter seen together with its base.
     pub merged: Option<adapter::Merged>,
+    /// That there are pointers in place of weights. Who scans it decides whether what they state is enough.
+    pub(crate) pointers: Option<Pointers>,
 }
 
 impl Checkpoint {
@@ -164,14 +167,13 @@ impl Checkpoint {
     pub fn open_in(store: &dyn Store, named: Option<&str>) -> Result<Self> {
         let Plan { files, index, mut findings } = plan::plan(store, named)?;
         let contents = sniff_all(store, &files)?;
-        if contents.iter().any(|content| matches!(content, Content::Pointer(_)))
-            && let Some((shards, finding)) = pointers::recognise(store, &files, &contents)?
-        {
-            findings.push(finding);
+        let path = store.path(named.unwrap_or_default());
+        if let Some(shards) = pointers::shards(store, &files, &contents)? {
+            let pointers = Some(Pointers { path, told_at: findings.len() });
             let beside = Sidecars::read(store, &mut findings);
-            return Ok(Self { findings, ..Self::with(store, Format::LfsPointers, shards, beside) });
+            return Ok(Self { findings, pointers, ..Self::with(store, Format::LfsPointers, shards, beside) });
         }
-        let kind = check_contents(&store.path(named.unwrap_or_default()), &files, &contents)?;
+        let kind = check_contents(path, &files, &contents)?;
         let format = Format::of(kind, index.is_some() || files.len() > 1);
         let Headers { shards, mut tensors, claims, splits, row_order, aliases, findings: found } =
             Headers::read(store, &files, kind)?;
@@ -215,6 +217,7 @@ impl Checkpoint {
             repository,
             revision,
             merged: None,
+            pointers: None,
         }
     }
 
@@ -290,6 +293,7 @@ impl Checkpoint {
             repository: self.repository.clone(),
             revision: self.revision.clone(),
             merged: self.merged.clone(),
+            pointers: self.pointers.clone(),
         }
     }
 
@@ -343,26 +347,17 @@ fn sniff_all(store: &dyn Store, files: &[String]) -> Result<Vec<Content>> {
 
 /// What all the files are by their first bytes. Refuses those that are not read, before any header is; `path` is what
 /// was to be opened.
-fn check_contents(path: &Path, files: &[String], contents: &[Content]) -> Result<Kind> {
+fn check_contents(path: PathBuf, files: &[String], contents: &[Content]) -> Result<Kind> {
     let (mut kinds, mut pointers, mut foreign) = (Vec::new(), Vec::new(), Vec::new());
     for (name, content) in files.iter().zip(contents) {
         match content {
             Content::Weights(kind) => kinds.push((name, *kind)),
-            Content::Pointer(pointer) => pointers.push((name, pointer)),
+            Content::Pointer(pointer) => pointers.push((name.as_str(), pointer.clone())),
             Content::Foreign(what) => foreign.push((name, *what)),
         }
     }
-    let path = path.to_path_buf();
-    if let Some((name, pointer)) = pointers.first() {
-        if pointers.len() == files.len() {
-            let all =
-                if files.len() > 1 { format!(" (and so are all {} weight files)", files.len()) } else { String::new() };
-            return Err(Error::Nothing { path, why: pointer.advice(&shown(name)) + &all });
-        }
-        let found: Vec<&str> = pointers.iter().map(|(name, _)| name.as_str()).collect();
-        let what = format!("{} of {} files are Git-LFS pointers", found.len(), files.len());
-        let what = format!("{what}, not weights: {}; run `git lfs pull`", listed(&found));
-        return Err(Error::malformed(path, FORMAT, what));
+    if !pointers.is_empty() {
+        return Err(pointers::refusal(path, &pointers, files.len()));
     }
     if let Some((name, what)) = foreign.first() {
         let why = format!("{} is {what}", shown(name));

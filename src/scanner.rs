@@ -1,5 +1,6 @@
 //! The whole way from a path to a report: open, dissect, fingerprint, compare, judge.
 
+mod pointers;
 mod published;
 mod stages;
 
@@ -80,6 +81,7 @@ impl Input {
         cache: Option<&Cache>,
         progress: Progress<'_>,
     ) -> Result<(Self, Cached)> {
+        let mut findings = pointers::findings(checkpoint)?;
         // Pointers have no values that a cache could spare.
         let cache = cache.filter(|_| checkpoint.format != Format::LfsPointers);
         let is_empty = checkpoint.tensors.iter().all(|tensor| tensor.elements() == 0);
@@ -95,7 +97,7 @@ impl Input {
         };
         let (fingerprint, cached) =
             cached_or_taken(seen.as_ref().unwrap_or(checkpoint), &anatomy, settings, cache, progress)?;
-        let mut findings = findings_of_headers(checkpoint, &anatomy);
+        findings.extend(config_findings(checkpoint, &anatomy));
         findings.extend(fingerprint.findings.iter().cloned());
         let claims = checkpoint.claims.clone();
         Ok((Self { path: shown, fingerprint, anatomy: Some(anatomy), claims, findings }, cached))
@@ -167,28 +169,26 @@ pub fn compare(subject: &Input, reference: &Input) -> Report {
 /// What the headers of a checkpoint say, without a byte of its weights being read; `path` is the one that is shown.
 ///
 /// # Errors
-/// Never for a checkpoint that this crate opened.
-pub fn inspect(path: &Path, checkpoint: &Checkpoint) -> serde_json::Result<Inspection> {
+/// If its files are Git-LFS pointers to no known model.
+pub fn inspect(path: &Path, checkpoint: &Checkpoint) -> Result<Inspection> {
+    let mut findings = pointers::findings(checkpoint)?;
     let anatomy = dissected(checkpoint);
+    findings.extend(config_findings(checkpoint, &anatomy));
     let logical = assemble::logical(&checkpoint.tensors, &anatomy);
     let nearest = known::nearest(&anatomy.architecture, SHOWN_ARCHITECTURES);
-    let findings = findings_of_headers(checkpoint, &anatomy);
-    Seen { path, checkpoint, anatomy: &anatomy, logical: logical.as_ref(), nearest, findings }.try_into()
+    let seen = Seen { path, checkpoint, anatomy: &anatomy, logical: logical.as_ref(), nearest, findings };
+    seen.try_into().map_err(|error: serde_json::Error| Error::Usage(format!("cannot describe it: {error}")))
 }
 
 fn dissected(checkpoint: &Checkpoint) -> Anatomy {
     anatomy::dissect_with(&checkpoint.tensors, Hints::of(&checkpoint.claims))
 }
 
-/// Remarks on what the headers say, and where the configuration contradicts them.
-fn findings_of_headers(checkpoint: &Checkpoint, anatomy: &Anatomy) -> Vec<Finding> {
+/// Where the configuration contradicts the shapes.
+fn config_findings(checkpoint: &Checkpoint, anatomy: &Anatomy) -> Vec<Finding> {
     let claims = &checkpoint.claims;
-    let contradicted = claims
-        .config
-        .as_ref()
-        .into_iter()
-        .flat_map(|config| anatomy::config_findings(config, &anatomy.architecture, claims.config_source()));
-    checkpoint.findings.iter().cloned().chain(contradicted).collect()
+    let contradicted = |config| anatomy::config_findings(config, &anatomy.architecture, claims.config_source());
+    claims.config.as_ref().map(contradicted).unwrap_or_default()
 }
 
 /// How many of the nearest known architectures are told.

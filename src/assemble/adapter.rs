@@ -28,131 +28,133 @@ const FORMAT: &str = "adapter";
 const MAX_RANK: u64 = 1 << 16;
 const MAX_LENGTHS: u64 = 1 << 24;
 
-impl Checkpoint {
-    /// Opens an adapter together with the base that it changes: every tensor of the base, with the changes added when
-    /// values are read. Nothing is written, and nothing that the adapter names is looked for.
-    ///
-    /// Values are those that PEFT's `merge_and_unload` writes, rounded to the base's type if that is `F32`, `BF16` or
-    /// `F16`; of any other type of the base the result is `F32`.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::open`] for either path; [`Error::Usage`] if `adapter` holds no adapter; [`Error::Nothing`] if it
-    /// is of a method that is not merged, or `base` holds no model; [`Error::Malformed`], naming file and tensor, if
-    /// names or shapes do not fit the base.
-    pub fn open_merged(adapter: &Path, base: &Path, options: OpenOptions) -> Result<Self> {
-        let (theirs, own) = (Self::open(adapter, options)?, Self::open(base, options)?);
-        if !theirs.tensors.iter().any(|tensor| is_adapter_part(&tensor.name)) {
-            return Err(Error::Usage(format!("{}: is no adapter, so it has no base", adapter.display())));
+/// Opens an adapter together with the base that it changes: every tensor of the base, with the changes added when
+/// values are read. Nothing is written, and nothing that the adapter names is looked for.
+///
+/// Values are those that PEFT's `merge_and_unload` writes, rounded to the base's type if that is `F32`, `BF16` or
+/// `F16`; of any other type of the base the result is `F32`.
+///
+/// # Errors
+/// As [`Checkpoint::open`] for either path; [`Error::Usage`] if `adapter` holds no adapter; [`Error::Nothing`] if it
+/// is of a method that is not merged, or `base` holds no model; [`Error::Malformed`], naming file and tensor, if
+/// names or shapes do not fit the base.
+pub fn open_merged(adapter: &Path, base: &Path, options: OpenOptions) -> Result<Checkpoint> {
+    let (theirs, own) = (Checkpoint::open(adapter, options)?, Checkpoint::open(base, options)?);
+    for part in [&theirs, &own] {
+        if let Some(pointers) = &part.pointers {
+            return Err(pointers.refusal(&part.shards));
         }
-        let nothing = |path: &Path, why: String| Error::Nothing { path: path.to_path_buf(), why };
-        if own.tensors.is_empty() || own.tensors.iter().any(|tensor| is_adapter_part(&tensor.name)) {
-            return Err(nothing(base, "it holds no model that an adapter could change".to_owned()));
-        }
-        let Some(config) = theirs.adapter.clone() else {
-            let what = "there is none, or it cannot be read: without it the scale of the change is not known";
-            return Err(Error::malformed(theirs.root.join("adapter_config.json"), FORMAT, what));
-        };
-        if let Some(why) = config.refused() {
-            return Err(nothing(adapter, why));
-        }
-        let malformed = |what| Error::malformed(theirs.root.join("adapter_config.json"), FORMAT, what);
-        let scales = config.scales().map_err(malformed)?;
-        let names = Names::of(&own.tensors);
-        let mut merge = Merge { adapter: &theirs, base: own.shards.len(), names, scales, tensors: own.tensors.clone() };
-        let parts = Parts::sort(&theirs.tensors).map_err(|(tensor, what)| merge.refuse(tensor, what))?;
-        let replaced = parts.whole.len();
-        let saved = config.modules_to_save.as_deref().unwrap_or_default();
-        for (name, tensor) in parts.whole {
-            merge.replace(&name, tensor, saved)?;
-        }
-        let (mut ranks, mut modules, mut changed) = (BTreeSet::new(), BTreeSet::new(), 0);
-        let mut unknown = Vec::new();
-        for (module, factors) in parts.factors {
-            modules.insert(module.rsplit('.').next().unwrap_or_default().to_owned());
-            let wants_length = config.use_dora == Some(true);
-            let (rank, places) = merge.change(&module, factors, wants_length, config.fan_in_fan_out == Some(true))?;
-            ranks.insert(rank);
-            changed += places.tensors;
-            unknown.extend(places.without_lengths);
-        }
-        let mut tensors = merge.tensors;
-        tensors.sort_by(|a, b| a.place().cmp(&b.place()));
-        let merged = Merged {
-            adapter: name_of(&theirs),
-            base: name_of(&own),
-            method: config.peft_type.clone().unwrap_or_default().to_uppercase(),
-            ranks: ranks.into_iter().collect(),
-            modules: modules.into_iter().collect(),
-            changed,
-            replaced,
-            adapter_files: theirs.shards.len(),
-        };
-        let mut checkpoint = own.joined(theirs, tensors, merged)?;
-        checkpoint.know_lengths(&unknown)?;
-        Ok(checkpoint)
     }
-
-    /// The base with the adapter's files behind its own.
-    fn joined(self, adapter: Self, tensors: Vec<TensorMeta>, merged: Merged) -> Result<Self> {
-        let still_shared = || Error::Usage("the checkpoint is in use elsewhere".to_owned());
-        let mut shards = Arc::into_inner(self.shards).ok_or_else(still_shared)?;
-        shards.extend(Arc::into_inner(adapter.shards).ok_or_else(still_shared)?);
-        let claims = Claims { card: adapter.claims.card, ..self.claims };
-        let mut findings = self.findings;
-        findings.extend(adapter.findings.into_iter().filter(|finding| finding.code != Code::NeedsBase));
-        let declared = adapter.adapter.as_ref().and_then(|config| config.base_model_name_or_path.as_deref());
-        findings.push(merged.finding(declared));
-        let (merged, shards) = (Some(merged), Arc::new(shards));
-        Ok(Self {
-            format: Format::Merged,
-            shards,
-            tensors,
-            claims,
-            adapter: adapter.adapter,
-            findings,
-            repository: None,
-            revision: None,
-            merged,
-            ..self
-        })
+    if !theirs.tensors.iter().any(|tensor| is_adapter_part(&tensor.name)) {
+        return Err(Error::Usage(format!("{}: is no adapter, so it has no base", adapter.display())));
     }
-
-    /// Finds how long the out features are where they do not lie in rows, which takes a pass over those tensors.
-    fn know_lengths(&mut self, names: &[String]) -> Result<()> {
-        for name in names {
-            let Some(at) = self.tensors.iter().position(|tensor| tensor.name == *name) else { continue };
-            let Storage::LowRank(change) = &self.tensors[at].storage else { continue };
-            let Some(Magnitude::Lengths(stated)) = &change.magnitude else { continue };
-            let refuse = || {
-                let path = self.shards.get(change.base.first_extent().shard).map_or(&*self.root, Shard::path);
-                Error::malformed(path, FORMAT, "its values cannot be read").in_tensor(name)
-            };
-            let known = self.lengths(change)?.ok_or_else(refuse)?;
-            let magnitude = Some(Magnitude::Known(stated.clone(), known));
-            self.tensors[at] = LowRank { magnitude, ..LowRank::clone(change) }.tensor();
-        }
-        Ok(())
+    let nothing = |path: &Path, why: String| Error::Nothing { path: path.to_path_buf(), why };
+    if own.tensors.is_empty() || own.tensors.iter().any(|tensor| is_adapter_part(&tensor.name)) {
+        return Err(nothing(base, "it holds no model that an adapter could change".to_owned()));
     }
+    let Some(config) = theirs.adapter.clone() else {
+        let what = "there is none, or it cannot be read: without it the scale of the change is not known";
+        return Err(Error::malformed(theirs.root.join("adapter_config.json"), FORMAT, what));
+    };
+    if let Some(why) = config.refused() {
+        return Err(nothing(adapter, why));
+    }
+    let malformed = |what| Error::malformed(theirs.root.join("adapter_config.json"), FORMAT, what);
+    let scales = config.scales().map_err(malformed)?;
+    let names = Names::of(&own.tensors);
+    let mut merge = Merge { adapter: &theirs, base: own.shards.len(), names, scales, tensors: own.tensors.clone() };
+    let parts = Parts::sort(&theirs.tensors).map_err(|(tensor, what)| merge.refuse(tensor, what))?;
+    let replaced = parts.whole.len();
+    let saved = config.modules_to_save.as_deref().unwrap_or_default();
+    for (name, tensor) in parts.whole {
+        merge.replace(&name, tensor, saved)?;
+    }
+    let (mut ranks, mut modules, mut changed) = (BTreeSet::new(), BTreeSet::new(), 0);
+    let mut unknown = Vec::new();
+    for (module, factors) in parts.factors {
+        modules.insert(module.rsplit('.').next().unwrap_or_default().to_owned());
+        let wants_length = config.use_dora == Some(true);
+        let (rank, places) = merge.change(&module, factors, wants_length, config.fan_in_fan_out == Some(true))?;
+        ranks.insert(rank);
+        changed += places.tensors;
+        unknown.extend(places.without_lengths);
+    }
+    let mut tensors = merge.tensors;
+    tensors.sort_by(|a, b| a.place().cmp(&b.place()));
+    let merged = Merged {
+        adapter: name_of(&theirs),
+        base: name_of(&own),
+        method: config.peft_type.clone().unwrap_or_default().to_uppercase(),
+        ranks: ranks.into_iter().collect(),
+        modules: modules.into_iter().collect(),
+        changed,
+        replaced,
+        adapter_files: theirs.shards.len(),
+    };
+    let mut checkpoint = joined(own, theirs, tensors, merged)?;
+    know_lengths(&mut checkpoint, &unknown)?;
+    Ok(checkpoint)
 }
 
-impl Merged {
-    fn finding(&self, declared: Option<&str>) -> Finding {
-        let declared = declared.map_or_else(|| "none".to_owned(), shown);
-        let ranks: Vec<String> = self.ranks.iter().map(u64::to_string).collect();
-        let whole =
-            if self.replaced > 0 { format!(", {} tensors replaced whole", self.replaced) } else { String::new() };
-        let message = format!(
-            "{} adapter {} was merged into {} as it was read: rank {} on {}, {} tensors changed{whole}; the base that it \
-             declares is {declared}",
-            shown(&self.method),
-            shown(&self.adapter),
-            shown(&self.base),
-            ranks.join(", "),
-            listed(&self.modules),
-            self.changed
-        );
-        Finding::new(Code::AdapterMerged, Level::Note, message, None)
+/// The base with the adapter's files behind its own.
+fn joined(base: Checkpoint, adapter: Checkpoint, tensors: Vec<TensorMeta>, merged: Merged) -> Result<Checkpoint> {
+    let still_shared = || Error::Usage("the checkpoint is in use elsewhere".to_owned());
+    let mut shards = Arc::into_inner(base.shards).ok_or_else(still_shared)?;
+    shards.extend(Arc::into_inner(adapter.shards).ok_or_else(still_shared)?);
+    let claims = Claims { card: adapter.claims.card, ..base.claims };
+    let mut findings = base.findings;
+    findings.extend(adapter.findings.into_iter().filter(|finding| finding.code != Code::NeedsBase));
+    let declared = adapter.adapter.as_ref().and_then(|config| config.base_model_name_or_path.as_deref());
+    findings.push(finding(&merged, declared));
+    let (merged, shards) = (Some(merged), Arc::new(shards));
+    Ok(Checkpoint {
+        format: Format::Merged,
+        shards,
+        tensors,
+        claims,
+        adapter: adapter.adapter,
+        findings,
+        repository: None,
+        revision: None,
+        merged,
+        ..base
+    })
+}
+
+/// Finds how long the out features are where they do not lie in rows, which takes a pass over those tensors.
+fn know_lengths(checkpoint: &mut Checkpoint, names: &[String]) -> Result<()> {
+    for name in names {
+        let Some(at) = checkpoint.tensors.iter().position(|tensor| tensor.name == *name) else { continue };
+        let Storage::LowRank(change) = &checkpoint.tensors[at].storage else { continue };
+        let Some(Magnitude::Lengths(stated)) = &change.magnitude else { continue };
+        let refuse = || {
+            let path = checkpoint.shards.get(change.base.first_extent().shard).map_or(&*checkpoint.root, Shard::path);
+            Error::malformed(path, FORMAT, "its values cannot be read").in_tensor(name)
+        };
+        let known = checkpoint.lengths(change)?.ok_or_else(refuse)?;
+        let magnitude = Some(Magnitude::Known(stated.clone(), known));
+        checkpoint.tensors[at] = LowRank { magnitude, ..LowRank::clone(change) }.tensor();
     }
+    Ok(())
+}
+
+/// That an adapter was merged, and into what.
+fn finding(merged: &Merged, declared: Option<&str>) -> Finding {
+    let declared = declared.map_or_else(|| "none".to_owned(), shown);
+    let ranks: Vec<String> = merged.ranks.iter().map(u64::to_string).collect();
+    let whole =
+        if merged.replaced > 0 { format!(", {} tensors replaced whole", merged.replaced) } else { String::new() };
+    let message = format!(
+        "{} adapter {} was merged into {} as it was read: rank {} on {}, {} tensors changed{whole}; the base that it \
+         declares is {declared}",
+        shown(&merged.method),
+        shown(&merged.adapter),
+        shown(&merged.base),
+        ranks.join(", "),
+        listed(&merged.modules),
+        merged.changed
+    );
+    Finding::new(Code::AdapterMerged, Level::Note, message, None)
 }
 
 /// The repository, or the name of the folder.

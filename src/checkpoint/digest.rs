@@ -24,7 +24,8 @@ impl Checkpoint {
     /// # Errors
     /// If a file cannot be examined or read.
     pub fn digest(&self) -> Result<[u8; 32]> {
-        // Findings are of how it was opened, and the revision names what the bytes already show.
+        // Findings are of how it was opened, the revision names what the bytes already show, and what is known of pointers
+        // stands in the shards.
         let Self {
             root,
             format,
@@ -37,6 +38,7 @@ impl Checkpoint {
             repository,
             revision: _,
             merged,
+            pointers: _,
         } = self;
         let mut digest = Canonical::default();
         digest.bytes(root.as_os_str().as_encoded_bytes());

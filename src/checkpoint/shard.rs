@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
 
@@ -22,6 +23,7 @@ pub struct Shard {
     /// What is known of the file that this one stands for, if it is a Git-LFS pointer.
     pub stated: Option<Stated>,
     object: Box<dyn Object>,
+    sha256: OnceLock<String>,
     #[cfg(test)]
     pub(crate) tally: Tally,
 }
@@ -53,6 +55,7 @@ impl Shard {
             metadata,
             stated: None,
             object,
+            sha256: OnceLock::new(),
             #[cfg(test)]
             tally: Tally::default(),
         }
@@ -99,12 +102,16 @@ impl Shard {
         self.object.release(offset, len);
     }
 
-    /// SHA-256 of the whole file, header included, in lowercase hexadecimal: what hubs publish. Reads all of it.
+    /// SHA-256 of the whole file, header included, in lowercase hexadecimal: what hubs publish. Reads all of it,
+    /// the first time that it is asked for.
     ///
     /// # Errors
     /// As [`Shard::read`].
     pub fn sha256(&self) -> Result<String> {
         const CHUNK: u64 = 1 << 20;
+        if let Some(known) = self.sha256.get() {
+            return Ok(known.clone());
+        }
         let mut digest = Sha256::new();
         let mut buf = Vec::new();
         let mut offset = 0;
@@ -113,6 +120,6 @@ impl Shard {
             digest.update(self.read(offset, len as usize, &mut buf)?);
             offset += len;
         }
-        Ok(hex(&digest.finalize()))
+        Ok(self.sha256.get_or_init(|| hex(&digest.finalize())).clone())
     }
 }

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use weightprint::assemble;
 use weightprint::cache::Cache;
 use weightprint::catalog::Catalog;
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
@@ -97,7 +98,7 @@ fn options(global: &Global) -> OpenOptions {
 /// Opens a checkpoint, or an adapter together with its base.
 fn open(path: &Path, base: Option<&Path>, global: &Global) -> Result<Checkpoint> {
     Ok(match base {
-        Some(base) => Checkpoint::open_merged(path, base, options(global))?,
+        Some(base) => assemble::open_merged(path, base, options(global))?,
         None => Checkpoint::open(path, options(global))?,
     })
 }

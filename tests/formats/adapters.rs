@@ -12,6 +12,7 @@ use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
+use weightprint::assemble;
 use weightprint::cache::Cache;
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
 use weightprint::fingerprint::Settings;
@@ -36,7 +37,7 @@ fn values_are_those_that_peft_writes() {
         let merged = load_file(&folder.join("merged.safetensors"));
         let before = load_file(&base);
         for mmap in [true, false] {
-            let checkpoint = Checkpoint::open_merged(&adapter, &base, OpenOptions { mmap }).unwrap();
+            let checkpoint = assemble::open_merged(&adapter, &base, OpenOptions { mmap }).unwrap();
             assert_eq!(checkpoint.tensors.len(), before.len(), "{name}");
             let (mut worst, mut changed) = (0f32, 0);
             for own in &before {
@@ -475,7 +476,7 @@ fn neither_threads_nor_the_way_of_reading_nor_a_cache_leave_a_trace() {
 
     let cache = Cache::new(&folder.path().join("cache"), 1 << 30);
     let take = || {
-        let checkpoint = Checkpoint::open_merged(&adapter, &base, OpenOptions::default()).unwrap();
+        let checkpoint = assemble::open_merged(&adapter, &base, OpenOptions::default()).unwrap();
         let settings = Settings::default();
         let (input, cached) = Input::take_with(&checkpoint, "tuned".into(), &settings, Some(&cache), &|_| ()).unwrap();
         (input.into_fingerprint().to_bytes().unwrap(), cached)

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
 use weightprint::error::{Class, Error};
 use weightprint::finding::{Code, Level};
+use weightprint::scanner::Input;
 
 const FILE: &str = "model.safetensors";
 const POINTER: &str = "version https://git-lfs.github.com/spec/v1\n\
@@ -36,7 +37,10 @@ fn good() -> Vec<u8> {
 }
 
 fn refuse(path: impl AsRef<Path>, class: Class, parts: &[&str]) -> Error {
-    let error = Checkpoint::open(path.as_ref(), OpenOptions::default()).unwrap_err();
+    check(Checkpoint::open(path.as_ref(), OpenOptions::default()).unwrap_err(), class, parts)
+}
+
+fn check(error: Error, class: Class, parts: &[&str]) -> Error {
     let text = error.to_string();
     for part in parts {
         assert!(text.contains(part), "`{part}` is not in: {text}");
@@ -243,11 +247,14 @@ fn names_cannot_write_to_the_terminal() {
 
 #[test]
 fn git_lfs_pointers_are_no_weights() {
+    let refuse = |path: &Path, class, parts: &[&str]| {
+        check(Input::read(path, OpenOptions::default(), &[], &|_| ()).unwrap_err(), class, parts)
+    };
     let folder = tempfile::tempdir().unwrap();
     put(folder.path().join(FILE), POINTER);
     let parts = [FILE, "Git-LFS pointer", "sha256:4d7a2146", "12345 bytes", "not downloaded", "git lfs pull"];
     refuse(folder.path(), Class::Nothing, &parts);
-    refuse(folder.path().join(FILE), Class::Nothing, &parts);
+    refuse(&folder.path().join(FILE), Class::Nothing, &parts);
 
     let folder = tempfile::tempdir().unwrap();
     let shard = |number| folder.path().join(format!("model-0000{number}-of-00002.safetensors"));
@@ -258,7 +265,7 @@ fn git_lfs_pointers_are_no_weights() {
     refuse(folder.path(), Class::Malformed, &["1 of 2 files are Git-LFS pointers", "model-00002-of-00002"]);
 
     let index = put(folder.path().join("model.safetensors.index.json"), POINTER);
-    refuse(index, Class::Nothing, &["the index is a Git-LFS pointer"]);
+    refuse(&index, Class::Nothing, &["the index is a Git-LFS pointer"]);
 }
 
 #[test]
