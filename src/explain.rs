@@ -149,7 +149,8 @@ fn finding_text(code: Code) -> &'static str {
         }
         Code::LfsPointer => {
             "Finding. A file is a Git-LFS pointer: the weights themselves were not downloaded. Where every weight file \
-             of a model has a published digest, the pointers tell which model it is; otherwise there is nothing to scan."
+             that is there has a digest published for one model, the pointers tell which; the candidate says whether they \
+             are all of its files. Otherwise there is nothing to scan."
         }
         Code::PickleRefused => {
             "Finding. A pickle names functions or classes that are not needed to rebuild tensors. Python would call \

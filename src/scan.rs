@@ -250,12 +250,9 @@ fn report(
     let strength = |c: &Compared| (c.judgement.class, std::cmp::Reverse(OrderedP(c.judgement.log10_p)));
     compared.sort_by(|a, b| strength(b).cmp(&strength(a)).then_with(|| a.id.cmp(&b.id)));
     let norms = if embedded { published::norms(&subject.print) } else { published::Norms::default() };
-    let digest_matches = if embedded { published::digests(&subject.print) } else { Vec::new() };
-    let mut tested = Tested { weights: compared.len(), in_full, published_norms: norms.tested, published_digests: 0 };
-    let is_file = subject.print.subject.merged.is_none();
-    if is_file && subject.print.subject.files.iter().any(|file| file.sha256.is_some()) {
-        tested.published_digests = digests::all().len();
-    }
+    let digest_matches = if embedded { published::file_matches(&subject.print) } else { Vec::new() };
+    let published_digests = if embedded { published::held_against(&subject.print) } else { 0 };
+    let tested = Tested { weights: compared.len(), in_full, published_norms: norms.tested, published_digests };
     let nearest = architectures::nearest(&subject.print.architecture, 3);
     let mut findings = subject.findings.clone();
     if embedded {
