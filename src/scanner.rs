@@ -229,12 +229,9 @@ fn report(
     let fingerprint = &subject.fingerprint;
     strongest_first(&mut compared);
     let norms = if embedded { published::norms(fingerprint) } else { published::Norms::default() };
-    let digest_matches = if embedded { published::digests(fingerprint) } else { Vec::new() };
-    let mut tested = Tested { weights: compared.len(), in_full, published_norms: norms.tested, published_digests: 0 };
-    let is_file = fingerprint.subject.merged.is_none();
-    if is_file && fingerprint.subject.files.iter().any(|file| file.sha256.is_some()) {
-        tested.published_digests = digests::all().len();
-    }
+    let digest_matches = if embedded { published::file_matches(fingerprint) } else { Vec::new() };
+    let published_digests = if embedded { published::held_against(fingerprint) } else { 0 };
+    let tested = Tested { weights: compared.len(), in_full, published_norms: norms.tested, published_digests };
     let nearest = known::nearest(&fingerprint.architecture, SHOWN_ARCHITECTURES);
     let mut findings = subject.findings.clone();
     findings.extend(untested(&nearest, &compared).filter(|_| embedded));

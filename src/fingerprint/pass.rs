@@ -32,7 +32,7 @@ use crate::anatomy::{Anatomy, Assignment};
 use crate::bytes::spool::Spool;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::published::digests;
+use crate::published::digests::{self, Container};
 use crate::tensor::{DType, Storage, TensorMeta};
 
 /// Called with the number of bytes just finished, from any thread.
@@ -136,15 +136,16 @@ fn subject(checkpoint: &Checkpoint, files: Vec<FileRecord>) -> Subject {
     }
 }
 
-/// Shards with sizes, and digests of those that a published digest could match. Of an adapter and its base all have
+/// Shards with sizes, and digests of those that could be published files, by size or by container. Of an adapter and its base all have
 /// one: there is no merged file that could be looked at again.
 fn file_records(checkpoint: &Checkpoint) -> Result<Vec<FileRecord>> {
+    let container = Container::of_format(checkpoint.format.as_str());
     let record = |shard: &crate::checkpoint::Shard| {
         if let Some(stated) = &shard.stated {
             let (bytes, sha256) = (stated.bytes, Some(stated.sha256.clone()));
             return Ok(FileRecord { path: shard.name.clone(), bytes, sha256 });
         }
-        let wanted = checkpoint.merged.is_some() || digests::could_match_size(shard.bytes);
+        let wanted = checkpoint.merged.is_some() || digests::could_be(shard.bytes, container);
         let sha256 = wanted.then(|| shard.sha256()).transpose()?;
         Ok(FileRecord { path: shard.name.clone(), bytes: shard.bytes, sha256 })
     };
