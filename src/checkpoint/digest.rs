@@ -88,3 +88,37 @@ fn state(digest: &mut Canonical, shard: &Shard) -> Result<()> {
     digest.bytes(&sampled.finalize());
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::OpenOptions;
+    use crate::tensor::TensorMeta;
+
+    #[test]
+    fn whatever_a_pass_can_see_moves_the_digest_and_nothing_else_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
+        let header = r#"{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+        let weights = |last: u8| [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0, 0, 0, last]].concat();
+        let open = || Checkpoint::open(folder.path(), OpenOptions::default()).unwrap();
+        let digest = || open().digest().unwrap();
+        put("model.safetensors", &weights(0));
+        let bare = digest();
+        assert_eq!(digest(), bare);
+        put("README.md", b"---\nbase_model: org/name\n---\n");
+        assert_eq!(digest(), bare, "what is declared");
+        put("tokenizer.json", br#"{"model":{"vocab":{"a":0}}}"#);
+        let one = digest();
+        put("tokenizer.json", br#"{"model":{"vocab":{"b":0}}}"#);
+        let other = digest();
+        assert!(one != bare && one != other, "the tokenizer");
+        let renamed = open().with_tensors(vec![TensorMeta { name: "v".to_owned(), ..open().tensors[0].clone() }]);
+        assert_ne!(renamed.digest().unwrap(), other, "tensors");
+        let modified = fs::metadata(folder.path().join("model.safetensors")).unwrap().modified().unwrap();
+        put("model.safetensors", &weights(1));
+        let file = fs::File::options().append(true).open(folder.path().join("model.safetensors")).unwrap();
+        file.set_modified(modified).unwrap();
+        assert_ne!(digest(), other, "bytes under the same time");
+    }
+}

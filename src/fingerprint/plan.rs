@@ -9,7 +9,7 @@ use std::ops::Range;
 pub(super) const CHUNK: usize = 1 << 16;
 
 /// Values of a segment, unless the tensor would have more than [`MAX_SEGMENTS`]. Small in tests, so that small tensors
-/// have several.
+/// have several. Another size adds up in another order, and so is another [`FORMAT`](super::FORMAT).
 const SEGMENT: u64 = if cfg!(test) { 1 << 17 } else { 1 << 25 };
 
 /// Most segments of a tensor: each has sums of its own for all columns.
