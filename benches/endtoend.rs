@@ -13,7 +13,7 @@
 mod document;
 #[path = "endtoend/measure.rs"]
 mod measure;
-#[path = "endtoend/model.rs"]
+#[path = "support/model.rs"]
 mod model;
 #[path = "endtoend/pairs.rs"]
 mod pairs;
@@ -21,7 +21,13 @@ mod pairs;
 use std::path::{Path, PathBuf};
 
 use measure::{Cost, Spent, Stage};
-use model::{LLAMA_7B, LLAMA_70B, Shape};
+use model::Shape;
+
+/// LLaMA-7B: 13.5 GB in bf16, a file for each layer and one for the rest.
+const LLAMA_7B: Shape = Shape { hidden: 4096, kv: 4096, neurons: 11_008, vocabulary: 32_000, layers: 32, shards: 33 };
+
+/// Llama-2-70B: 138 GB in bf16.
+const LLAMA_70B: Shape = Shape { hidden: 8192, kv: 1024, neurons: 28_672, vocabulary: 32_000, layers: 80, shards: 81 };
 
 /// Threads of every run, and processes of `sha256sum`.
 const THREADS: usize = 2;
@@ -74,7 +80,11 @@ fn sparse() -> (u64, Cost) {
 }
 
 fn row(size: u64, layers: u64) -> Row {
-    let path = model::checkpoint(&format!("endtoend-{size}"), &Shape { layers, ..LLAMA_7B }, false);
+    let path = model::checkpoint(
+        &format!("endtoend-{size}"),
+        &Shape { layers, shards: layers as usize + 1, ..LLAMA_7B },
+        false,
+    );
     let shell = |script: &str| measure::shell(script, &path);
     // The first reading warms the page cache.
     shell(CAT);

@@ -5,7 +5,8 @@
 //! here.
 
 pub mod adapter;
-mod claims;
+pub mod claims;
+mod digest;
 mod index;
 mod meta;
 mod packed;

@@ -81,7 +81,8 @@ codes! {
     /// A file is a Git-LFS pointer: its weights were not downloaded.
     LfsPointer = "lfs-pointer",
         "Finding. A file is a Git-LFS pointer: the weights themselves were not downloaded. Where every weight file \
-         of a model has a published digest, the pointers tell which model it is; otherwise there is nothing to scan.";
+         that is there has a digest published for one model, the pointers tell which; the candidate says whether they \
+         are all of its files. Otherwise there is nothing to scan.";
     /// A pickle names functions that are not needed to rebuild tensors; none of them was called.
     PickleRefused = "pickle-refused",
         "Finding. A pickle names functions or classes that are not needed to rebuild tensors. Python would call them \

@@ -17,6 +17,7 @@ mod neurons;
 mod pass;
 mod plan;
 mod projection;
+mod relay;
 mod remarks;
 mod sample;
 mod schedule;
@@ -51,6 +52,10 @@ use crate::tensor::DType;
 
 /// Name and version of the file format.
 pub const SCHEMA: &str = "weightprint/fingerprint/1";
+
+/// Number of what a pass makes of a checkpoint: raised whenever the same checkpoint and settings give other bytes, so that
+/// what an older build kept is not taken for what this one would find. A test beside the cache holds it to the bytes.
+pub const FORMAT: u32 = 1;
 
 /// Most row keys that the sketch of one matrix keeps.
 pub const SKETCH_ROWS: usize = 64;
@@ -97,8 +102,8 @@ pub struct FileRecord {
     pub path: String,
     /// Size in bytes.
     pub bytes: u64,
-    /// SHA-256 of the whole file, where it was computed: only if a published file has the same size, or an adapter was
-    /// merged.
+    /// SHA-256 of the whole file, where it is known: only if a published file has the same size, or may be in the same
+    /// container where its size was not published, or if an adapter was merged.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub sha256: Option<String>,
 }
@@ -278,7 +283,8 @@ impl Default for Settings<'_> {
 }
 
 impl Fingerprint {
-    /// Reads every byte of the checkpoint once and takes its fingerprint, in parallel on the current rayon pool.
+    /// Reads every tensor of the checkpoint in one pass, and beside it what the pass shows to be needed again (see
+    /// DESIGN.md, section 4), and takes its fingerprint, in parallel on the current rayon pool.
     ///
     /// `lists` are anchors of references with which it will be compared: neurons are described along them too. The
     /// result does not depend on the number of threads.

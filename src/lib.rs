@@ -6,18 +6,18 @@
 //! ```no_run
 //! use std::path::Path;
 //! use weightprint::checkpoint::OpenOptions;
-//! use weightprint::scan::{self, Input};
+//! use weightprint::scanner::{self, Input};
 //!
 //! let reference = Input::read(Path::new("reference"), OpenOptions::default(), &[], &|_bytes| ())?;
 //! let anchors = reference.fingerprint().anchors().cloned();
 //! let suspect = Input::read(Path::new("suspect"), OpenOptions::default(), &Vec::from_iter(anchors), &|_bytes| ())?;
-//! let report = scan::compare(&suspect, &reference);
+//! let report = scanner::compare(&suspect, &reference);
 //! assert!(!report.verdict.class.shares_weights(), "{}", report.verdict.summary);
 //! # Ok::<(), weightprint::Error>(())
 //! ```
 //!
-//! Data flows one way: [`checkpoint`] opens, [`anatomy`] finds roles, [`fingerprint`] reads the values once, [`compare`]
-//! tests, [`verdict`] judges, [`report`] renders. [`scan`] is that way from end to end.
+//! Data flows one way: [`checkpoint`] opens, [`anatomy`] finds roles, [`fingerprint`] reads the values once, [`evidence`]
+//! tests, [`verdict`] judges, [`report`] renders. [`scanner`] is that way from end to end.
 
 pub mod anatomy;
 pub mod assemble;

@@ -1,6 +1,7 @@
 //! Pure mathematics: no files, no models, no thresholds.
 
 pub(crate) mod lanes;
-pub(crate) mod linalg;
+pub mod linalg;
+pub mod mutual;
 pub mod ranks;
 pub mod tails;

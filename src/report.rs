@@ -7,7 +7,7 @@ mod build;
 pub mod codes;
 pub mod explain;
 pub mod inspect;
-pub mod json;
+mod json;
 pub mod text;
 pub(crate) mod words;
 pub mod writer;
@@ -334,7 +334,9 @@ pub struct Tested {
     pub in_full: usize,
     /// Models with published embedding norms; 0 where the subject has no embedding to hold against them.
     pub published_norms: usize,
-    /// Published digests of weight files that were looked up; 0 where no file has the size of one.
+    /// Published SHA-256 digests of weight files that every file of the subject was held against: by its own digest, or
+    /// because its size or its container rules the published file out. 0 where nothing was, as in a comparison with one
+    /// reference or for an adapter together with its base.
     pub published_digests: usize,
 }
 

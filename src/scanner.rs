@@ -89,8 +89,7 @@ impl Input {
             let why = format!("{} tensors and not one value", checkpoint.tensors.len());
             return Err(Error::Nothing { path: checkpoint.root.clone(), why });
         }
-        let config = checkpoint.claims.config.as_ref();
-        let anatomy = anatomy::dissect_with(&checkpoint.tensors, Hints::of(&checkpoint.claims));
+        let anatomy = dissected(checkpoint);
         let logical = assemble::logical(&checkpoint.tensors, &anatomy);
         let (seen, anatomy) = match logical {
             Some(assemble::Logical { tensors, anatomy, .. }) => (Some(checkpoint.with_tensors(tensors)), anatomy),
@@ -98,9 +97,7 @@ impl Input {
         };
         let (fingerprint, cached) =
             cached_or_taken(seen.as_ref().unwrap_or(checkpoint), &anatomy, settings, cache, progress)?;
-        findings.extend(config.into_iter().flat_map(|config| {
-            anatomy::config_findings(config, &anatomy.architecture, checkpoint.claims.config_source())
-        }));
+        findings.extend(config_findings(checkpoint, &anatomy));
         findings.extend(fingerprint.findings.iter().cloned());
         let claims = checkpoint.claims.clone();
         Ok((Self { path: shown, fingerprint, anatomy: Some(anatomy), claims, findings }, cached))
@@ -175,17 +172,23 @@ pub fn compare(subject: &Input, reference: &Input) -> Report {
 /// If its files are Git-LFS pointers to no known model.
 pub fn inspect(path: &Path, checkpoint: &Checkpoint) -> Result<Inspection> {
     let mut findings = pointers::findings(checkpoint)?;
-    let config = checkpoint.claims.config.as_ref();
-    let anatomy = anatomy::dissect_with(&checkpoint.tensors, Hints::of(&checkpoint.claims));
+    let anatomy = dissected(checkpoint);
+    findings.extend(config_findings(checkpoint, &anatomy));
     let logical = assemble::logical(&checkpoint.tensors, &anatomy);
     let nearest = known::nearest(&anatomy.architecture, SHOWN_ARCHITECTURES);
-    findings.extend(
-        config.into_iter().flat_map(|config| {
-            anatomy::config_findings(config, &anatomy.architecture, checkpoint.claims.config_source())
-        }),
-    );
     let seen = Seen { path, checkpoint, anatomy: &anatomy, logical: logical.as_ref(), nearest, findings };
     seen.try_into().map_err(|error: serde_json::Error| Error::Usage(format!("cannot describe it: {error}")))
+}
+
+fn dissected(checkpoint: &Checkpoint) -> Anatomy {
+    anatomy::dissect_with(&checkpoint.tensors, Hints::of(&checkpoint.claims))
+}
+
+/// Where the configuration contradicts the shapes.
+fn config_findings(checkpoint: &Checkpoint, anatomy: &Anatomy) -> Vec<Finding> {
+    let claims = &checkpoint.claims;
+    let contradicted = |config| anatomy::config_findings(config, &anatomy.architecture, claims.config_source());
+    claims.config.as_ref().map(contradicted).unwrap_or_default()
 }
 
 /// How many of the nearest known architectures are told.
@@ -226,20 +229,13 @@ fn report(
     let fingerprint = &subject.fingerprint;
     strongest_first(&mut compared);
     let norms = if embedded { published::norms(fingerprint) } else { published::Norms::default() };
-    let digest_matches = if embedded { published::digests(fingerprint) } else { Vec::new() };
-    let mut tested = Tested { weights: compared.len(), in_full, published_norms: norms.tested, published_digests: 0 };
-    let is_file = fingerprint.subject.merged.is_none();
-    if is_file && fingerprint.subject.files.iter().any(|file| file.sha256.is_some()) {
-        tested.published_digests = digests::all().len();
-    }
+    let digest_matches = if embedded { published::file_matches(fingerprint) } else { Vec::new() };
+    let published_digests = if embedded { published::held_against(fingerprint) } else { 0 };
+    let tested = Tested { weights: compared.len(), in_full, published_norms: norms.tested, published_digests };
     let nearest = known::nearest(&fingerprint.architecture, SHOWN_ARCHITECTURES);
     let mut findings = subject.findings.clone();
-    if embedded {
-        findings.extend(untested(&nearest, &compared));
-    }
-    if evidence::channels::is_ordered(&fingerprint.channels.profile) {
-        findings.push(Finding::new(Code::OrderedChannels, Level::Note, words::ordered_channels(), None));
-    }
+    findings.extend(untested(&nearest, &compared).filter(|_| embedded));
+    findings.extend(ordered(fingerprint));
     let coverage = if compared.is_empty() { 0.0 } else { evidence::coverage(fingerprint) };
     let kin = compared.iter().find(|reference| reference.judgement.class >= VerdictClass::Derived);
     let renamed = kin.map(|reference| reference.counterparts.renamed.clone());
@@ -287,4 +283,10 @@ fn untested(nearest: &[known::Nearest], compared: &[Assessment]) -> Option<Findi
     let (first, others) = missing.split_first()?;
     let message = words::untested(first, others.len());
     Some(Finding::new(Code::WeightsNotTested, Level::Warning, message, Some((*first).clone())))
+}
+
+/// Says that labels of channels mean less, where they do.
+fn ordered(fingerprint: &Fingerprint) -> Option<Finding> {
+    evidence::channels::is_ordered(&fingerprint.channels.profile)
+        .then(|| Finding::new(Code::OrderedChannels, Level::Note, words::ordered_channels(), None))
 }

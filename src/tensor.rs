@@ -4,6 +4,7 @@
 
 pub mod block;
 pub mod decode;
+pub(crate) mod digest;
 pub mod extent;
 pub mod low_rank;
 pub mod packed;

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+
 /// The byte of `text` at which `error` was raised.
 pub(crate) fn byte_of(text: &[u8], error: &serde_json::Error) -> u64 {
     let line_start = match error.line() {
@@ -40,12 +42,12 @@ pub(crate) fn listed<S: AsRef<str>>(names: &[S]) -> String {
 
 /// A digest in lowercase hexadecimal.
 pub(crate) fn hex(digest: &[u8]) -> String {
-    use std::fmt::Write as _;
-    digest.iter().fold(String::with_capacity(2 * digest.len()), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    HEXLOWER.encode(digest)
+}
+
+/// The bytes that hexadecimal digits of either case stand for, if it is nothing but pairs of them.
+pub(crate) fn from_hex(digits: &str) -> Option<Vec<u8>> {
+    HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).ok()
 }
 
 fn shorten(text: &str) -> Cow<'_, str> {
@@ -67,6 +69,13 @@ mod tests {
             assert_eq!(byte_of(text.as_bytes(), &error), at, "{text}: {error}");
             assert_eq!(message(&error), "expected value");
         }
+    }
+
+    #[test]
+    fn hexadecimal_is_pairs_of_digits_and_nothing_else() {
+        assert_eq!(hex(&[0, 0x7f, 0xab]), "007fab");
+        assert_eq!(from_hex("007fAB"), Some(vec![0, 0x7f, 0xab]));
+        assert!(["0x7f", "7f0", "7g", " 7f", "7f\n"].iter().all(|digits| from_hex(digits).is_none()));
     }
 
     #[test]

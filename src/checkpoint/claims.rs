@@ -3,6 +3,7 @@
 //! All of it is hearsay about the weights, so nothing here is ever fatal: what cannot be read becomes a finding.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -36,6 +37,25 @@ pub struct Tokenizer {
     pub bytes: u64,
     /// Number of entries of `model.vocab`, without added tokens; `None` if the file has no such list.
     pub vocabulary: Option<u64>,
+    /// What the file holds.
+    pub content: FileBytes,
+}
+
+/// The bytes of a file, shared.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FileBytes(Arc<[u8]>);
+
+impl FileBytes {
+    /// All of them.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for FileBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
 }
 
 impl Sidecars {
@@ -140,7 +160,8 @@ impl Beside<'_> {
             vocabulary = None;
             self.unreadable("tokenizer.json", format_args!("its vocabulary is unknown: {}", message(&error)));
         }
-        Some(Tokenizer { sha256: hex(&Sha256::digest(&bytes)), bytes: bytes.len() as u64, vocabulary })
+        let sha256 = hex(&Sha256::digest(&bytes));
+        Some(Tokenizer { sha256, bytes: bytes.len() as u64, vocabulary, content: FileBytes(bytes.into()) })
     }
 }
 

@@ -9,7 +9,7 @@ use super::{Checkpoint, FORMAT};
 use crate::bytes::Store;
 use crate::finding::{Code, Finding, Level};
 use crate::format::recognise::{Content, Pointer};
-use crate::text::{listed, shown};
+use crate::text::{from_hex, hex, listed, shown};
 use crate::{Error, Result};
 
 /// That some weight files of a checkpoint are pointers, so that it is no model by itself.
@@ -47,9 +47,8 @@ pub(super) fn shards(store: &dyn Store, files: &[String], contents: &[Content]) 
 
 /// Digest and length that a pointer states, if it keeps to the specification.
 fn read(pointer: &Pointer) -> Option<Stated> {
-    let sha256 = pointer.oid.strip_prefix("sha256:")?.to_ascii_lowercase();
-    let is_digest = sha256.len() == 64 && sha256.bytes().all(|digit| digit.is_ascii_hexdigit());
-    Some(Stated { sha256, bytes: pointer.size.parse().ok()? }).filter(|_| is_digest)
+    let sha256 = from_hex(pointer.oid.strip_prefix("sha256:")?).filter(|sha256| sha256.len() == 32)?;
+    Some(Stated { sha256: hex(&sha256), bytes: pointer.size.parse().ok()? })
 }
 
 /// That there is nothing to scan, where all of so many files are pointers, or that some of them are.
@@ -81,8 +80,8 @@ impl Pointers {
         let Checkpoint { root, shards, findings, .. } = checkpoint;
         let count = shards.iter().filter(|shard| shard.stated.is_some()).count();
         let message = format!(
-            "{count} of {} weight files are Git-LFS pointers: the model is recognised by the digests that they state, and \
-             no weights were read",
+            "{count} of {} weight files are Git-LFS pointers: what they stand for is recognised by the digests that \
+             they state, and no weights were read",
             shards.len()
         );
         let folder = root.file_name().map(|name| name.to_string_lossy().into_owned());

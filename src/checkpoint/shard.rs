@@ -24,6 +24,16 @@ pub struct Shard {
     pub stated: Option<Stated>,
     object: Box<dyn Object>,
     sha256: OnceLock<String>,
+    #[cfg(test)]
+    pub(crate) tally: Tally,
+}
+
+/// For tests: bytes that were handed out, and how many of them when it was last asked whether the file has changed.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) read: std::sync::atomic::AtomicU64,
+    pub(crate) checked: std::sync::atomic::AtomicU64,
 }
 
 /// Digest and length of a whole weight file whose content was not downloaded.
@@ -39,7 +49,16 @@ impl Shard {
     /// A file whose header was read.
     pub(super) fn new(name: String, metadata: BTreeMap<String, String>, object: Box<dyn Object>) -> Self {
         let object = object.for_values();
-        Self { name, bytes: object.len(), metadata, stated: None, object, sha256: OnceLock::new() }
+        Self {
+            name,
+            bytes: object.len(),
+            metadata,
+            stated: None,
+            object,
+            sha256: OnceLock::new(),
+            #[cfg(test)]
+            tally: Tally::default(),
+        }
     }
 
     /// How messages name the file.
@@ -63,11 +82,18 @@ impl Shard {
     /// [`Error::Changed`](crate::Error::Changed) if the file ends before that; [`Error::Io`](crate::Error::Io) if the
     /// system refuses.
     pub fn read<'a>(&'a self, offset: u64, len: usize, buf: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+        #[cfg(test)]
+        self.tally.read.fetch_add(len as u64, std::sync::atomic::Ordering::SeqCst);
         self.object.read(offset, len, buf)
     }
 
     /// Whether the file still is what was opened.
     pub(super) fn is_unchanged(&self) -> Result<bool> {
+        #[cfg(test)]
+        {
+            let order = std::sync::atomic::Ordering::SeqCst;
+            self.tally.checked.store(self.tally.read.load(order), order);
+        }
         self.object.is_unchanged()
     }
 

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use weightprint::math::linalg;
 use weightprint::report::{ClassCode, Writer};
 
 /// Tells whether an LLM checkpoint is a wrapped copy of a known open model.
@@ -38,6 +39,9 @@ pub(crate) struct Global {
     /// tensors. Results do not depend on it
     #[arg(long, global = true, value_name = "SIZE", value_parser = size, default_value = "512M")]
     pub(crate) memory: u64,
+    /// Where large matrix products are taken. On a GPU what they come to is rounded differently
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub(crate) device: Device,
     /// Neither use nor keep fingerprints of checkpoints that were read before
     #[arg(long, global = true, env = "WEIGHTPRINT_NO_CACHE", value_parser = clap::builder::FalseyValueParser::new())]
     pub(crate) no_cache: bool,
@@ -47,6 +51,33 @@ pub(crate) struct Global {
     /// No progress bar, and no word of the cache
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Device {
+    /// A GPU if this build can use one and it opens, otherwise the processor
+    #[default]
+    Auto,
+    /// The processor
+    Cpu,
+    /// The processor, by the library that drives GPUs: slower
+    CandleCpu,
+    /// An NVIDIA GPU; needs a build with the feature `cuda`
+    Cuda,
+    /// An Apple GPU; needs a build with the feature `metal`
+    Metal,
+}
+
+impl Device {
+    pub(crate) fn open(self) -> weightprint::Result<linalg::Device> {
+        Ok(match self {
+            Self::Auto => linalg::Device::auto(),
+            Self::Cpu => linalg::Device::cpu(),
+            Self::CandleCpu => linalg::Device::candle_cpu(),
+            Self::Cuda => linalg::Device::cuda()?,
+            Self::Metal => linalg::Device::metal()?,
+        })
+    }
 }
 
 /// A number of bytes with an optional K, M or G, in powers of 1024.

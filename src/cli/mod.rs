@@ -5,7 +5,7 @@ mod catalog;
 mod exit;
 mod progress;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -16,6 +16,7 @@ use weightprint::cache::Cache;
 use weightprint::catalog::Catalog;
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
 use weightprint::fingerprint::{Anchor, Settings};
+use weightprint::math::linalg;
 use weightprint::report::{ClassCode, Report};
 use weightprint::scanner::{self, Cached, Input};
 
@@ -28,23 +29,33 @@ pub(crate) fn main() -> ExitCode {
         let _ = rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads)).build_global();
     }
     let code = run(cli).unwrap_or_else(|error| complain(&error));
+    if let Some(why) = linalg::device().trouble() {
+        warn(&format!("{} failed, so products were taken on the processor: {why}", linalg::device().name()));
+    }
     ExitCode::from(code)
 }
 
-/// Prints an error and returns its exit code. A reader that closed the pipe is not told so.
+/// Prints an error and returns its exit code.
 fn complain(error: &anyhow::Error) -> u8 {
-    let broken = error.chain().any(|cause| {
-        cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
-    });
-    if !broken {
-        let style = anstyle::Style::new().bold().fg_color(Some(anstyle::AnsiColor::Red.into()));
-        anstream::eprintln!("{style}error:{style:#} {error:#}");
-    }
+    let style = anstyle::Style::new().bold().fg_color(Some(anstyle::AnsiColor::Red.into()));
+    tell(&format!("{style}error:{style:#} {error:#}"));
     exit::of_error(error)
+}
+
+/// Writes a line to standard error. Where nobody can be told, there is nobody to tell that either: the exit code says
+/// what it would have said.
+fn tell(line: &str) {
+    let _ = writeln!(anstream::stderr(), "{line}");
 }
 
 fn run(cli: Cli) -> Result<u8> {
     let global = &cli.global;
+    if matches!(
+        cli.command,
+        Command::Scan { .. } | Command::Compare { .. } | Command::Fingerprint { .. } | Command::Catalog(_)
+    ) {
+        linalg::choose(global.device.open()?)?;
+    }
     match cli.command {
         Command::Scan { paths, catalog, base, output } => {
             scan_paths(&paths, &catalog, base.base.as_deref(), &output, global)
@@ -112,7 +123,7 @@ fn read_checkpoint(path: &Path, base: Option<&Path>, lists: &[Vec<Anchor>], glob
     bar.finish_and_clear();
     match cached {
         Cached::Hit if !global.quiet => {
-            anstream::eprintln!("note: {}: unchanged, fingerprint taken from the cache", path.display());
+            tell(&format!("note: {}: unchanged, fingerprint taken from the cache", path.display()));
         }
         Cached::Trouble(why) => warn(&format!("the cache is not used: {why}")),
         Cached::Hit | Cached::Miss => {}
@@ -128,7 +139,7 @@ fn cache(global: &Global) -> Option<Cache> {
 
 fn warn(what: &str) {
     let style = anstyle::Style::new().bold().fg_color(Some(anstyle::AnsiColor::Yellow.into()));
-    anstream::eprintln!("{style}warning:{style:#} {what}");
+    tell(&format!("{style}warning:{style:#} {what}"));
 }
 
 fn scan_paths(
@@ -194,6 +205,9 @@ fn refuse_overwriting(output: Option<&Path>, force: bool) -> Result<()> {
 }
 
 /// Writes text to a file, without styles, or to standard output, with styles on a terminal only.
+///
+/// A reader that has seen enough and closed the pipe (`| head`) is no failure: the exit code is that of the whole text.
+/// So a verdict keeps its code, and the pipe never turns one into a pass.
 fn print(text: &str, output: Option<&Path>, force: bool) -> Result<()> {
     match output {
         Some(path) => {
@@ -202,7 +216,10 @@ fn print(text: &str, output: Option<&Path>, force: bool) -> Result<()> {
         }
         None => {
             let mut out = anstream::stdout().lock();
-            out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to standard output")
+            match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+                written => written.context("cannot write to standard output"),
+            }
         }
     }
 }

@@ -1,10 +1,9 @@
 //! What was done to a descendant: read off the evidence, never evidence itself.
 
-use candle_core::{Device, Tensor};
-
 use super::neurons::Neurons;
-use super::search::mutual;
 use crate::fingerprint::{DIRECTIONS, Fingerprint, FrameKind};
+use crate::math::linalg;
+use crate::math::mutual::mutual;
 
 /// One thing that was done to a reference.
 #[derive(Debug, Clone, PartialEq)]
@@ -109,7 +108,7 @@ fn basis(suspect: &Fingerprint, reference: &Fingerprint, neurons: &Neurons) -> O
     }
     let theirs = reference.frames.iter().position(|frame| frame.kind != FrameKind::Raw)?;
     let ours = suspect.frames.iter().position(|frame| frame.kind == reference.frames[theirs].kind)?;
-    let columns = |rows: &[i8]| -> Option<Tensor> {
+    let columns = |rows: &[i8]| -> Vec<f32> {
         let mut values = vec![0.0f32; hidden * DIRECTIONS];
         for (direction, row) in rows.chunks_exact(hidden).enumerate() {
             row.iter().enumerate().for_each(|(channel, &v)| values[channel * DIRECTIONS + direction] = f32::from(v));
@@ -118,10 +117,12 @@ fn basis(suspect: &Fingerprint, reference: &Fingerprint, neurons: &Neurons) -> O
             let length = column.iter().map(|v| v * v).sum::<f32>().sqrt();
             column.iter_mut().for_each(|v| *v /= length.max(f32::MIN_POSITIVE));
         }
-        Tensor::from_vec(values, (hidden, DIRECTIONS), &Device::Cpu).ok()
+        values
     };
-    let (a, b) = (columns(&reference.anchor_rows[theirs])?, columns(&suspect.anchor_rows[ours])?);
-    let cosines: Vec<f32> = a.matmul(&b.t().ok()?).ok()?.abs().ok()?.flatten_all().ok()?.to_vec1().ok()?;
+    let (a, b) = (columns(&reference.anchor_rows[theirs]), columns(&suspect.anchor_rows[ours]));
+    let mut cosines = Vec::new();
+    linalg::by_rows(&a, &b, DIRECTIONS, &mut cosines);
+    cosines.iter_mut().for_each(|cosine| *cosine = cosine.abs());
     let pairs = mutual(&cosines, hidden, hidden);
     let mean = pairs.iter().map(|pair| f64::from(pair.2)).sum::<f64>() / pairs.len().max(1) as f64;
     Some(if mean >= PERMUTED {

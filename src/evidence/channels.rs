@@ -25,11 +25,11 @@
 use std::collections::HashMap;
 
 use super::facts::Side;
-use super::search::mutual;
 use super::{Evidence, Facts, Measure, TestKind, WhyNot};
 use crate::anatomy::Residual;
 use crate::fingerprint::{Fingerprint, TensorPrint};
 use crate::math::lanes::standardise;
+use crate::math::mutual::mutual;
 use crate::math::{linalg, ranks, tails};
 use crate::model::Role;
 

@@ -2,6 +2,7 @@
 
 use super::TestKind;
 use super::channels::ChannelPairs;
+use super::published::FileMatch;
 
 /// What one test found out about one pair.
 #[derive(Debug, Clone, PartialEq)]
@@ -140,12 +141,7 @@ pub enum Facts {
         span: f64,
     },
     /// Digests of weight files that are published.
-    PublishedDigests {
-        /// Whose files.
-        model: String,
-        /// Who publishes them.
-        source: String,
-    },
+    PublishedDigests(FileMatch),
     /// Fields of the architecture record.
     Architecture {
         /// Fields that were compared.

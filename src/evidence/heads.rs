@@ -25,12 +25,11 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor};
-
 use super::facts::Side;
 use super::{Evidence, Facts, Measure, TestKind, WhyNot};
 use crate::fingerprint::{Attention, FORM_NUMBERS, Fingerprint, FrameKind, FrameRecord, form_places};
-use crate::math::tails;
+use crate::math::mutual::{Pair, mutual_by};
+use crate::math::{linalg, tails};
 
 /// Fewest sampled entries whose tokens both models have.
 const MIN_PLACES: usize = 48;
@@ -82,7 +81,7 @@ fn token_frames(print: &Fingerprint) -> Vec<&FrameRecord> {
 struct Layer {
     heads: usize,
     groups: usize,
-    forms: [Tensor; 2],
+    forms: [Vec<f32>; 2],
 }
 
 impl Layer {
@@ -97,7 +96,7 @@ impl Layer {
                 let scale = if length > 0.0 { 1.0 / length } else { 0.0 };
                 values.extend(kept.iter().map(|&e| (f32::from(entries[e]) - mean) * scale));
             }
-            Tensor::from_vec(values, (heads, kept.len()), &Device::Cpu).ok()
+            (values.len() == heads * kept.len()).then_some(values)
         };
         Some(Self { heads, groups: attention.groups as usize, forms: [rows(0)?, rows(1)?] })
     }
@@ -111,51 +110,29 @@ impl Layer {
 struct LayerPair {
     /// How well matched heads fit, over all heads of the reference: chooses the layer.
     score: f32,
-    pairs: Vec<(usize, usize, f32)>,
+    pairs: Vec<Pair>,
     /// Heads whose two forms name the same partner.
     agreeing: usize,
 }
 
 impl LayerPair {
-    fn new(reference: &Layer, suspect: &Layer) -> Option<Self> {
-        let product = |form: usize| -> Option<Vec<f32>> {
-            let transposed = suspect.forms[form].t().ok()?;
-            reference.forms[form].matmul(&transposed).ok()?.flatten_all().ok()?.to_vec1().ok()
-        };
+    fn new(reference: &Layer, suspect: &Layer) -> Self {
         let (rows, cols) = (reference.heads, suspect.heads);
-        let (scores, copies) = (product(0)?, product(1)?);
+        let cosines = |form: usize| {
+            let mut table = Vec::new();
+            let (theirs, ours) = (&reference.forms[form], &suspect.forms[form]);
+            linalg::by_rows(theirs, ours, theirs.len() / rows.max(1), &mut table);
+            table
+        };
+        let (scores, copies) = (cosines(0), cosines(1));
         let sum: Vec<f32> = scores.iter().zip(&copies).map(|(a, b)| a + b).collect();
-        let pairs = mutual(&sum, rows, cols);
-        let by_copies = mutual(&copies, rows, cols);
-        let alike = |a: &(usize, usize, f32)| by_copies.iter().any(|b| (a.0, a.1) == (b.0, b.1));
-        let agreeing = mutual(&scores, rows, cols).iter().filter(|pair| alike(pair)).count();
+        let pairs = mutual_by(&sum, rows, cols, TIE);
+        let by_copies = mutual_by(&copies, rows, cols, TIE);
+        let alike = |a: &Pair| by_copies.iter().any(|b| (a.0, a.1) == (b.0, b.1));
+        let agreeing = mutual_by(&scores, rows, cols, TIE).iter().filter(|pair| alike(pair)).count();
         let score = pairs.iter().map(|pair| pair.2).sum::<f32>() / rows as f32;
-        Some(Self { score, pairs, agreeing })
+        Self { score, pairs, agreeing }
     }
-}
-
-/// Rows and columns that are each other's nearest by a positive sum, clearly.
-fn mutual(table: &[f32], rows: usize, cols: usize) -> Vec<(usize, usize, f32)> {
-    let nearest_row: Vec<Option<usize>> =
-        (0..cols).map(|col| clear_best((0..rows).map(|row| table[row * cols + col]))).collect();
-    let pairs = table.chunks_exact(cols.max(1)).enumerate().filter_map(|(row, line)| {
-        let col = clear_best(line.iter().copied())?;
-        (nearest_row[col] == Some(row)).then_some((row, col, line[col]))
-    });
-    pairs.collect()
-}
-
-/// Index of the largest value, if it is positive and no other comes near it.
-fn clear_best(values: impl Iterator<Item = f32>) -> Option<usize> {
-    let (mut best, mut index, mut next) = (0.0, None, 0.0f32);
-    for (at, value) in values.enumerate() {
-        if value > best {
-            (next, best, index) = (best, value, Some(at));
-        } else {
-            next = next.max(value);
-        }
-    }
-    index.filter(|_| best > next + TIE)
 }
 
 /// Counts over all layers in one frame.
@@ -179,7 +156,7 @@ fn look(suspect: &[Layer], reference: &[Layer]) -> Option<HeadCounts> {
     // For each reference layer the suspect layer that fits best among those that it fits best.
     let mut taken: BTreeMap<usize, (usize, LayerPair)> = BTreeMap::new();
     for (index, own) in suspect.iter().enumerate() {
-        let beside = reference.iter().enumerate().filter_map(|(at, other)| Some((at, LayerPair::new(other, own)?)));
+        let beside = reference.iter().enumerate().map(|(at, other)| (at, LayerPair::new(other, own)));
         let best = beside.max_by(|a, b| a.1.score.total_cmp(&b.1.score).then(b.0.cmp(&a.0)));
         let Some((at, beside)) = best else { continue };
         if taken.get(&at).is_none_or(|(_, other)| beside.score > other.score) {
@@ -206,7 +183,7 @@ impl HeadCounts {
             table[row / theirs * suspect.groups + col / ours] += sum;
         }
         let groups: Vec<(usize, usize)> =
-            mutual(&table, reference.groups, suspect.groups).iter().map(|&(row, col, _)| (row, col)).collect();
+            mutual_by(&table, reference.groups, suspect.groups, TIE).iter().map(|&(row, col, _)| (row, col)).collect();
         self.choose(suspect.groups, &groups);
         for &(their_group, our_group) in &groups {
             let inside =
@@ -240,7 +217,8 @@ impl HeadCounts {
             statistic: self.equal as f64,
             n: self.choices.iter().map(|(&(_, pairs), count)| pairs as u64 * count).sum(),
             log10_p: Some(tails::log10_corrected(self.log10_p(), tries)),
-            effect: self.likeness / (heads as f64).max(1.0),
+            // The order in which a product adds its terms shows below that.
+            effect: (self.likeness / (heads as f64).max(1.0) * 1e6).round() / 1e6,
             facts: Facts::HeadLabels { heads, equal_heads, groups, equal_groups, agreeing },
         }
     }
@@ -361,16 +339,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn equal_heads_match_nothing() {
-        assert!(mutual(&[0.9, 0.9, 0.1, 0.2], 2, 2).is_empty());
-        assert_eq!(mutual(&[0.9, 0.1, 0.1, 0.2], 2, 2), [(0, 0, 0.9), (1, 1, 0.2)]);
-        assert!(mutual(&[-0.9, -0.1], 1, 2).is_empty());
-    }
-
     fn layer(heads: usize, groups: usize) -> Layer {
-        let tensor = Tensor::zeros((heads, 1), candle_core::DType::F32, &Device::Cpu).unwrap();
-        Layer { heads, groups, forms: [tensor.clone(), tensor] }
+        Layer { heads, groups, forms: [vec![0.0; heads], vec![0.0; heads]] }
     }
 
     #[test]

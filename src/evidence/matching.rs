@@ -3,9 +3,11 @@
 //! Names, roles and order are not looked at, except to choose among counterparts with the same content. A
 //! correspondence is a map, not evidence: its strength is reported as an effect, and never given a p-value.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
-use half::bf16;
+use half::{bf16, f16};
 
 use crate::fingerprint::{Fingerprint, TensorPrint, ValuePrint};
 use crate::math::lanes::standardise;
@@ -64,22 +66,84 @@ pub fn matches(suspect: &Fingerprint, reference: &Fingerprint) -> Vec<Match> {
     found.into_iter().flatten().collect()
 }
 
+/// The types to which [`ValuePrint::rounded`] rounds.
+const ROUNDED: [fn(f32) -> f32; 2] = [|value| bf16::from_f32(value).to_f32(), |value| f16::from_f32(value).to_f32()];
+
+/// Whether equality after rounding says that tensors are equal: whether rounding leaves the values apart.
+fn survives(values: &ValuePrint, round: fn(f32) -> f32) -> bool {
+    let sample = values.sample.values();
+    small_beside(sample.iter().map(|&value| (round(value) - value).abs()), &sample)
+}
+
+/// Whether rounding that moves values by these distances keeps most of what they say: of the values that are not the
+/// median, the median distance moved is at most [`MOST_MOVED`] of the median distance from it. Otherwise most of them
+/// come out on a few levels, as values do that are subnormal in the coarser type, beyond its largest, or close around a
+/// number far from zero, and unrelated tensors come out equal. Medians, because a few large values survive any rounding;
+/// of the other values, because exact zeros do so too.
+fn small_beside(moved: impl Iterator<Item = f32>, values: &[f32]) -> bool {
+    let Some(centre) = median(values.to_vec()) else { return false };
+    let apart = moved.zip(values).filter(|&(_, &value)| value != centre);
+    let (moved, distances) = apart.map(|(moved, value)| (moved, (value - centre).abs())).unzip();
+    median(moved).zip(median(distances)).is_some_and(|(moved, distance)| moved <= MOST_MOVED * distance)
+}
+
+/// Values spread evenly over four steps of a grid are at this limit, and normal ones whose standard deviation is one
+/// and a half steps: about two bits a value are left.
+const MOST_MOVED: f32 = 0.25;
+
+/// The upper median; NaN counts as large.
+fn median(mut values: Vec<f32>) -> Option<f32> {
+    let middle = values.len() / 2;
+    (!values.is_empty()).then(|| *values.select_nth_unstable_by(middle, f32::total_cmp).1)
+}
+
+/// Tensors of a reference by the digests of their values rounded to each type of [`ROUNDED`].
+struct Rounded<'a> {
+    reference: &'a Fingerprint,
+    by_digest: [HashMap<u128, Vec<usize>>; 2],
+    /// Whether a tensor survives each rounding, where that was asked.
+    survives: Vec<[Option<bool>; 2]>,
+}
+
+impl<'a> Rounded<'a> {
+    fn new(reference: &'a Fingerprint) -> Self {
+        let mut by_digest: [HashMap<u128, Vec<usize>>; 2] = Default::default();
+        for (index, values) in informative(reference) {
+            for (map, key) in by_digest.iter_mut().zip(values.rounded) {
+                map.entry(key).or_default().push(index);
+            }
+        }
+        Self { reference, by_digest, survives: vec![[None; 2]; reference.tensors.len()] }
+    }
+
+    /// The tensors that are equal to a tensor of the suspect after a rounding that both survive.
+    fn equal_to(&mut self, values: &ValuePrint) -> Option<Vec<usize>> {
+        let Self { reference, by_digest, survives: known } = self;
+        let mut tried = ROUNDED.into_iter().zip(by_digest).zip(values.rounded).enumerate();
+        tried.find_map(|(which, ((round, map), key))| {
+            let mut hits = map.get(&key).filter(|_| survives(values, round))?.clone();
+            hits.retain(|&hit| {
+                let ask = || reference.tensors[hit].informative().is_some_and(|values| survives(values, round));
+                *known[hit][which].get_or_insert_with(ask)
+            });
+            Some(hits).filter(|hits| !hits.is_empty())
+        })
+    }
+}
+
 fn by_digest(suspect: &Fingerprint, reference: &Fingerprint, found: &mut [Option<Match>]) {
     let mut by_values: HashMap<[u8; 32], Vec<usize>> = HashMap::new();
-    let mut by_rounded: [HashMap<u128, Vec<usize>>; 2] = Default::default();
     for (index, values) in informative(reference) {
         for digest in digests(values) {
             by_values.entry(digest).or_default().push(index);
         }
-        for (map, key) in by_rounded.iter_mut().zip(values.rounded) {
-            map.entry(key).or_default().push(index);
-        }
     }
+    let mut rounded = Rounded::new(reference);
     let mut used = vec![0u32; reference.tensors.len()];
     for (index, values) in informative(suspect) {
-        let equal = digests(values).find_map(|digest| by_values.get(&digest)).map(|hits| (How::Equal, hits));
-        let rounded = by_rounded.iter().zip(values.rounded).find_map(|(map, key)| map.get(&key));
-        let Some((how, hits)) = equal.or(rounded.map(|hits| (How::ReEncoded, hits))) else { continue };
+        let equal = digests(values).find_map(|digest| by_values.get(&digest)).map(|hits| (How::Equal, Cow::from(hits)));
+        let rounded = || Some((How::ReEncoded, Cow::from(rounded.equal_to(values)?)));
+        let Some((how, hits)) = equal.or_else(rounded) else { continue };
         let tensor = &suspect.tensors[index];
         let same_size = hits.iter().copied().filter(|&hit| reference.tensors[hit].elements() == tensor.elements());
         let preference = |hit: &usize| (used[*hit], !same_place(tensor, &reference.tensors[*hit]), *hit);
@@ -139,16 +203,14 @@ fn match_group(
     theirs: &[usize],
     found: &mut [Option<Match>],
 ) {
-    let Some(scores) = correlations(suspect, reference, ours, theirs) else { return };
-    for (row, &index) in scores.iter().zip(ours) {
+    let Some(Nearest { rows, cols }) = correlations(suspect, reference, ours, theirs) else { return };
+    for ((column, correlation), &index) in rows.into_iter().zip(ours) {
         let tensor = &suspect.tensors[index];
-        let best = best_of(row);
-        let Some((column, _)) = best else { continue };
         // Vectors of neighbouring layers resemble each other: only a mutual best counts.
         let vector = tensor.matrix().0 == 1;
-        let rival = vector && scores.iter().any(|other| other[column] > row[column]);
+        let rival = vector && cols[column] > correlation;
         // Far from enough for a matrix, whatever the rounding of the product: most pairs end here.
-        if !vector && row[column] < 0.5 * MIN_CORRELATION as f32 {
+        if !vector && correlation < 0.5 * MIN_CORRELATION as f32 {
             continue;
         }
         let counterpart = theirs[column];
@@ -162,39 +224,82 @@ fn best_of(row: &[f32]) -> Option<(usize, f32)> {
     row.iter().copied().enumerate().max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)))
 }
 
-/// Correlations of the samples of each of `ours` with each of `theirs`, by one matrix product for each block of rows.
-/// Correlations of f32 sums: good for choosing, not for reporting.
-fn correlations(
-    suspect: &Fingerprint,
-    reference: &Fingerprint,
-    ours: &[usize],
-    theirs: &[usize],
-) -> Option<Vec<Vec<f32>>> {
-    const BLOCK: usize = 1024;
-    let standardised = |print: &Fingerprint, indices: &[usize]| -> Option<Vec<f32>> {
-        let mut rows = Vec::new();
-        for &index in indices {
-            rows.extend_from_slice(&print.tensors[index].informative()?.sample.values());
+/// Samples of one side that are multiplied with as many of the other at a time. The table of all is never held: for each
+/// thread there are two blocks of 2,048 values a sample and a tile of the table, 20 MB.
+const BLOCK: usize = 1024;
+
+/// What matching needs of a table of correlations.
+#[derive(Debug, Default, PartialEq)]
+struct Nearest {
+    /// For each row its largest value and in which column that is, the first of several.
+    rows: Vec<(usize, f32)>,
+    /// For each column its largest value.
+    cols: Vec<f32>,
+}
+
+impl Nearest {
+    fn new(rows: usize, cols: usize) -> Self {
+        Self { rows: vec![(0, f32::NEG_INFINITY); rows], cols: vec![f32::NEG_INFINITY; cols] }
+    }
+
+    /// Takes a tile whose corner is at `row` and `col`. Of one row, tiles come from left to right.
+    fn add(&mut self, row: usize, col: usize, tile: &[f32], width: usize) {
+        let cols = &mut self.cols[col..col + width];
+        for (best, line) in self.rows[row..].iter_mut().zip(tile.chunks_exact(width)) {
+            if let Some((at, value)) = best_of(line)
+                && value.total_cmp(&best.1).is_gt()
+            {
+                *best = (col + at, value);
+            }
+            for (largest, &value) in cols.iter_mut().zip(line) {
+                if value > *largest {
+                    *largest = value;
+                }
+            }
         }
-        let width = rows.len() / indices.len().max(1);
-        standardise(&mut rows, width);
-        Some(rows)
-    };
+    }
+}
+
+/// Correlations of the samples of each of `ours` with each of `theirs`, by one matrix product for each tile of the table.
+/// Correlations of f32 sums: good for choosing, not for reporting.
+fn correlations(suspect: &Fingerprint, reference: &Fingerprint, ours: &[usize], theirs: &[usize]) -> Option<Nearest> {
     if ours.is_empty() || theirs.is_empty() {
         return None;
     }
-    let right = standardised(reference, theirs)?;
-    let width = right.len() / theirs.len();
-    let (mut all, mut table) = (Vec::with_capacity(ours.len()), Vec::new());
-    for block in ours.chunks(BLOCK) {
-        let left = standardised(suspect, block)?;
-        if width == 0 || left.len() != block.len() * width || right.len() != theirs.len() * width {
-            return None;
+    nearest(ours.len(), theirs.len(), |of_theirs, block| {
+        let (print, indices) = if of_theirs { (reference, theirs) } else { (suspect, ours) };
+        let mut rows = Vec::new();
+        for &index in &indices[block] {
+            rows.extend_from_slice(&print.tensors[index].informative()?.sample.values());
         }
-        linalg::by_rows(&left, &right, width, &mut table);
-        all.extend(table.chunks_exact(theirs.len()).map(<[f32]>::to_vec));
+        Some(rows)
+    })
+}
+
+/// The nearest of two lists of samples. `samples` gives those in a range of the first list, or of the second if told so.
+/// `None` where one is missing, or they have no common length.
+fn nearest(ours: usize, theirs: usize, samples: impl Fn(bool, Range<usize>) -> Option<Vec<f32>>) -> Option<Nearest> {
+    let mut common = None;
+    let mut standardised = |of_theirs: bool, block: Range<usize>| {
+        let count = block.len();
+        let mut rows = samples(of_theirs, block)?;
+        let width = *common.get_or_insert(rows.len() / count);
+        standardise(&mut rows, width);
+        (width > 0 && rows.len() == count * width).then_some((rows, width))
+    };
+    // Tiles of nearly equal width: a product of few columns would be summed in another order.
+    let across = theirs.div_ceil(theirs.div_ceil(BLOCK));
+    let (mut found, mut tile) = (Nearest::new(ours, theirs), Vec::new());
+    for row in (0..ours).step_by(BLOCK) {
+        let (left, width) = standardised(false, row..(row + BLOCK).min(ours))?;
+        for col in (0..theirs).step_by(across) {
+            let end = (col + across).min(theirs);
+            let (right, _) = standardised(true, col..end)?;
+            linalg::by_rows(&left, &right, width, &mut tile);
+            found.add(row, col, &tile, end - col);
+        }
     }
-    Some(all)
+    Some(found)
 }
 
 /// What two tensors of one shape have in common, if enough to be counterparts. The indices are left at 0.
@@ -237,7 +342,8 @@ fn judge(ours: Sampled<'_>, theirs: Sampled<'_>, vector: bool) -> Option<Match> 
 }
 
 /// Whether the coarser of two types explains every difference: 99 % of sampled values within half a step of its grid
-/// and none off by more than one. Types with the same grid explain none.
+/// and none off by more than one, where that leaves values apart ([`small_beside`]). Types with the same grid explain
+/// none.
 ///
 /// A block type rounds each value to levels whose distance its block states, so the same holds for it, with two
 /// allowances: its scale is itself rounded to `f16`, and quantisers cut off what lies beyond the last level, so that
@@ -266,7 +372,9 @@ fn within_grid(ours: Sampled<'_>, theirs: Sampled<'_>) -> bool {
         within_half += usize::from(gap <= 0.51 * step);
     }
     let least = if blocks { 1.0 - MOST_CUT_OFF } else { 0.99 };
+    let gaps = || ours.values.iter().zip(theirs.values).map(|(x, y)| (x - y).abs());
     within_half as f64 >= least * n as f64
+        && (blocks || small_beside(gaps(), ours.values) && small_beside(gaps(), theirs.values))
 }
 
 /// Share of a value by which the rounding of its block's scale to `f16` may move it.
@@ -322,7 +430,11 @@ fn common_sample(ours: &TensorPrint, theirs: &TensorPrint) -> Option<(Vec<f32>, 
 
 #[cfg(test)]
 mod tests {
+    use safetensors::tensor::{Dtype, TensorView, serialize};
+
     use super::*;
+    use crate::checkpoint::{Checkpoint, OpenOptions};
+    use crate::scanner::Input;
 
     fn plain<'a>(values: &'a [f32], dtype: &'a DType) -> Sampled<'a> {
         Sampled { values, dtype, steps: &[] }
@@ -342,6 +454,116 @@ mod tests {
             *value *= 1.002;
         }
         assert!(!within_grid(plain(&values, &DType::F32), plain(&tuned, &DType::F16)));
+    }
+
+    /// The fingerprint of one matrix of `f32`.
+    fn print_of(values: &[f32]) -> Fingerprint {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let view = TensorView::new(Dtype::F32, vec![64, values.len() / 64], &bytes).unwrap();
+        std::fs::write(&path, serialize([("weight", view)], None).unwrap()).unwrap();
+        let checkpoint = Checkpoint::open(&path, OpenOptions::default()).unwrap();
+        Input::take(&checkpoint, String::new(), &[], &|_| ()).unwrap().into_fingerprint()
+    }
+
+    /// Values from 0 to 1 that are independent for different seeds.
+    fn random(seed: u64) -> Vec<f32> {
+        let hash = |i: u64| xxhash_rust::xxh3::xxh3_64_with_seed(&i.to_le_bytes(), seed);
+        (0..64 * 64).map(|i| (hash(i) >> 40) as f32 / (1u64 << 24) as f32).collect()
+    }
+
+    fn scaled(values: &[f32], offset: f32, scale: f32) -> Vec<f32> {
+        values.iter().map(|value| offset + scale * value).collect()
+    }
+
+    #[test]
+    fn unrelated_values_that_round_to_few_levels_are_no_counterparts() {
+        let (a, b) = (random(1), random(2));
+        // All zero in f16, all infinite in f16, all one in bf16.
+        for (what, offset, scale) in [("tiny", 1e-9, 2.5e-8), ("huge", 7e4, 1e5), ("near one", 1.0, 1e-3)] {
+            let (ours, theirs) = (print_of(&scaled(&a, offset, scale)), print_of(&scaled(&b, offset, scale)));
+            let rounded = |print: &Fingerprint| print.tensors[0].values.as_ref().unwrap().rounded;
+            assert!(rounded(&ours).iter().zip(rounded(&theirs)).any(|(x, y)| *x == y), "{what}: nothing to refuse");
+            assert_eq!(matches(&ours, &theirs), [], "{what}");
+        }
+        let tiny = |values: &[f32]| scaled(values, 1e-9, 2.5e-8);
+        let with_one = |values: &[f32]| [&[1.0], &tiny(values)[1..]].concat();
+        assert_eq!(matches(&print_of(&with_one(&a)), &print_of(&with_one(&b))), [], "one value that survives");
+        let sparse =
+            |values: &[f32]| tiny(values).iter().map(|v| if *v < 1.8e-8 { 0.0 } else { *v }).collect::<Vec<_>>();
+        assert_eq!(matches(&print_of(&sparse(&a)), &print_of(&sparse(&b))), [], "most are zero before and after");
+    }
+
+    #[test]
+    fn values_below_the_levels_of_the_coarser_type_are_within_no_grid() {
+        let (a, b) = (random(1), random(2));
+        let ours = scaled(&a, 0.0, 2.9e-8);
+        // Two levels of f16, one of them rare.
+        let theirs: Vec<f32> = b.iter().map(|&value| if value > 0.995 { 2f32.powi(-24) } else { 0.0 }).collect();
+        assert!(!within_grid(plain(&ours, &DType::F32), plain(&theirs, &DType::F16)));
+    }
+
+    #[test]
+    fn casts_are_counterparts_down_to_the_last_few_levels() {
+        let values = scaled(&random(1), -0.5, 1.0);
+        for scale in [1.0, 0.02, 1e-5, 1e-6] {
+            let wide = scaled(&values, 0.0, scale);
+            let halves: Vec<f32> = wide.iter().map(|&value| f16::from_f32(value).to_f32()).collect();
+            let found = matches(&print_of(&halves), &print_of(&wide));
+            assert_eq!(found.iter().map(|found| found.how).collect::<Vec<_>>(), [How::ReEncoded], "{scale}");
+            assert!(within_grid(plain(&wide, &DType::F32), plain(&halves, &DType::F16)), "{scale}");
+        }
+        // Gains about one, of which bf16 leaves some dozens of levels.
+        let gains = scaled(&random(1), 0.9, 0.2);
+        let rounded: Vec<f32> = gains.iter().map(|&value| bf16::from_f32(value).to_f32()).collect();
+        assert_eq!(matches(&print_of(&rounded), &print_of(&gains))[0].how, How::ReEncoded);
+    }
+
+    #[test]
+    fn tiles_give_what_the_whole_table_would() {
+        const WIDTH: usize = 2048;
+        let random = |seed: u32, count: usize| -> Vec<f32> {
+            let mut state = seed;
+            let mut next = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+            };
+            (0..count * WIDTH).map(|_| next()).collect()
+        };
+        for (ours, theirs) in [(1, 1), (3, 1500), (1100, 2 * BLOCK + 1), (1, BLOCK + 1), (BLOCK + 1, 2), (40, 3100)] {
+            let (left, mut right) = (random(1, ours), random(2, theirs));
+            // A sample that comes twice: the first of both is the nearest.
+            right.copy_within(..WIDTH, (theirs - 1) * WIDTH);
+            let samples = |of_theirs: bool, block: Range<usize>| {
+                let all = if of_theirs { &right } else { &left };
+                Some(all[block.start * WIDTH..block.end * WIDTH].to_vec())
+            };
+            let tiled = nearest(ours, theirs, samples).unwrap();
+            let (mut left, mut right) = (left.clone(), right.clone());
+            standardise(&mut left, WIDTH);
+            standardise(&mut right, WIDTH);
+            let (mut table, mut rows) = (Vec::new(), Vec::new());
+            let mut cols = vec![f32::NEG_INFINITY; theirs];
+            for block in left.chunks(BLOCK * WIDTH) {
+                linalg::by_rows(block, &right, WIDTH, &mut table);
+                for line in table.chunks_exact(theirs) {
+                    rows.push(best_of(line).unwrap());
+                    cols.iter_mut().zip(line).for_each(|(largest, &value)| *largest = largest.max(value));
+                }
+            }
+            let whole = Nearest { rows, cols };
+            assert!(tiled == whole, "{ours} x {theirs}");
+        }
+    }
+
+    #[test]
+    fn samples_of_unequal_length_have_no_nearest() {
+        let samples =
+            |of_theirs: bool, block: Range<usize>| Some(vec![0.5; block.len() * if of_theirs { 3 } else { 4 }]);
+        assert_eq!(nearest(5, 7, samples), None);
+        assert_eq!(nearest(5, 7, |_, _| None), None);
+        assert_eq!(nearest(5, 7, |_, _| Some(Vec::new())), None);
     }
 
     #[test]

@@ -29,9 +29,10 @@
 use rayon::prelude::*;
 
 use super::facts::{Directions, Side};
-use super::search::{Pair, References, Spaces, UnitPair, Vectors};
+use super::search::{References, Spaces, UnitPair, Vectors};
 use super::{Evidence, Facts, LayerShare, Measure, TestKind, WhyNot};
 use crate::fingerprint::{DIRECTIONS, Fingerprint, FrameKind, FrameRecord, Unit};
+use crate::math::mutual::Pair;
 use crate::math::{ranks, tails};
 
 /// Fewest directions that both models must have for a frame to be compared.

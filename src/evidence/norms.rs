@@ -119,7 +119,7 @@ struct Listed {
 
 /// A usable common row.
 #[derive(Debug, Clone, Copy)]
-struct Pair {
+struct RowPair {
     reference: f64,
     ln_ratio: f64,
 }
@@ -233,7 +233,7 @@ pub fn published_norms(suspect: &SuspectEmbedding, reference: &[(u32, f64)]) -> 
         } else if row.degenerate || own.degenerate {
             dropped_degenerate += 1;
         } else {
-            pairs.push(Pair { reference: row.norm, ln_ratio: own.norm.ln() - row.norm.ln() });
+            pairs.push(RowPair { reference: row.norm, ln_ratio: own.norm.ln() - row.norm.ln() });
         }
     }
     if pairs.len() < MIN_USABLE {
@@ -241,7 +241,7 @@ pub fn published_norms(suspect: &SuspectEmbedding, reference: &[(u32, f64)]) -> 
     }
     let distinct = ratios_of_distinct(&mut pairs);
     let window = densest_window(&distinct, &pairs);
-    let on_ratio: Vec<&Pair> = pairs.iter().filter(|pair| window.holds(pair.ln_ratio)).collect();
+    let on_ratio: Vec<&RowPair> = pairs.iter().filter(|pair| window.holds(pair.ln_ratio)).collect();
     let (shortest, longest) = on_ratio.iter().fold((f64::INFINITY, 0.0_f64), |(shortest, longest), pair| {
         (shortest.min(pair.reference), longest.max(pair.reference))
     });
@@ -307,13 +307,13 @@ fn count_between(sorted: &[f64], low: f64, high: f64) -> usize {
 
 /// The log-ratios, ascending, with rows that lie within 1 % of an earlier one on both sides left out. `pairs` comes
 /// back sorted by ratio.
-fn ratios_of_distinct(pairs: &mut [Pair]) -> Vec<f64> {
+fn ratios_of_distinct(pairs: &mut [RowPair]) -> Vec<f64> {
     // Twice the logarithm of the geometric mean, so that the order is the same whichever side is the reference.
-    let height = |pair: &Pair| 2.0 * pair.reference.ln() + pair.ln_ratio;
+    let height = |pair: &RowPair| 2.0 * pair.reference.ln() + pair.ln_ratio;
     pairs.sort_by(|one, other| height(one).total_cmp(&height(other)));
-    let mut kept: Vec<Pair> = Vec::with_capacity(pairs.len());
+    let mut kept: Vec<RowPair> = Vec::with_capacity(pairs.len());
     for pair in pairs.iter() {
-        let ties = |earlier: &Pair| {
+        let ties = |earlier: &RowPair| {
             let reference = (pair.reference / earlier.reference).ln();
             let own = reference + pair.ln_ratio - earlier.ln_ratio;
             reference.abs() <= LEVEL && own.abs() <= LEVEL
@@ -346,7 +346,7 @@ impl Window {
 
 /// The window with the most distinct rows; of several the one with the most rows, then the one with the weakest
 /// p-value, then the lowest. Both slices are sorted by ratio, neither is empty.
-fn densest_window(distinct: &[f64], pairs: &[Pair]) -> Window {
+fn densest_window(distinct: &[f64], pairs: &[RowPair]) -> Window {
     let all: Vec<f64> = pairs.iter().map(|pair| pair.ln_ratio).collect();
     let mut best = Window { start: 0.0, distinct: 0, rows: 0, log10_p: 0.0 };
     for (first, &anchor) in distinct.iter().enumerate() {

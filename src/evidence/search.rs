@@ -12,8 +12,9 @@ use std::ops::Deref;
 use std::sync::{Mutex, PoisonError};
 
 use crate::fingerprint::{DIRECTIONS, Matrix, Unit};
-use crate::math::lanes::{self, standardise};
+use crate::math::lanes::standardise;
 use crate::math::linalg;
+use crate::math::mutual::{Pair, largest, mutual};
 
 /// Up to this many MLPs of a reference are all compared in full.
 const UNSCREENED: usize = 4;
@@ -173,9 +174,6 @@ impl References {
     }
 }
 
-/// A reference row, a suspect column, and their cosine.
-pub(crate) type Pair = (usize, usize, f32);
-
 /// A reference unit laid beside a suspect's.
 pub(crate) struct UnitPair {
     /// Mean cosine of the mutual nearest neighbours, over all sampled neurons.
@@ -186,7 +184,7 @@ pub(crate) struct UnitPair {
     pub(crate) rows: usize,
     /// Neurons of the suspect.
     pub(crate) cols: usize,
-    /// Mutual nearest neighbours by all matrices together.
+    /// Mutual nearest neighbours by all matrices together: reference row, suspect column, mean cosine.
     pub(crate) pairs: Vec<Pair>,
     /// Neurons that are matched alike by two matrices.
     pub(crate) agreeing: usize,
@@ -241,7 +239,7 @@ pub(crate) fn nearest(
             cosines(matrix, &reference.by_matrix[matrix as usize], ours, directions, table, sum);
         }
         for (nearest, row) in nearest.iter_mut().zip(sum.chunks_exact(cols)) {
-            *nearest = nearest.max(lanes::largest(row));
+            *nearest = nearest.max(largest(row));
         }
     }
     nearest.iter_mut().for_each(|sum| *sum /= common.len() as f32);
@@ -323,29 +321,9 @@ pub(crate) fn agreeing(tables: &[Vec<f32>], rows: usize, cols: usize) -> usize {
     agreeing.len()
 }
 
-/// Rows and columns that are each other's nearest by a positive cosine; the first of equals.
-pub(crate) fn mutual(cosines: &[f32], rows: usize, cols: usize) -> Vec<Pair> {
-    let (nearest_row, nearest_col) = lanes::nearest(cosines, rows, cols);
-    let pairs = nearest_col.into_iter().enumerate();
-    let pairs = pairs.filter(|&(row, (col, cosine))| cosine > 0.0 && nearest_row[col] as usize == row);
-    pairs.map(|(row, (col, cosine))| (row, col, cosine)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn neighbours_must_be_mutual_and_positive() {
-        let table = [
-            0.9, 0.1, 0.2, //
-            0.8, 0.3, 0.1, //
-            -0.2, -0.4, -0.1,
-        ];
-        assert_eq!(mutual(&table, 3, 3), [(0, 0, 0.9)]);
-        assert_eq!(mutual(&[0.5, 0.5, 0.5, 0.5], 2, 2), [(0, 0, 0.5)], "of equals the first");
-        assert_eq!(mutual(&[], 0, 0), []);
-    }
 
     #[test]
     fn matchings_agree_where_two_tables_hold_the_same_pair() {

@@ -8,14 +8,14 @@
 //! reported is the binomial tail for [`UNIVERSAL`] agreement, more than any independent
 //! pair showed.
 
-use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::neurons::UNIVERSAL;
-use super::search::{agreeing, mutual};
+use super::search::agreeing;
 use super::{Evidence, Facts, Measure, TestKind, WhyNot};
 use crate::fingerprint::{Fingerprint, SHAPE_NUMBERS, Unit};
-use crate::math::tails;
+use crate::math::mutual::mutual;
+use crate::math::{linalg, tails};
 
 /// The test for one pair.
 pub(crate) fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Evidence {
@@ -23,11 +23,11 @@ pub(crate) fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Evidence {
         return Evidence::not_applicable(TestKind::NeuronShape, WhyNot::NoGatedMlp);
     };
     let beside = |own: &Shapes| {
-        let beside = theirs.iter().enumerate().filter_map(|(index, other)| {
-            let tables = tables(other, own)?;
+        let beside = theirs.iter().enumerate().map(|(index, other)| {
+            let tables = tables(other, own);
             let (rows, cols) = (other.rows, own.rows);
             let fit: f32 = tables.iter().flat_map(|table| mutual(table, rows, cols)).map(|pair| pair.2).sum();
-            Some((fit / rows as f32, index, agreeing(&tables, rows, cols), rows.min(cols)))
+            (fit / rows as f32, index, agreeing(&tables, rows, cols), rows.min(cols))
         });
         let best = beside.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
         best.map_or((0, 0), |(_, _, agreed, of)| (agreed as u64, of as u64))
@@ -46,7 +46,7 @@ pub(crate) fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Evidence {
 /// The shapes of one unit's landmarks, as rows of length one.
 struct Shapes {
     rows: usize,
-    by_matrix: Vec<Tensor>,
+    by_matrix: Vec<Vec<f32>>,
 }
 
 /// Shapes of all units: each number less its mean over the model's landmarks, by its standard deviation.
@@ -63,7 +63,7 @@ fn standardised(print: &Fingerprint) -> Option<Vec<Shapes>> {
                 let length = centred.iter().map(|v| v * v).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
                 values.extend(centred.iter().map(|v| v / length));
             }
-            Tensor::from_vec(values, (rows, SHAPE_NUMBERS), &Device::Cpu).ok()
+            (values.len() == rows * SHAPE_NUMBERS).then_some(values)
         });
         Some(Shapes { rows, by_matrix: by_matrix.collect::<Option<Vec<_>>>()? })
     };
@@ -90,7 +90,11 @@ fn moments(units: &[&Unit], slot: usize) -> Vec<(f32, f32)> {
 }
 
 /// Cosines of a reference unit's shapes (rows) with a suspect unit's (columns), matrix by matrix.
-fn tables(reference: &Shapes, suspect: &Shapes) -> Option<Vec<Vec<f32>>> {
-    let product = |(a, b): (&Tensor, &Tensor)| a.matmul(&b.t().ok()?).ok()?.flatten_all().ok()?.to_vec1().ok();
-    reference.by_matrix.iter().zip(&suspect.by_matrix).map(product).collect()
+fn tables(reference: &Shapes, suspect: &Shapes) -> Vec<Vec<f32>> {
+    let table = |(a, b): (&Vec<f32>, &Vec<f32>)| {
+        let mut table = Vec::new();
+        linalg::by_rows(a, b, SHAPE_NUMBERS, &mut table);
+        table
+    };
+    reference.by_matrix.iter().zip(&suspect.by_matrix).map(table).collect()
 }

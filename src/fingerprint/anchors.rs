@@ -4,7 +4,6 @@
 //! serves all references whose vocabularies have them. A smaller vocabulary is topped up with tokens of its own.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::OnceLock;
 
 use serde::Deserialize;
@@ -14,7 +13,6 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::frame::{Anchor, DIRECTIONS};
 use super::labels;
 use crate::checkpoint::Checkpoint;
-use crate::limits::MAX_SIDECAR_BYTES;
 
 /// Fewest anchors that a suspect must have of a reference's for their frames to be compared.
 pub(super) const MIN_COMMON: usize = DIRECTIONS / 2;
@@ -41,10 +39,11 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// The vocabulary of a checkpoint: the one in its weight file, or in `tokenizer.json` beside it.
+    /// The vocabulary of a checkpoint: the one in its weight file, or that of the `tokenizer.json` which was read beside
+    /// it.
     pub(super) fn of(checkpoint: &Checkpoint) -> Option<Self> {
         let Some(tokens) = &checkpoint.claims.tokens else {
-            return Self::read(&checkpoint.root.join("tokenizer.json"));
+            return Self::parse(checkpoint.tokenizer.as_ref()?.content.bytes());
         };
         let mut ids = BTreeMap::new();
         for (token, id) in tokens.iter().zip(0..) {
@@ -58,13 +57,9 @@ impl Vocabulary {
         (!ids.is_empty()).then_some(Self { ids })
     }
 
-    /// Reads `tokenizer.json`; `None` where there is none, or no vocabulary can be made out in it.
-    pub fn read(path: &Path) -> Option<Self> {
-        let meta = path.metadata().ok()?;
-        if !meta.is_file() || meta.len() > MAX_SIDECAR_BYTES {
-            return None;
-        }
-        let json: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    /// The vocabulary in the bytes of a `tokenizer.json`; `None` where none can be made out in it.
+    pub fn parse(json: &[u8]) -> Option<Self> {
+        let json: Value = serde_json::from_slice(json).ok()?;
         let mut ids = BTreeMap::new();
         let model = json.get("model")?;
         let decoded = |token: &str| match word_piece_prefix(model) {
@@ -138,6 +133,7 @@ pub(super) fn located(list: &[Anchor], vocabulary: Option<&Vocabulary>, rows: u6
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::OpenOptions;
 
     fn vocabulary(tokens: &[&str]) -> Vocabulary {
         Vocabulary { ids: tokens.iter().zip(0..).map(|(text, id)| (decoded(text), id)).collect() }
@@ -152,14 +148,27 @@ mod tests {
         assert_eq!(sorted.len(), embedded().len());
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn a_tokenizer_that_was_refused_gives_no_vocabulary() {
+        let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let weights = folder.path().join("model.safetensors");
+        let header = r#"{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+        std::fs::write(&weights, [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0; 4]].concat()).unwrap();
+        let outside = elsewhere.path().join("tokenizer.json");
+        std::fs::write(&outside, r#"{"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}}}"#).unwrap();
+        let inside = folder.path().join("tokenizer.json");
+        let vocabulary = || Vocabulary::of(&Checkpoint::open(&weights, OpenOptions::default()).unwrap());
+        std::os::unix::fs::symlink(&outside, &inside).unwrap();
+        assert!(vocabulary().is_none(), "a link out of the folder is not followed");
+        std::fs::remove_file(&inside).unwrap();
+        std::fs::copy(&outside, &inside).unwrap();
+        assert_eq!(vocabulary().unwrap().ids.len(), 2);
+    }
+
     #[test]
     fn pieces_of_words_are_read_as_other_tokenizers_spell_them() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("tokenizer.json");
-        let read = |text: &str| {
-            std::fs::write(&path, text).unwrap();
-            Vocabulary::read(&path).unwrap().ids.into_keys().collect::<Vec<_>>()
-        };
+        let read = |text: &str| Vocabulary::parse(text.as_bytes()).unwrap().ids.into_keys().collect::<Vec<_>>();
         let pieces = r###"{"model": {"type": "WordPiece", "vocab": {"house": 0, "##ing": 1, "[CLS]": 2}}}"###;
         assert_eq!(read(pieces), [" [CLS]", " house", "ing"]);
         let bytes = r#"{"model": {"type": "BPE", "vocab": {"Ġhouse": 0, "ing": 1}}}"#;

@@ -1,12 +1,16 @@
 //! The one pass over a checkpoint: each chunk is read and decoded once and handed to every accumulator.
 //!
-//! Threads take pieces of tensors in file order. A large tensor is several segments, each with sums of its own that are
-//! added up in order, and one more piece for its digests, which go from its first byte to its last; a small one is a
-//! single piece. What tensors share is folded with integer sums. So neither the number of threads nor the order in which
-//! they finish leaves a trace in the result.
+//! Threads take tensors in file order, and whoever has one reads it from its first byte to its last, which is the order
+//! of its digests. A large tensor is several segments, each with sums of its own that are added up in order; a thread for
+//! which there is no tensor takes the sums of a segment off the reading one's hands. What tensors share is folded with
+//! integer sums. So neither the number of threads nor the order in which they finish leaves a trace in the result.
+//!
+//! Four things are read beside the pass, all before files are checked for changes: before it, the rows and gains that
+//! span the frames; after it, the landmarks ([`shape`]); the levels around the sampled values of quantised tensors; and
+//! whole files whose size is that of a published one. Of a tensor that is put together from pieces or codes, the stored
+//! bytes are read once more for their digest, which takes them in another order than the values.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,14 +24,15 @@ use super::heads::Gathering;
 use super::neurons::{self, Described};
 use super::plan::Plan;
 use super::projection::{Target, Weights};
-use super::schedule::{Demand, Queue, StopOnPanic};
+use super::relay::{Giver, Taker, relay};
+use super::schedule::{Next, Queue, StopOnPanic};
 use super::segment::{Ground, Part, Walk};
 use super::{FileRecord, Fingerprint, MAX_AXIS, Settings, Subject, remarks, shape, steps};
 use crate::anatomy::{Anatomy, Assignment};
 use crate::bytes::spool::Spool;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::published::digests;
+use crate::published::digests::{self, Container};
 use crate::tensor::{DType, Storage, TensorMeta};
 
 /// Called with the number of bytes just finished, from any thread.
@@ -89,11 +94,12 @@ pub(super) fn run(
     let mut sums = sums.into_inner().unwrap_or_else(PoisonError::into_inner);
     settle_squares(&mut sums, &squares);
     let files = file_records(checkpoint)?;
-    checkpoint.check_unchanged()?;
     let findings = remarks::findings(&tensors, &files);
     let subject = subject(checkpoint, files);
     let mut units = neurons::units(described);
     shape::describe(checkpoint, &frames, &mut units, &scratch)?;
+    // Only after the last read does it say that all of them saw one state of the files.
+    checkpoint.check_unchanged()?;
     let (frames, anchor_rows) = (frames.records(), frames.anchor_rows());
     let (attentions, channels) = (heads.finish(), sums.finish());
     Ok(Fingerprint { subject, architecture, tensors, channels, frames, anchor_rows, units, attentions, findings })
@@ -130,15 +136,16 @@ fn subject(checkpoint: &Checkpoint, files: Vec<FileRecord>) -> Subject {
     }
 }
 
-/// Shards with sizes, and digests of those that a published digest could match. Of an adapter and its base all have
+/// Shards with sizes, and digests of those that could be published files, by size or by container. Of an adapter and its base all have
 /// one: there is no merged file that could be looked at again.
 fn file_records(checkpoint: &Checkpoint) -> Result<Vec<FileRecord>> {
+    let container = Container::of_format(checkpoint.format.as_str());
     let record = |shard: &crate::checkpoint::Shard| {
         if let Some(stated) = &shard.stated {
             let (bytes, sha256) = (stated.bytes, Some(stated.sha256.clone()));
             return Ok(FileRecord { path: shard.name.clone(), bytes, sha256 });
         }
-        let wanted = checkpoint.merged.is_some() || digests::could_match_size(shard.bytes);
+        let wanted = checkpoint.merged.is_some() || digests::could_be(shard.bytes, container);
         let sha256 = wanted.then(|| shard.sha256()).transpose()?;
         Ok(FileRecord { path: shard.name.clone(), bytes: shard.bytes, sha256 })
     };
@@ -164,20 +171,26 @@ impl<'a> Job<'a> {
         Self { tensor, assignment, target, plan, decoded }
     }
 
-    /// One piece for a small tensor; for others one for the digests, and then the segments.
-    fn pieces(&self) -> usize {
-        match self.plan.segments() {
-            1 => 1,
-            segments => 1 + segments,
-        }
+    /// The segments whose values are looked at.
+    fn segments(&self) -> usize {
+        if self.decoded { self.plan.segments() } else { 0 }
     }
 
-    fn demand(&self) -> Demand {
+    /// The first value of a segment.
+    fn first(&self, segment: usize) -> u64 {
+        self.plan.chunk(self.plan.segment(segment).start).0
+    }
+
+    /// Bytes that it holds while it is read.
+    fn demand(&self) -> u64 {
         let segments = self.plan.segments();
         let Plan { rows, cols, .. } = self.plan;
         let energies = if rows.max(cols) <= MAX_AXIS { 8 * (2 * rows + cols * (segments as u64 + 1)) } else { 0 };
-        let projected = self.target.as_ref().map_or(0, |target| target.bytes(segments));
-        Demand { pieces: self.pieces(), bytes: energies + projected }
+        energies + self.target.as_ref().map_or(0, |target| target.bytes(segments))
+    }
+
+    fn new_digests(&self) -> Digests {
+        Digests::new(self.tensor.dtype == DType::BF16 && self.tensor.storage.is_plain())
     }
 }
 
@@ -186,7 +199,7 @@ struct Pass<'a> {
     checkpoint: &'a Checkpoint,
     frames: &'a Frames,
     jobs: Vec<Job<'a>>,
-    queue: Queue,
+    queue: Queue<Taker>,
     flights: Vec<Mutex<Flight<'a>>>,
     sums: Mutex<ScoreSums>,
     heads: Gathering,
@@ -196,10 +209,9 @@ struct Pass<'a> {
     progress: Progress<'a>,
 }
 
-/// What is known of a tensor of which some pieces have run.
+/// What is known of a tensor that is being read.
 #[derive(Default)]
 struct Flight<'a> {
-    done: usize,
     ground: Option<Arc<Ground<'a>>>,
     weights: Option<Arc<Weights>>,
     digests: Option<TensorDigests>,
@@ -240,8 +252,12 @@ impl<'a> Pass<'a> {
     fn work(&self) {
         let _guard = StopOnPanic(&self.queue);
         let mut scratch = Scratch::default();
-        while let Some((index, piece)) = self.queue.next() {
-            if let Err(error) = self.piece(index, piece, &mut scratch) {
+        while let Some(next) = self.queue.next() {
+            let (index, done) = match next {
+                Next::Tensor(index) => (index, self.tensor(index, &mut scratch)),
+                Next::Part(part) => (part.tensor, self.part(&part, &mut scratch)),
+            };
+            if let Err(error) = done {
                 self.queue.stop();
                 let mut failed = lock(&self.failed);
                 if failed.as_ref().is_none_or(|(first, _)| index < *first) {
@@ -251,19 +267,56 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn piece(&self, index: usize, piece: usize, scratch: &mut Scratch) -> Result<()> {
+    /// Reads a tensor for its digests and its segments.
+    fn tensor(&self, index: usize, scratch: &mut Scratch) -> Result<()> {
         let job = &self.jobs[index];
-        let pieces = job.pieces();
-        let segment = if pieces == 1 { Some(0) } else { piece.checked_sub(1) };
-        let digests = if piece == 0 { Some(job.new_digests()) } else { None };
-        let (digests, part) = self.read(index, segment.filter(|_| job.decoded), digests, scratch)?;
-        let mut flight = lock(&self.flights[index]);
-        flight.digests = flight.digests.take().or(digests);
-        if let (Some(segment), Some(part)) = (segment, part) {
-            flight.add(segment, part);
+        let mut digests = job.new_digests();
+        if !job.decoded || !job.tensor.storage.is_plain() {
+            self.checkpoint.stored(job.tensor, &mut scratch.bytes, |run| {
+                digests.add_bytes(run);
+                (self.progress)(run.len() as u64);
+            })?;
         }
-        flight.done += 1;
-        if flight.done < pieces {
+        for segment in 0..job.segments() {
+            if lock(&self.failed).as_ref().is_some_and(|(first, _)| *first < index) {
+                return Ok(());
+            }
+            let Scratch { bytes, values, block } = scratch;
+            if let Some(giver) = self.offer(index, segment) {
+                self.read(job, segment, &mut digests, values, bytes, |first, values| giver.give(first, values))?;
+                continue;
+            }
+            let (ground, weights) = self.shared(index);
+            let mut walk = Walk::new(&ground, weights.as_deref(), job.first(segment), block);
+            self.read(job, segment, &mut digests, values, bytes, |first, values| walk.add(first, values))?;
+            let part = walk.finish();
+            lock(&self.flights[index]).add(segment, part);
+        }
+        self.settle(index, scratch, |flight| flight.digests = Some(digests.finish()))
+    }
+
+    /// Offers the statistics of one of several segments to a thread that has nothing to do.
+    fn offer(&self, index: usize, segment: usize) -> Option<Giver> {
+        if self.jobs[index].segments() > 1 { self.queue.offer(|| relay(index, segment)) } else { None }
+    }
+
+    /// Takes the statistics of a segment that another thread reads.
+    fn part(&self, taker: &Taker, scratch: &mut Scratch) -> Result<()> {
+        let &Taker { tensor: index, segment, .. } = taker;
+        let (ground, weights) = self.shared(index);
+        let first = self.jobs[index].first(segment);
+        let mut walk = Walk::new(&ground, weights.as_deref(), first, &mut scratch.block);
+        taker.each(|first, values| walk.add(first, values));
+        let part = walk.finish();
+        self.settle(index, scratch, |flight| flight.add(segment, part))
+    }
+
+    /// Notes what has come of a tensor, and describes it when that was the last of it.
+    fn settle(&self, index: usize, scratch: &mut Scratch, note: impl FnOnce(&mut Flight<'a>)) -> Result<()> {
+        let job = &self.jobs[index];
+        let mut flight = lock(&self.flights[index]);
+        note(&mut flight);
+        if flight.digests.is_none() || flight.next < job.segments() {
             return Ok(());
         }
         let Flight { digests, whole, ground, .. } = std::mem::take(&mut *flight);
@@ -317,54 +370,29 @@ impl<'a> Pass<'a> {
         (ground, flight.weights.clone())
     }
 
-    /// Reads a tensor once for its digests, for one of its segments, or for both.
+    /// Reads a segment: the digests see each chunk, and then `take` has it.
     fn read(
         &self,
-        index: usize,
-        segment: Option<usize>,
-        mut digests: Option<Digests>,
-        scratch: &mut Scratch,
-    ) -> Result<(Option<TensorDigests>, Option<Part>)> {
-        let Job { tensor, plan, decoded, .. } = &self.jobs[index];
-        let Scratch { bytes, values, block } = scratch;
-        if let Some(digests) = digests.as_mut().filter(|_| !decoded || !tensor.storage.is_plain()) {
-            self.checkpoint.stored(tensor, bytes, |run| {
-                digests.add_bytes(run);
-                (self.progress)(run.len() as u64);
-            })?;
-        }
-        let chunks: Range<u64> = match segment {
-            _ if !decoded => 0..0,
-            Some(segment) => plan.segment(segment),
-            None => plan.all(),
-        };
-        let shared = segment.map(|_| self.shared(index));
-        let mut walk = shared
-            .as_ref()
-            .map(|(ground, weights)| Walk::new(ground, weights.as_deref(), plan.chunk(chunks.start).0, block));
-        for chunk in chunks {
-            let (first, count) = plan.chunk(chunk);
+        job: &Job<'_>,
+        segment: usize,
+        digests: &mut Digests,
+        values: &mut Vec<f32>,
+        bytes: &mut Vec<u8>,
+        mut take: impl FnMut(u64, &mut Vec<f32>),
+    ) -> Result<()> {
+        for chunk in job.plan.segment(segment) {
+            let (first, count) = job.plan.chunk(chunk);
             values.resize(count, 0.0);
-            let read = self.checkpoint.values(tensor, first, values, bytes)?;
-            if let Some(digests) = &mut digests {
-                let stored = read.and_then(|read| read.stored);
-                if let Some(stored) = stored {
-                    digests.add_bytes(stored);
-                    (self.progress)(stored.len() as u64);
-                }
-                digests.add_values(values, read.is_some_and(|read| read.exact), stored);
+            let read = self.checkpoint.values(job.tensor, first, values, bytes)?;
+            let stored = read.and_then(|read| read.stored);
+            if let Some(stored) = stored {
+                digests.add_bytes(stored);
+                (self.progress)(stored.len() as u64);
             }
-            if let Some(walk) = &mut walk {
-                walk.add(first, values);
-            }
+            digests.add_values(values, read.is_some_and(|read| read.exact), stored);
+            take(first, values);
         }
-        Ok((digests.map(Digests::finish), walk.map(Walk::finish)))
-    }
-}
-
-impl Job<'_> {
-    fn new_digests(&self) -> Digests {
-        Digests::new(self.tensor.dtype == DType::BF16 && self.tensor.storage.is_plain())
+        Ok(())
     }
 }
 
@@ -372,6 +400,7 @@ impl Job<'_> {
 mod tests {
     use std::collections::HashMap;
     use std::path::Path;
+    use std::sync::atomic::Ordering;
 
     use safetensors::tensor::{Dtype, TensorView, serialize};
 
@@ -438,6 +467,63 @@ mod tests {
         for (threads, memory, mmap) in [(2, u64::MAX, true), (8, u64::MAX, true), (3, 0, true), (8, 6 << 20, false)] {
             assert!(one == take(threads, memory, mmap), "{threads} threads, {memory} bytes, mapped: {mmap}");
         }
+    }
+
+    /// Bytes that a pass reads.
+    fn read_by_a_pass(path: &Path, threads: usize, mmap: bool, descriptors: bool) -> (u64, Checkpoint) {
+        let checkpoint = Checkpoint::open(path, OpenOptions { mmap }).unwrap();
+        let anatomy = anatomy::dissect(&checkpoint.tensors, None);
+        let settings = Settings { descriptors, ..Settings::default() };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let tally = || checkpoint.shards[0].tally.read.load(Ordering::SeqCst);
+        let before = tally();
+        pool.install(|| run(&checkpoint, &anatomy, &settings, &|_| ())).unwrap();
+        (tally() - before, checkpoint)
+    }
+
+    #[test]
+    fn every_byte_of_a_plain_tensor_is_read_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        write_model(&path);
+        for (threads, mmap) in [(1, true), (2, false), (8, true)] {
+            let (read, checkpoint) = read_by_a_pass(&path, threads, mmap, false);
+            assert!(checkpoint.tensors.iter().any(|tensor| job_segments(tensor) > 2), "some have several segments");
+            assert_eq!(read, checkpoint.total_bytes(), "{threads} threads, mapped: {mmap}");
+        }
+    }
+
+    fn job_segments(tensor: &TensorMeta) -> usize {
+        let (rows, cols) = tensor.matrix();
+        Plan::of(rows, cols).segments()
+    }
+
+    #[test]
+    fn descriptors_read_anchors_gains_and_landmarks_beside() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        write_model(&path);
+        let (read, checkpoint) = read_by_a_pass(&path, 2, true, true);
+        let row = 2 * HIDDEN as u64;
+        // For reading and for writing, from the one table that there is.
+        let anchors = 2 * 128 * row;
+        let gains = (1 + 2 * 2) * row;
+        // Of each layer some gates and ups, and the whole down, in whose rows the columns lie.
+        let landmarks = 2 * (2 * shape::LANDMARKS as u64 + NEURONS as u64) * row;
+        assert_eq!(read, checkpoint.total_bytes() + anchors + gains + landmarks);
+    }
+
+    #[test]
+    fn files_are_checked_for_changes_after_the_last_byte_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        write_model(&path);
+        let checkpoint = Checkpoint::open(&path, OpenOptions::default()).unwrap();
+        let anatomy = anatomy::dissect(&checkpoint.tensors, None);
+        let print = run(&checkpoint, &anatomy, &Settings::default(), &|_| ()).unwrap();
+        assert!(print.units.iter().all(|unit| !unit.shapes[0].is_empty()), "landmarks were read");
+        let tally = &checkpoint.shards[0].tally;
+        assert_eq!(tally.checked.load(Ordering::SeqCst), tally.read.load(Ordering::SeqCst));
     }
 
     #[test]

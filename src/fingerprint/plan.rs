@@ -1,4 +1,4 @@
-//! How a tensor is cut: chunks that fit a core's cache, and segments of many chunks that run on one thread each.
+//! How a tensor is cut: chunks that fit a core's cache, and segments of many chunks, whose sums one thread takes.
 //!
 //! Both follow from the shape alone, so sums over them are added up in the same order whatever the element type, the
 //! number of threads or the way of reading.
@@ -9,7 +9,7 @@ use std::ops::Range;
 pub(super) const CHUNK: usize = 1 << 16;
 
 /// Values of a segment, unless the tensor would have more than [`MAX_SEGMENTS`]. Small in tests, so that small tensors
-/// have several.
+/// have several. Another size adds up in another order, and so is another [`FORMAT`](super::FORMAT).
 const SEGMENT: u64 = if cfg!(test) { 1 << 17 } else { 1 << 25 };
 
 /// Most segments of a tensor: each has sums of its own for all columns.
@@ -58,6 +58,7 @@ impl Plan {
     }
 
     /// All chunks.
+    #[cfg(test)]
     pub(super) fn all(&self) -> Range<u64> {
         0..self.chunks
     }

@@ -1,81 +1,104 @@
-//! Which thread does what next: pieces of tensors in file order, with no more tensors at once than memory allows.
+//! Which thread does what next: tensors in file order, with no more of them at once than memory allows; and where there is
+//! none, a part of what another thread is doing.
 //!
-//! A tensor is admitted when all pieces before it were handed out and its sums fit what is left of the budget; one is
-//! always admitted, so a tensor larger than the budget runs alone. Nothing here knows what a piece is.
+//! A tensor is admitted when all before it were and its sums fit what is left of the budget; one is always admitted, so a
+//! tensor larger than the budget runs alone. Nothing here knows what is done with a tensor, or what a part is.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// What a tensor asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Demand {
-    /// Pieces of work, which may run at the same time.
-    pub(super) pieces: usize,
-    /// Bytes that it holds from its first piece to its last.
-    pub(super) bytes: u64,
+/// What a thread does next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next<P> {
+    /// All of a tensor.
+    Tensor(usize),
+    /// A part that another thread offers.
+    Part(P),
 }
 
 /// The tensors still to do.
-pub(super) struct Queue {
-    demands: Vec<Demand>,
+pub(super) struct Queue<P> {
+    /// For each tensor, the bytes that it holds from its beginning to its end.
+    demands: Vec<u64>,
     budget: u64,
-    state: Mutex<State>,
+    state: Mutex<State<P>>,
     changed: Condvar,
 }
 
-#[derive(Default)]
-struct State {
+struct State<P> {
     next: usize,
-    ready: VecDeque<(usize, usize)>,
     held: u64,
     admitted: usize,
+    /// Threads that wait.
+    idle: usize,
+    /// Parts that were offered to them: never more than there are.
+    offered: VecDeque<P>,
     stopped: bool,
 }
 
-impl Queue {
+impl<P> Queue<P> {
     /// A queue of tensors that hold no more than `budget` bytes together.
-    pub(super) fn new(demands: Vec<Demand>, budget: u64) -> Self {
-        Self { demands, budget, state: Mutex::default(), changed: Condvar::new() }
+    pub(super) fn new(demands: Vec<u64>, budget: u64) -> Self {
+        let state = State { next: 0, held: 0, admitted: 0, idle: 0, offered: VecDeque::new(), stopped: false };
+        Self { demands, budget, state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<P>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next tensor and piece, waiting for memory where it has to; `None` when all were handed out. A waiting thread
-    /// waits for pieces that others are running, never for one that nobody has taken.
-    pub(super) fn next(&self) -> Option<(usize, usize)> {
+    /// What to do next, waiting for memory or for an offer where there is nothing; `None` when all tensors are done. A
+    /// part that was offered is taken even from a stopped queue, as somebody may wait for what becomes of it.
+    pub(super) fn next(&self) -> Option<Next<P>> {
         let mut state = self.lock();
         loop {
+            if let Some(part) = state.offered.pop_front() {
+                return Some(Next::Part(part));
+            }
             if state.stopped {
                 return None;
             }
-            if let Some(piece) = state.ready.pop_front() {
-                return Some(piece);
-            }
             let tensor = state.next;
-            let demand = self.demands.get(tensor)?;
-            if state.admitted == 0 || state.held.saturating_add(demand.bytes) <= self.budget {
-                state.next += 1;
-                state.admitted += 1;
-                state.held = state.held.saturating_add(demand.bytes);
-                state.ready.extend((0..demand.pieces).map(|piece| (tensor, piece)));
-            } else {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            match self.demands.get(tensor) {
+                Some(&bytes) if state.admitted == 0 || state.held.saturating_add(bytes) <= self.budget => {
+                    state.next += 1;
+                    state.admitted += 1;
+                    state.held = state.held.saturating_add(bytes);
+                    return Some(Next::Tensor(tensor));
+                }
+                None if state.admitted == 0 => return None,
+                _ => {
+                    state.idle += 1;
+                    state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state.idle -= 1;
+                }
             }
         }
     }
 
-    /// Says that the last piece of a tensor has run.
+    /// Offers a part to a thread that waits, if there is one; `make` gives it, and what the offering thread keeps.
+    pub(super) fn offer<K>(&self, make: impl FnOnce() -> (P, K)) -> Option<K> {
+        let mut state = self.lock();
+        if state.idle <= state.offered.len() {
+            return None;
+        }
+        let (part, kept) = make();
+        state.offered.push_back(part);
+        drop(state);
+        self.changed.notify_all();
+        Some(kept)
+    }
+
+    /// Says that a tensor is done.
     pub(super) fn finished(&self, tensor: usize) {
         let mut state = self.lock();
         state.admitted = state.admitted.saturating_sub(1);
-        state.held = state.held.saturating_sub(self.demands.get(tensor).map_or(0, |demand| demand.bytes));
+        state.held = state.held.saturating_sub(self.demands.get(tensor).copied().unwrap_or(0));
         drop(state);
         self.changed.notify_all();
     }
 
-    /// Hands out nothing more.
+    /// Hands out no more tensors.
     pub(super) fn stop(&self) {
         self.lock().stopped = true;
         self.changed.notify_all();
@@ -83,9 +106,9 @@ impl Queue {
 }
 
 /// Stops a queue when a thread panics, so that no other waits for it for ever.
-pub(super) struct StopOnPanic<'a>(pub(super) &'a Queue);
+pub(super) struct StopOnPanic<'a, P>(pub(super) &'a Queue<P>);
 
-impl Drop for StopOnPanic<'_> {
+impl<P> Drop for StopOnPanic<'_, P> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.stop();
@@ -100,48 +123,66 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_piece_is_handed_out_once_and_the_budget_is_kept() {
-        let demands: Vec<Demand> =
-            (0..200).map(|i| Demand { pieces: 1 + i % 5, bytes: (i as u64 * 37) % 90 }).collect();
-        let left: Vec<AtomicU64> = demands.iter().map(|demand| AtomicU64::new(demand.pieces as u64)).collect();
+    fn every_tensor_is_handed_out_once_and_the_budget_is_kept() {
+        let demands: Vec<u64> = (0..200).map(|i| (i as u64 * 37) % 90).collect();
         let (queue, held, seen) = (Queue::new(demands.clone(), 100), AtomicU64::new(0), Mutex::new(Vec::new()));
+        let parts = AtomicU64::new(0);
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    while let Some((tensor, piece)) = queue.next() {
-                        if left[tensor].load(Ordering::SeqCst) == demands[tensor].pieces as u64 && piece == 0 {
-                            let now = held.fetch_add(demands[tensor].bytes, Ordering::SeqCst) + demands[tensor].bytes;
-                            assert!(now <= 100, "{now}");
+                    while let Some(next) = queue.next() {
+                        let Next::Tensor(tensor) = next else {
+                            parts.fetch_add(1, Ordering::SeqCst);
+                            continue;
+                        };
+                        let now = held.fetch_add(demands[tensor], Ordering::SeqCst) + demands[tensor];
+                        assert!(now <= 100, "{now}");
+                        seen.lock().unwrap().push(tensor);
+                        if queue.offer(|| (tensor, ())).is_some() {
+                            parts.fetch_add(1000, Ordering::SeqCst);
                         }
-                        seen.lock().unwrap().push((tensor, piece));
                         std::thread::yield_now();
-                        if left[tensor].fetch_sub(1, Ordering::SeqCst) == 1 {
-                            held.fetch_sub(demands[tensor].bytes, Ordering::SeqCst);
-                            queue.finished(tensor);
-                        }
+                        held.fetch_sub(demands[tensor], Ordering::SeqCst);
+                        queue.finished(tensor);
                     }
                 });
             }
         });
         let mut seen = seen.into_inner().unwrap();
         seen.sort_unstable();
-        let all: Vec<(usize, usize)> =
-            demands.iter().enumerate().flat_map(|(t, demand)| (0..demand.pieces).map(move |p| (t, p))).collect();
-        assert_eq!(seen, all);
+        assert_eq!(seen, (0..200).collect::<Vec<_>>());
+        let parts = parts.into_inner();
+        assert_eq!(parts / 1000, parts % 1000, "every part that was offered is taken");
     }
 
     #[test]
     fn a_tensor_larger_than_the_budget_runs_alone() {
-        let queue = Queue::new(vec![Demand { pieces: 1, bytes: 500 }, Demand { pieces: 1, bytes: 1 }], 100);
-        assert_eq!(queue.next(), Some((0, 0)));
+        let queue: Queue<()> = Queue::new(vec![500, 1], 100);
+        assert_eq!(queue.next(), Some(Next::Tensor(0)));
         queue.finished(0);
-        assert_eq!(queue.next(), Some((1, 0)));
+        assert_eq!(queue.next(), Some(Next::Tensor(1)));
+        queue.finished(1);
         assert_eq!(queue.next(), None);
     }
 
     #[test]
+    fn parts_are_offered_to_threads_that_wait_and_to_no_others() {
+        let queue = Queue::new(vec![1], 100);
+        assert_eq!(queue.next(), Some(Next::Tensor(0)));
+        assert_eq!(queue.offer(|| ("part", ())), None, "nobody waits");
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| (queue.next(), queue.next()));
+            while queue.offer(|| ("part", ())).is_none() {
+                std::thread::yield_now();
+            }
+            queue.finished(0);
+            assert_eq!(waiting.join().unwrap(), (Some(Next::Part("part")), None));
+        });
+    }
+
+    #[test]
     fn a_stopped_queue_hands_out_nothing() {
-        let queue = Queue::new(vec![Demand { pieces: 9, bytes: 1 }], 100);
+        let queue: Queue<()> = Queue::new(vec![1, 1], 100);
         assert!(queue.next().is_some());
         queue.stop();
         assert_eq!(queue.next(), None);

@@ -175,12 +175,6 @@ fn quantile(k: u64, n: u64, alpha: f64) -> f64 {
     0.5 * (low + high)
 }
 
-/// log10(10^a + 10^b), at most 0: the union bound on "either happens".
-pub fn log10_sum(a: f64, b: f64) -> f64 {
-    let (high, low) = if a >= b { (a, b) } else { (b, a) };
-    finite(high + ((low - high) * LN_10).exp().ln_1p() / LN_10)
-}
-
 /// A p-value corrected for being the best of `tries` (Bonferroni): min(0, log10 p + log10 tries). Holds whatever the
 /// dependence between the tries. No tries count as one.
 pub fn log10_corrected(log10_p: f64, tries: u64) -> f64 {
@@ -524,9 +518,8 @@ mod tests {
             log10_normal_sf(nan),
             log10_poisson_like_factorial_bound(5, nan),
             log10_corrected(nan, 5),
-            log10_sum(nan, -3.0),
         ];
-        assert_eq!(found, [0.0; 9]);
+        assert_eq!(found, [0.0; 8]);
     }
 
     #[test]
@@ -553,7 +546,6 @@ mod tests {
                     log10_normal_sf(v),
                     log10_poisson_like_factorial_bound(n, v),
                     log10_corrected(v, n),
-                    log10_sum(v, -5.0),
                 ];
                 assert!(found.iter().all(|p| p.is_finite() && *p <= 0.0), "{v:e} {n}: {found:?}");
             }
@@ -573,10 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn unions_and_corrections_stop_at_certainty() {
-        assert_close(log10_sum(-3.0, -3.0), 0.002_f64.log10(), "two thousandths");
-        assert_eq!(log10_sum(-0.1, -0.1), 0.0);
-        assert_eq!(log10_sum(-5000.0, LOG10_ZERO), -5000.0);
+    fn corrections_stop_at_certainty() {
         assert_eq!(log10_corrected(-10_000.0, 1000), -9997.0);
         assert_eq!(log10_corrected(-2.0, 1000), 0.0);
         assert_eq!(log10_corrected(-2.0, 0), -2.0);

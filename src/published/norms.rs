@@ -34,7 +34,6 @@ pub struct PublishedNorms {
 
 #[derive(Deserialize)]
 struct Kin {
-    about: String,
     pairs: Vec<(String, String)>,
 }
 
@@ -47,10 +46,7 @@ struct Embedded {
 /// A test holds that the embedded file parses, so the empty fall-back never shows.
 static EMBEDDED: LazyLock<Embedded> = LazyLock::new(|| {
     let parsed: Result<Embedded, _> = serde_json::from_str(DATA);
-    parsed.unwrap_or_else(|_| Embedded {
-        known_kin: Kin { about: String::new(), pairs: Vec::new() },
-        records: Vec::new(),
-    })
+    parsed.unwrap_or_else(|_| Embedded { known_kin: Kin { pairs: Vec::new() }, records: Vec::new() })
 });
 
 /// Every model with published norms, sorted by name.
@@ -61,11 +57,6 @@ pub fn published() -> &'static [PublishedNorms] {
 /// Pairs of those models that are related by public knowledge.
 pub fn known_kin() -> &'static [(String, String)] {
     &EMBEDDED.known_kin.pairs
-}
-
-/// What [`known_kin`] lists and what it does not promise.
-pub fn known_kin_about() -> &'static str {
-    &EMBEDDED.known_kin.about
 }
 
 #[cfg(test)]
@@ -81,7 +72,6 @@ mod tests {
         assert_eq!(embedded.records.iter().map(|record| record.rows.len()).sum::<usize>(), 2568);
         assert_eq!(known_kin().len(), 24);
         assert_eq!(published(), embedded.records);
-        assert!(!known_kin_about().is_empty());
     }
 
     #[test]

@@ -5,12 +5,15 @@
 
 mod inspect;
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use anstyle::{AnsiColor, Style};
+use textwrap::core::{Word, display_width};
+use textwrap::{WordSeparator, WordSplitter, WrapAlgorithm};
 
-pub use self::inspect::inspection;
-use super::{Candidate, ClassCode, Report, TestReport};
+pub(super) use self::inspect::inspection;
+use super::{Candidate, ClassCode, Report, TestReport, WriteError};
 use crate::finding::Level;
 
 /// Columns of the text.
@@ -24,9 +27,9 @@ const SUGGESTIVE: f64 = -3.0;
 
 const LABEL: usize = 14;
 
-/// Reports one after another.
-pub fn reports(reports: &[Report]) -> String {
-    reports.iter().map(render).collect::<Vec<_>>().join("\n")
+/// Reports one after another, be there `_many` or one.
+pub(super) fn reports(reports: &[Report], _many: bool) -> Result<String, WriteError> {
+    Ok(reports.iter().map(render).collect::<Vec<_>>().join("\n"))
 }
 
 /// Running text, broken into lines.
@@ -189,7 +192,7 @@ fn names(out: &mut String, report: &Report) {
     for row in renamed.iter().take(MAX_ROWS) {
         let count = if row.count > 1 { format!(" (x{})", row.count) } else { String::new() };
         let one_line = format!("  {} = {}{count}", clean(&row.found), clean(&row.canonical));
-        if one_line.chars().count() <= WIDTH {
+        if display_width(&one_line) <= WIDTH {
             let _ = writeln!(out, "{one_line}");
         } else {
             let _ = writeln!(out, "  {}\n    = {}{count}", cut(&row.found, WIDTH - 2), cut(&row.canonical, WIDTH - 14));
@@ -240,29 +243,15 @@ fn paragraph(out: &mut String, indent: &str, text: &str) {
     }
 }
 
-/// Lines of at most `width` characters, broken at spaces; a longer word is broken anywhere.
+/// Lines of at most `width` columns, broken at spaces; a longer word is broken anywhere. Runs of spaces become one.
 fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    let mut used = 0;
-    for word in clean(text).split(' ').filter(|word| !word.is_empty()) {
-        let letters: Vec<char> = word.chars().collect();
-        for (index, piece) in letters.chunks(width.max(1)).enumerate() {
-            let gap = usize::from(used > 0 && index == 0);
-            if used + gap + piece.len() > width && used > 0 {
-                lines.push(String::new());
-                used = 0;
-            }
-            if let Some(line) = lines.last_mut() {
-                if gap == 1 && used > 0 {
-                    line.push(' ');
-                    used += 1;
-                }
-                line.extend(piece);
-                used += piece.len();
-            }
-        }
-    }
-    lines
+    let text = clean(text);
+    let words: Vec<&str> = text.split(' ').filter(|word| !word.is_empty()).collect();
+    let options = textwrap::Options::new(width.max(1))
+        .word_separator(WordSeparator::AsciiSpace)
+        .word_splitter(WordSplitter::NoHyphenation)
+        .wrap_algorithm(WrapAlgorithm::FirstFit);
+    textwrap::wrap(&words.join(" "), options).into_iter().map(Cow::into_owned).collect()
 }
 
 /// Text from a file without anything that could steer a terminal.
@@ -274,12 +263,14 @@ fn clean(text: &str) -> String {
     text.chars().map(|c| if hostile(c) { '\u{fffd}' } else { c }).collect()
 }
 
+/// The text in at most `width` columns, its end left out where it is longer.
 fn cut(text: &str, width: usize) -> String {
     let text = clean(text);
-    if text.chars().count() <= width {
+    if display_width(&text) <= width {
         return text;
     }
-    text.chars().take(width - 3).chain("...".chars()).collect()
+    let fits = Word::from(&text).break_apart(width - 3).next().map_or("", |word| word.word);
+    format!("{fits}...")
 }
 
 /// Digits in groups of three.
@@ -308,6 +299,22 @@ mod tests {
             let kept: String = lines.concat().chars().filter(|c| *c != ' ').collect();
             assert_eq!(kept, text.replace(' ', ""));
         }
+    }
+
+    #[test]
+    fn wide_characters_take_two_columns() {
+        let name = "\u{6a21}\u{578b}".repeat(40);
+        let lines = wrap(&format!("{name} \u{1f999} is a name"), 20);
+        assert!(lines.iter().all(|line| display_width(line) <= 20), "{lines:?}");
+        assert_eq!(lines.concat().chars().filter(|c| *c == '\u{6a21}').count(), 40);
+        assert_eq!(cut(&name, 20), format!("{}...", &name[..8 * 3]));
+        assert_eq!(cut("model.layers.0.weight", 12), "model.lay...");
+    }
+
+    #[test]
+    fn runs_of_spaces_are_one_space_and_hyphens_do_not_break() {
+        assert_eq!(wrap("    1 x  a-b-c-d-e", 8), ["1 x", "a-b-c-d-", "e"]);
+        assert_eq!(wrap("", 8), [""]);
     }
 
     #[test]

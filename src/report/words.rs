@@ -2,6 +2,7 @@
 
 use crate::evidence::changes::{Change, Sizes};
 use crate::evidence::facts::{Directions, Side};
+use crate::evidence::published::FileMatch;
 use crate::evidence::{Facts, WhyNot};
 use crate::model::Part;
 use crate::model::known::Nearest;
@@ -50,9 +51,7 @@ pub(super) fn says(facts: &Facts) -> String {
             "{on_ratio} of {usable} rare-token rows of `{tensor}` have {model}'s published norms times {ratio:.4}, over a \
              span of {span:.1}"
         ),
-        Facts::PublishedDigests { model, source } => {
-            format!("every weight file has a SHA-256 published for {model} ({source})")
-        }
+        Facts::PublishedDigests(found) => file_match(found),
         Facts::Architecture { fields, equal, differs } => match differs.as_slice() {
             [] => format!("all {fields} fields of the architecture record equal"),
             differs => format!("{equal} of {fields} fields equal; differs in {}", differs.join(", ")),
@@ -83,6 +82,23 @@ fn side(side: Side) -> &'static str {
         Side::Suspect => "suspect",
         Side::Reference => "reference",
     }
+}
+
+/// What of a published model the files are.
+fn file_match(found: &FileMatch) -> String {
+    let ours = match (found.ours, found.files) {
+        (1, 1) => "its one weight file has the SHA-256 of a file".to_owned(),
+        (ours, files) if ours == files => format!("its {files} weight files have the SHA-256 of files"),
+        (ours, files) => format!("{ours} of its {files} weight files have the SHA-256 of files"),
+    };
+    let whole = match found.form_files {
+        Some(1) => "the only one in that form".to_owned(),
+        Some(files) => format!("{} of the {files} in that form", found.found),
+        None => format!("{} of them; how many there are in that form is not known", found.found),
+    };
+    let kind = if found.is_model { "" } else { ", which is an adapter and not the model" };
+    let FileMatch { model, source, .. } = found;
+    format!("{ours} published for {model}, {whole}{kind} ({source})")
 }
 
 /// Why a test does not apply.

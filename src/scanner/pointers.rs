@@ -1,14 +1,15 @@
 //! Checkpoints whose weight files are Git-LFS pointers: recognised by the digests that the pointers state.
 //!
 //! A pointer is a claim about a file that is not there. It is only taken where every weight file of the folder has a
-//! digest that was published for one and the same model; otherwise there is nothing to scan.
+//! digest that was published for one and the same model; otherwise there is nothing to scan. Whether the files are all
+//! that the model has is judged by their digests.
 
 use std::collections::BTreeSet;
 
 use crate::Result;
 use crate::checkpoint::Checkpoint;
 use crate::finding::Finding;
-use crate::published::digests;
+use crate::published::digests::{self, Container};
 
 /// The findings of a checkpoint, with the one that says that its pointers make a known model. Files that are there are
 /// read whole, but only if the pointers name a model.
@@ -24,7 +25,7 @@ pub(super) fn findings(checkpoint: &Checkpoint) -> Result<Vec<Finding>> {
     }
     let is_none = |models: &Option<BTreeSet<&str>>| models.as_ref().is_none_or(BTreeSet::is_empty);
     for shard in checkpoint.shards.iter().filter(|shard| shard.stated.is_none()) {
-        if is_none(&models) || !digests::could_match_size(shard.bytes) {
+        if is_none(&models) || !digests::could_be(shard.bytes, Container::of_name(&shard.name)) {
             return Err(pointers.refusal(&checkpoint.shards));
         }
         narrow(&mut models, &shard.sha256()?);

@@ -1,9 +1,12 @@
 //! Candidates that need no fingerprint: models with published embedding norms or published file digests.
 
+use std::collections::BTreeSet;
+
 use crate::evidence::norms::{self, SuspectEmbedding};
-use crate::evidence::published::{digests_measure, norms_measure};
+use crate::evidence::published::{FileMatch, digests_measure, norms_measure};
 use crate::evidence::{Evidence, TestKind};
 use crate::fingerprint::{FileRecord, Fingerprint};
+use crate::published::digests::{self, Container};
 use crate::verdict::Assessment;
 use crate::verdict::pair::{judge_digests, judge_norms};
 
@@ -45,28 +48,37 @@ pub(crate) fn norms(fingerprint: &Fingerprint) -> Norms {
     Norms { tested: published.len(), accepted }
 }
 
-/// Models all of whose weight files have a published digest that the subject's files have.
-pub(crate) fn digests(fingerprint: &Fingerprint) -> Vec<Assessment> {
+/// How many published digests of weight files every file of the subject was held against.
+pub(crate) fn held_against(fingerprint: &Fingerprint) -> usize {
     // The files are not what an adapter and its base make together.
+    if fingerprint.subject.merged.is_some() {
+        return 0;
+    }
+    let container = Container::of_format(&fingerprint.subject.format);
+    let held = |file: &FileRecord| digests::held_against(file.sha256.is_some(), container);
+    fingerprint.subject.files.iter().map(held).min().unwrap_or(0)
+}
+
+/// Models of which the subject has published weight files, byte for byte: all of them, and nothing else, or some.
+pub(crate) fn file_matches(fingerprint: &Fingerprint) -> Vec<Assessment> {
     if fingerprint.subject.merged.is_some() {
         return Vec::new();
     }
-    let files = &fingerprint.subject.files;
-    let models = |file: &FileRecord| {
-        let published = file.sha256.as_deref().map(crate::published::digests::lookup_sha256).unwrap_or_default();
-        published.into_iter().filter(|published| published.kind.is_weights()).collect::<Vec<_>>()
-    };
-    let Some((first, rest)) = files.split_first() else { return Vec::new() };
-    let mut candidates: Vec<Assessment> = Vec::new();
-    for published in models(first) {
-        let everywhere = rest.iter().all(|file| models(file).iter().any(|other| other.model == published.model));
-        if !everywhere || candidates.iter().any(|candidate| candidate.id == published.model) {
-            continue;
+    let hashes: Vec<Option<&str>> = fingerprint.subject.files.iter().map(|file| file.sha256.as_deref()).collect();
+    let known: BTreeSet<&str> = hashes.iter().flatten().copied().collect();
+    let mut best: Vec<FileMatch> = Vec::new();
+    for form in digests::forms_with(&known) {
+        let found = FileMatch::of(&form, &hashes);
+        match best.iter_mut().find(|other| other.model == found.model) {
+            Some(other) if found.strength() > other.strength() => *other = found,
+            Some(_) => {}
+            None => best.push(found),
         }
-        let measure = digests_measure(&published.model, &published.source, files.len());
-        let judgement = judge_digests(&measure);
-        let evidence = Evidence::measured(TestKind::Bits, measure);
-        candidates.push(Assessment::of_published(published.model.clone(), evidence, judgement));
     }
-    candidates
+    let assessed = |found: FileMatch| {
+        let (model, measure) = (found.model.clone(), digests_measure(found));
+        let judgement = judge_digests(&measure);
+        Assessment::of_published(model, Evidence::measured(TestKind::Bits, measure), judgement)
+    };
+    best.into_iter().map(assessed).collect()
 }

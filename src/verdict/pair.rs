@@ -280,8 +280,11 @@ pub fn judge_norms(measure: &Measure, tries: u64) -> Judgement {
     counted.judged(VerdictClass::Inconclusive, Reason::FewRows(counted.facts()))
 }
 
-/// Judges published digests that all files of a subject have: a cryptographic digest leaves no doubt.
+/// Judges published digests that files of a subject have. A cryptographic digest leaves no doubt: all files of a model and
+/// nothing else are the model; some of them are so much of it.
 pub fn judge_digests(measure: &Measure) -> Judgement {
     let counted = Counted { measure, log10_p: measure.log10_p };
-    counted.judged(VerdictClass::Identical, Reason::Test(counted.facts()))
+    let is_whole = matches!(&measure.facts, Facts::PublishedDigests(found) if found.is_whole() && found.is_model);
+    let class = if is_whole { VerdictClass::Identical } else { VerdictClass::SharesComponents };
+    counted.judged(class, Reason::Test(counted.facts()))
 }

@@ -8,5 +8,6 @@ mod disguised;
 mod embedding;
 mod heads;
 mod kinship;
+mod linalg;
 mod published_norms;
 mod stages;

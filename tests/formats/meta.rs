@@ -5,10 +5,14 @@ use std::path::Path;
 
 use crate::support::reports::verdict;
 use crate::support::torch::{legacy, zip};
-use crate::support::{Raw, load, write_file};
+use crate::support::{Raw, load, write_file, zoo};
 use safetensors::tensor::Dtype;
+use weightprint::cache::{Cache, DEFAULT_LIMIT};
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
 use weightprint::finding::Code;
+use weightprint::fingerprint::Settings;
+use weightprint::report::ClassCode;
+use weightprint::scanner::{self, Cached, Input};
 
 /// How the token embeddings are cut.
 #[derive(Clone, Copy, PartialEq)]
@@ -226,4 +230,30 @@ fn both_forms_of_one_model_in_one_folder_are_one_model() {
     assert_eq!(verdict(folder.path()), ("identical".to_owned(), 1.0));
     // The other form, when it is named.
     assert_eq!(verdict(&folder.path().join("consolidated.safetensors")), ("identical".to_owned(), 1.0));
+}
+
+#[test]
+fn a_cached_fingerprint_is_not_that_of_another_layout() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, kept) = (folder.path().join("model"), folder.path().join("cache"));
+    fs::create_dir(&model).unwrap();
+    write(&model, &in_meta_layout("base-a"), 1, Generation::Llama2);
+    let params = fs::read(model.join("params.json")).unwrap();
+    fs::remove_file(model.join("params.json")).unwrap();
+    let reference = Input::read(&zoo("base-a"), OpenOptions::default(), &[], &|_| ()).unwrap();
+    let lists: Vec<_> = reference.fingerprint().anchors().cloned().into_iter().collect();
+    let cache = Cache::new(&kept, DEFAULT_LIMIT);
+    let class = |cache: Option<&Cache>| {
+        let checkpoint = Checkpoint::open(&model, OpenOptions::default()).unwrap();
+        let settings = Settings { lists: &lists, ..Settings::default() };
+        let (input, cached) = Input::take_with(&checkpoint, "model".into(), &settings, cache, &|_| ()).unwrap();
+        (scanner::compare(&input, &reference).verdict.class, cached)
+    };
+    let (without, _) = class(Some(&cache));
+    // It says how the rows of query and key follow each other, and no byte of a weight file changes with it.
+    fs::write(model.join("params.json"), params).unwrap();
+    assert_eq!(class(Some(&cache)), (ClassCode::Identical, Cached::Miss));
+    assert_eq!(class(None), (ClassCode::Identical, Cached::Miss));
+    assert_eq!(class(Some(&cache)), (ClassCode::Identical, Cached::Hit));
+    assert_eq!(without, ClassCode::Derived);
 }

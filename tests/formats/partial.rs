@@ -145,6 +145,41 @@ fn pointers_to_published_files_tell_the_model() {
 }
 
 #[test]
+fn some_of_the_published_files_are_not_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let renamed = folder.path().join("pytorch_model.bin");
+    fs::write(&renamed, pointer(FALCON[0].0, FALCON[0].1)).unwrap();
+    let run = scan(folder.path());
+    assert_eq!(run.code, 1, "{}", run.stderr);
+    let report = run.json();
+    assert_eq!(report["verdict"]["class"], "shares-components");
+    assert_eq!(report["candidates"][0]["effect"], 0.5);
+    let summary = report["verdict"]["summary"].as_str().unwrap();
+    let says = "its one weight file has the SHA-256 of a file published for tiiuae/falcon-7b, 1 of the 2 in that form";
+    assert!(summary.contains(says), "{summary}");
+    // The same file twice is not the other one.
+    fs::remove_file(renamed).unwrap();
+    shard(folder.path(), 1, FALCON[0]);
+    shard(folder.path(), 2, FALCON[0]);
+    assert_eq!(scan(folder.path()).json()["verdict"]["class"], "shares-components");
+}
+
+#[test]
+fn a_scan_says_how_many_published_digests_its_files_were_held_against() {
+    let folder = tempfile::tempdir().unwrap();
+    let torch = folder.path().join("model.pth");
+    fs::write(&torch, zip(&load("base-a"))).unwrap();
+    for (path, hashed) in [(torch, true), (zoo("base-a"), false)] {
+        let report = scan(&path).json();
+        assert_eq!(report["tested"]["published_digests"], 493, "{}", path.display());
+        // Older PyTorch files were published without a size; all sizes of safetensors are known.
+        assert_eq!(report["subject"]["files"][0]["sha256"].is_string(), hashed, "{}", path.display());
+    }
+    let run = weightprint([Path::new("compare"), &zoo("base-a"), &zoo("base-a"), Path::new("--format=json")]);
+    assert_eq!(run.json()["tested"]["published_digests"], 0);
+}
+
+#[test]
 fn other_pointers_are_nothing_to_scan() {
     let unknown = "0".repeat(64);
     for (what, second) in

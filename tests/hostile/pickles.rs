@@ -250,6 +250,41 @@ fn files_cut_off_anywhere_are_refused() {
     }
 }
 
+/// What `torch.load` and another reader could understand differently: it takes the last end record whatever its comment,
+/// finds names in any case, and looks below the folder of the first member alone.
+#[test]
+fn archives_with_two_readings_are_refused() {
+    let good = zip(&small());
+    let end = good.len() - 22;
+    let pickle = state_pickle(&small());
+    // A second directory at the end, whose end record lies about its comment, and the first one's comment up to there.
+    let mut two = [&good[..], &good[end..]].concat();
+    let last = two.len() - 22;
+    two[end + 20] = 22;
+    refuse(&two, &["two end records", &format!("byte {end}")]);
+    two[last + 20] = 9;
+    refuse(&two, &["its comment is not as long as it says", &format!("byte {last}")]);
+    two[end + 20] = 0;
+    refuse(&two, &["its comment is not as long as it says"]);
+    refuse(&[&good[..], b"PK\x05\x06"].concat(), &["last end record is cut off"]);
+    // A comment is no second reading.
+    let mut commented = [&good[..], b"made by hand"].concat();
+    commented[end + 20] = 12;
+    assert_eq!(open(&commented).unwrap().tensors.len(), 2);
+    for (members, says) in [
+        (&["a/DATA.PKL", "a/other/data.pkl"][..], "more than one `data.pkl`"),
+        (&["a/Data.pkl"], "is called `a/Data.pkl`"),
+        (&["a/data.pkl", "a/data/k0", "a/data/K0"], "differ in case alone"),
+        (&["a/data.pkl", "A/data.pkl"], "differ in case alone"),
+        (&["b/version", "a/data.pkl"], "`b/version` is not in the archive's one folder"),
+        (&["a/data.pkl", "abc"], "`abc` is not in the archive's one folder"),
+        (&["a/b/data.pkl"], "not in the archive's one folder"),
+    ] {
+        let members: Vec<(&str, &[u8])> = members.iter().map(|name| (*name, &pickle[..])).collect();
+        refuse(&archive(&members), &[says, "byte "]);
+    }
+}
+
 #[test]
 fn archives_that_torch_does_not_write_are_refused() {
     let good = zip(&small());
@@ -277,7 +312,7 @@ fn archives_that_torch_does_not_write_are_refused() {
     refuse(&archive(&[("a/data.pkl", &pickle), ("a/byteorder", b"big")]), &["big-endian"]);
     refuse(&archive(&[("a/data.pkl", &pickle), ("a/byteorder", b"middle")]), &["neither"]);
     refuse(
-        &archive(&[("a/data.pkl", &pickle), ("b/data/0", FLOATS)]),
+        &archive(&[("a/data.pkl", &pickle), ("a/data/9", FLOATS)]),
         &["`a.weight`", "storage `0` is not in the file"],
     );
     let other = open(&archive(&[("word/document.xml", b"<x/>")])).unwrap_err();

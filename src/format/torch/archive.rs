@@ -2,8 +2,12 @@
 //!
 //! Only the directory at the end of the file and the local headers of what is needed are read. Sizes and offsets are
 //! checked against the file; the checksums of the members are not, as no reader of these files does.
+//!
+//! What two readers could understand differently is refused, so that no loader gets other weights than were looked at:
+//! PyTorch takes the last end record whatever its comment, looks names up without regard to case, and below the first
+//! member's folder alone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{Header, Named, Ranges, tensors};
 use crate::format::pickle::Pickle;
@@ -25,21 +29,14 @@ struct Member {
     len: u64,
     /// First byte of the local header.
     header: u64,
+    /// First byte of what the directory says of it.
+    entry: u64,
 }
 
 /// Reads the tensors of an archive.
 pub(crate) fn read(file: Named<'_>) -> Result<Header> {
     let members = directory(file)?;
-    let mut pickles: Vec<&str> = members.keys().filter_map(|name| name.strip_suffix("/data.pkl")).collect();
-    pickles.sort_unstable_by_key(|prefix| prefix.len());
-    let prefix = match pickles.as_slice() {
-        [] => {
-            let why = foreign(&members).to_owned();
-            return Err(Error::Nothing { path: file.path.to_path_buf(), why });
-        }
-        [only] => (*only).to_owned(),
-        [_, _, ..] => return Err(file.malformed("the archive has more than one `data.pkl`")),
-    };
+    let prefix = folder(file, &members)?;
     check_byte_order(file, &members, &prefix)?;
     let (start, len) = place(file, &format!("{prefix}/data.pkl"), &members)?;
     if len > MAX_PICKLE_BYTES {
@@ -59,6 +56,36 @@ pub(crate) fn read(file: Named<'_>) -> Result<Header> {
         header.findings.extend(constants.findings);
     }
     Ok(header)
+}
+
+/// The folder that holds the pickle and everything else.
+fn folder(file: Named<'_>, members: &HashMap<String, Member>) -> Result<String> {
+    let is_pickle = |name: &&String| name.to_ascii_lowercase().ends_with("/data.pkl");
+    let mut pickles: Vec<(&String, &Member)> = members.iter().filter(|(name, _)| is_pickle(name)).collect();
+    pickles.sort_unstable_by_key(|(_, member)| member.entry);
+    let prefix = match pickles.as_slice() {
+        [] => {
+            let why = foreign(members).to_owned();
+            return Err(Error::Nothing { path: file.path.to_path_buf(), why });
+        }
+        [(name, member)] => name.strip_suffix("/data.pkl").ok_or_else(|| {
+            let what = format!("the archive's pickle is called {} and not `data.pkl`", super::shown(name));
+            file.malformed(what).at(member.entry)
+        })?,
+        [_, (_, second), ..] => {
+            return Err(file.malformed("the archive has more than one `data.pkl`").at(second.entry));
+        }
+    };
+    let is_outside =
+        |name: &str| prefix.contains('/') || !name.strip_prefix(prefix).is_some_and(|n| n.starts_with('/'));
+    let outside = members.iter().filter(|(name, _)| is_outside(name)).min_by_key(|(_, member)| member.entry);
+    match outside {
+        Some((name, member)) => {
+            let what = format!("member {} is not in the archive's one folder", super::shown(name));
+            Err(file.malformed(what).at(member.entry))
+        }
+        None => Ok(prefix.to_owned()),
+    }
 }
 
 /// Where the storages lie that the pickle names, each a member of the archive in `folder`.
@@ -158,15 +185,19 @@ fn directory(file: Named<'_>) -> Result<HashMap<String, Member>> {
     }
     let mut buf = Vec::new();
     let bytes = file.object.read(start, len as usize, &mut buf)?;
-    let mut members = HashMap::new();
+    let (mut members, mut lowercase) = (HashMap::new(), HashSet::new());
     let mut at = 0;
     for _ in 0..count {
         let here = start + at as u64;
         let broken = |what: &str| file.malformed(format!("the archive's directory {what}")).at(here);
         let (name, member, taken) = entry(&bytes[at..]).ok_or_else(|| broken("is cut off or broken"))?;
         at += taken;
-        if members.insert(name, member).is_some() {
+        let is_new = lowercase.insert(name.to_ascii_lowercase());
+        if members.insert(name, Member { entry: here, ..member }).is_some() {
             return Err(broken("states a member twice"));
+        }
+        if !is_new {
+            return Err(broken("states two members whose names differ in case alone"));
         }
     }
     Ok(members)
@@ -178,13 +209,7 @@ fn find_directory(file: Named<'_>) -> Result<(u64, u64, u64)> {
     let tail = len.min(MAX_END);
     let mut buf = Vec::new();
     let bytes = file.object.read(len - tail, tail as usize, &mut buf)?;
-    let is_end = |at: &usize| {
-        bytes[*at..].starts_with(b"PK\x05\x06")
-            && half(bytes, at + 20).is_some_and(|comment| at + 22 + usize::from(comment) == bytes.len())
-    };
-    let Some(at) = (0..bytes.len().saturating_sub(21)).rev().find(is_end) else {
-        return Err(file.malformed("the archive is cut off: it has no directory at its end"));
-    };
+    let at = end_record(file, bytes, len - tail)?;
     let record = &bytes[at..];
     let stated = (half(record, 10), word(record, 12), word(record, 16));
     let (Some(count), Some(size), Some(start)) = stated else {
@@ -208,6 +233,25 @@ fn find_directory(file: Named<'_>) -> Result<(u64, u64, u64)> {
     }
 }
 
+/// Where in `bytes`, the end of the file from byte `first` on, the end record begins. It is the last thing that looks
+/// like one, and the only one whose comment ends with the file.
+fn end_record(file: Named<'_>, bytes: &[u8], first: u64) -> Result<usize> {
+    let marks = || (0..bytes.len()).rev().filter(|at| bytes[*at..].starts_with(b"PK\x05\x06"));
+    let reaches_end =
+        |at: &usize| half(bytes, at + 20).is_some_and(|comment| at + 22 + usize::from(comment) == bytes.len());
+    let Some(last) = marks().next() else {
+        return Err(file.malformed("the archive is cut off: it has no directory at its end"));
+    };
+    if !reaches_end(&last) {
+        let what = "the archive's last end record is cut off, or its comment is not as long as it says";
+        return Err(file.malformed(what).at(first + last as u64));
+    }
+    match marks().skip(1).find(reaches_end) {
+        Some(other) => Err(file.malformed("the archive has two end records").at(first + other as u64)),
+        None => Ok(last),
+    }
+}
+
 /// The entry at the front of `bytes`, its name, and how many bytes it takes.
 fn entry(bytes: &[u8]) -> Option<(String, Member, usize)> {
     if !bytes.starts_with(b"PK\x01\x02") {
@@ -224,6 +268,7 @@ fn entry(bytes: &[u8]) -> Option<(String, Member, usize)> {
         packed: packed.into(),
         len: len.into(),
         header: header.into(),
+        entry: 0,
     };
     while let (Some(kind), Some(size)) = (half(fields, 0), half(fields, 2)) {
         let field = fields.get(4..4 + usize::from(size))?;

@@ -7,14 +7,14 @@ use anstyle::Style;
 use serde_json::Value;
 
 use super::{WIDTH, clean, thousands, wrap};
-use crate::report::NearestReport;
 use crate::report::inspect::{InspectedAnatomy, InspectedPart, InspectedPlace, InspectedTensor, Inspection};
+use crate::report::{NearestReport, WriteError};
 
 /// Most renamed tensors that are shown.
 const MAX_RENAMED: usize = 20;
 
 /// What the headers of a checkpoint say.
-pub fn inspection(inspection: &Inspection) -> String {
+pub(in crate::report) fn inspection(inspection: &Inspection) -> Result<String, WriteError> {
     let mut out = String::new();
     let bold = Style::new().bold();
     let _ = writeln!(out, "{bold}{}{bold:#}", clean(&inspection.path));
@@ -36,7 +36,7 @@ pub fn inspection(inspection: &Inspection) -> String {
             hanging(&mut out, "  ", &format!("{}: {}{place}", finding.code.as_str(), finding.message));
         }
     }
-    out
+    Ok(out)
 }
 
 /// Text whose first line starts with `label` and whose others are indented as far.

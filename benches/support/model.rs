@@ -4,22 +4,16 @@ use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// The shape of a LLaMA model.
+/// The shape of a LLaMA model, and the files that it lies in.
 #[derive(Clone, Copy)]
 pub(crate) struct Shape {
     pub(crate) hidden: u64,
     pub(crate) kv: u64,
     pub(crate) neurons: u64,
+    pub(crate) vocabulary: u64,
     pub(crate) layers: u64,
+    pub(crate) shards: usize,
 }
-
-/// LLaMA-7B: 13.5 GB in bf16.
-pub(crate) const LLAMA_7B: Shape = Shape { hidden: 4096, kv: 4096, neurons: 11_008, layers: 32 };
-
-/// Llama-2-70B: 138 GB in bf16.
-pub(crate) const LLAMA_70B: Shape = Shape { hidden: 8192, kv: 1024, neurons: 28_672, layers: 80 };
-
-const VOCABULARY: u64 = 32_000;
 
 /// Bytes at the start of each tensor of a sparse checkpoint that are no hole, so that no tensor is constant.
 const FILLED: u64 = 4096;
@@ -27,10 +21,10 @@ const FILLED: u64 = 4096;
 type Named = (String, Vec<u64>);
 
 impl Shape {
-    /// One file for each layer and one for the rest, as the first conversion of LLaMA-7B had it.
-    fn shards(&self) -> Vec<Vec<Named>> {
-        let &Self { hidden, kv, neurons, layers } = self;
-        let layer = |index: u64| -> Vec<Named> {
+    /// Layer after layer, then the rest, as the first conversion of LLaMA-7B had it.
+    fn tensors(&self) -> Vec<Named> {
+        let &Self { hidden, kv, neurons, vocabulary, layers, .. } = self;
+        let layer = |index: u64| {
             let shapes = [
                 ("input_layernorm", vec![hidden]),
                 ("mlp.down_proj", vec![hidden, neurons]),
@@ -42,40 +36,51 @@ impl Shape {
                 ("self_attn.q_proj", vec![hidden, hidden]),
                 ("self_attn.v_proj", vec![kv, hidden]),
             ];
-            shapes.map(|(name, shape)| (format!("model.layers.{index}.{name}.weight"), shape)).to_vec()
+            shapes.map(|(name, shape)| (format!("model.layers.{index}.{name}.weight"), shape))
         };
-        let table = |name: &str| (name.to_owned(), vec![VOCABULARY, hidden]);
-        let rest = vec![
+        let table = |name: &str| (name.to_owned(), vec![vocabulary, hidden]);
+        let rest = [
             table("lm_head.weight"),
             table("model.embed_tokens.weight"),
             ("model.norm.weight".to_owned(), vec![hidden]),
         ];
-        (0..layers).map(layer).chain([rest]).collect()
+        (0..layers).flat_map(layer).chain(rest).collect()
+    }
+
+    fn config(&self) -> serde_json::Value {
+        serde_json::json!({
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": self.hidden,
+            "intermediate_size": self.neurons, "num_hidden_layers": self.layers,
+            "num_attention_heads": self.hidden / 128, "num_key_value_heads": self.kv / 128,
+            "vocab_size": self.vocabulary, "torch_dtype": "bfloat16",
+        })
     }
 }
 
-/// The folder of the checkpoint called `name`, which is written unless it is there.
+/// The folder of the checkpoint called `name`, which is written unless it is there: with random values, or with holes.
+/// Every shard has about as many tensors.
 pub(crate) fn checkpoint(name: &str, shape: &Shape, sparse: bool) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     if folder.join("done").exists() {
         return folder;
     }
     std::fs::create_dir_all(&folder).unwrap();
-    let shards = shape.shards();
+    let (all, shards) = (shape.tensors(), shape.shards);
     let mut weight_map = serde_json::Map::new();
-    for (index, tensors) in shards.iter().enumerate() {
-        let file = format!("model-{:05}-of-{:05}.safetensors", index + 1, shards.len());
+    for shard in 0..shards {
+        let tensors = &all[shard * all.len() / shards..(shard + 1) * all.len() / shards];
+        let file = match shards {
+            1 => "model.safetensors".to_owned(),
+            _ => format!("model-{:05}-of-{shards:05}.safetensors", shard + 1),
+        };
         weight_map.extend(tensors.iter().map(|(tensor, _)| (tensor.clone(), file.clone().into())));
-        write_shard(&folder.join(&file), tensors, sparse, index as u64);
+        write_shard(&folder.join(&file), tensors, sparse, shard as u64);
     }
-    let index = serde_json::json!({ "weight_map": weight_map });
-    std::fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
-    let config = serde_json::json!({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": shape.hidden,
-        "intermediate_size": shape.neurons, "num_hidden_layers": shape.layers, "num_attention_heads": shape.hidden / 128,
-        "num_key_value_heads": shape.kv / 128, "vocab_size": VOCABULARY, "torch_dtype": "bfloat16",
-    });
-    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    if shards > 1 {
+        let index = serde_json::json!({ "weight_map": weight_map });
+        std::fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    }
+    std::fs::write(folder.join("config.json"), shape.config().to_string()).unwrap();
     std::fs::write(folder.join("done"), "").unwrap();
     folder
 }
