@@ -45,7 +45,7 @@ impl Checkpoint {
         digest.bytes(format.as_str().as_bytes());
         digest.option(repository.as_ref(), |out, repository| out.bytes(repository.as_bytes()));
         let merged = merged.as_ref().map(serde_json::to_vec).transpose();
-        let merged = merged.map_err(|error| Error::Usage(format!("cannot tell what was merged: {error}")))?;
+        let merged = merged.map_err(|error| Error::usage(format!("cannot tell what was merged: {error}")))?;
         digest.option(merged, |out, merged| out.bytes(&merged));
         vocabulary(&mut digest, tokenizer.as_ref(), claims);
         digest.list(tensors, Canonical::tensor);
@@ -91,6 +91,8 @@ fn state(digest: &mut Canonical, shard: &Shard) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::checkpoint::OpenOptions;
     use crate::tensor::TensorMeta;
