@@ -122,6 +122,8 @@ impl fmt::Display for Format {
 pub struct Checkpoint {
     /// The folder that holds the files.
     pub root: PathBuf,
+    /// The folder's own name, links followed.
+    pub(crate) folder: Option<String>,
     /// How the weights are stored.
     pub format: Format,
     /// The weight files; with an index by name, without one by number.
@@ -207,6 +209,7 @@ impl Checkpoint {
         let Sidecars { claims, tokenizer, adapter } = beside;
         Self {
             root: store.root().to_path_buf(),
+            folder: store.folder(),
             format,
             shards: Arc::new(shards),
             tensors: Vec::new(),
@@ -283,6 +286,7 @@ impl Checkpoint {
     pub fn with_tensors(&self, tensors: Vec<TensorMeta>) -> Self {
         Self {
             root: self.root.clone(),
+            folder: self.folder.clone(),
             format: self.format,
             shards: Arc::clone(&self.shards),
             tensors,

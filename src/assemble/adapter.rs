@@ -159,8 +159,8 @@ fn finding(merged: &Merged, declared: Option<&str>) -> Finding {
 
 /// The repository, or the name of the folder.
 fn name_of(checkpoint: &Checkpoint) -> String {
-    let folder = || checkpoint.root.canonicalize().ok()?.file_name().map(|name| name.to_string_lossy().into_owned());
-    checkpoint.repository.clone().or_else(folder).unwrap_or_else(|| checkpoint.root.display().to_string())
+    let Checkpoint { repository, folder, root, .. } = checkpoint;
+    repository.clone().or_else(|| folder.clone()).unwrap_or_else(|| root.display().to_string())
 }
 
 /// The base's tensors by name, and by what is left of it without the first segments.

@@ -23,6 +23,7 @@ pub struct Folder {
     root: PathBuf,
     /// Without links; holds everything that a link in `root` may lead to.
     boundary: PathBuf,
+    name: Option<String>,
     origin: Option<Origin>,
     named: Option<Named>,
     mmap: bool,
@@ -69,11 +70,12 @@ impl Folder {
 
     fn at(root: PathBuf, mmap: bool) -> Result<Self> {
         let real = fs::canonicalize(&root).map_err(|source| Error::io(&root, "open", source))?;
+        let name = real.file_name().map(lossy);
         let (boundary, origin) = match hub_cache::snapshot_of(&real) {
             Some((repository, origin)) => (repository, Some(origin)),
             None => (real, None),
         };
-        Ok(Self { root, boundary, origin, named: None, mmap })
+        Ok(Self { root, boundary, name, origin, named: None, mmap })
     }
 
     /// The real path behind `path`, which lies in this folder.
@@ -140,6 +142,10 @@ impl Store for Folder {
 
     fn path(&self, name: &str) -> PathBuf {
         self.named(name).map_or_else(|| self.root.join(name), |named| named.path.clone())
+    }
+
+    fn folder(&self) -> Option<String> {
+        self.name.clone()
     }
 
     fn origin(&self) -> Option<&Origin> {

@@ -27,7 +27,7 @@ pub struct Numbers {
 
 enum Held {
     Memory(Vec<u8>),
-    Mapped(LocalFile),
+    Mapped(Box<LocalFile>),
 }
 
 impl Default for Held {
@@ -160,7 +160,7 @@ impl Numbers {
         let file = LocalFile::open(path)?.mapped();
         let len = usize::try_from(file.len()).unwrap_or(usize::MAX);
         let held = if file.all().is_some() {
-            Held::Mapped(file)
+            Held::Mapped(Box::new(file))
         } else {
             let mut bytes = Vec::new();
             file.read(0, len, &mut bytes)?;

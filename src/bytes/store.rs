@@ -61,6 +61,11 @@ pub trait Store: Debug + Send + Sync {
         self.root().join(name)
     }
 
+    /// The folder's own name, whatever it was called to get here.
+    fn folder(&self) -> Option<String> {
+        self.root().file_name().map(|name| name.to_string_lossy().into_owned())
+    }
+
     /// The repository that the folder belongs to, if it is one.
     fn origin(&self) -> Option<&Origin>;
 

@@ -24,10 +24,11 @@ impl Checkpoint {
     /// # Errors
     /// If a file cannot be examined or read.
     pub fn digest(&self) -> Result<[u8; 32]> {
-        // Findings are of how it was opened, the revision names what the bytes already show, and what is known of pointers
+        // Findings are of how it was opened, its place holds the folder's name, the revision names what the bytes already show, and what is known of pointers
         // stands in the shards.
         let Self {
             root,
+            folder: _,
             format,
             shards,
             tensors,
