@@ -13,7 +13,7 @@ use weightprint::catalog::Catalog;
 use weightprint::checkpoint::OpenOptions;
 use weightprint::fingerprint::{DIRECTIONS, Fingerprint, FrameKind, SAMPLED_NEURONS, Unit, labels};
 use weightprint::model::Architecture;
-use weightprint::scanner::{self, Input};
+use weightprint::scanner::{self, Prepared};
 
 const REFERENCES: u64 = 200;
 const LAYERS: u32 = 32;
@@ -59,7 +59,7 @@ fn zoo(name: &str) -> PathBuf {
 /// A fingerprint in the shape of LLaMA-7B with random content: base-a's, stretched.
 fn model(seed: u64, neurons_kept: &[u32]) -> Fingerprint {
     let random = &mut Random(seed << 32);
-    let mut print = Input::read(&zoo("base-a"), OpenOptions::default(), &[], &|_| {}).unwrap().into_fingerprint();
+    let mut print = Prepared::read(&zoo("base-a"), OpenOptions::default(), &[], &|_| {}).unwrap().into_fingerprint();
     print.architecture = Architecture {
         hidden_size: HIDDEN,
         layers: u64::from(LAYERS),
@@ -174,7 +174,7 @@ fn main() {
         let sampled = labels::chosen(NEURONS, SAMPLED_NEURONS);
         (1..=REFERENCES).into_par_iter().for_each(|seed| {
             let print = if seed == 1 { suspect.clone() } else { model(seed, &sampled) };
-            Catalog::add(&folder, &format!("random/{seed}"), print, true).unwrap();
+            Catalog::create(&folder).unwrap().add(&format!("random/{seed}"), print, true).unwrap();
         });
         Catalog::open(&folder).unwrap()
     });
@@ -185,7 +185,7 @@ fn main() {
     println!("anchors of all references: {:.2} s, {} lists", start.elapsed().as_secs_f64(), lists.len());
     let permuted = shuffled(suspect.clone());
     for (what, print) in [("labels survive", suspect), ("all labels shuffled", permuted)] {
-        let subject = Input::of(print, what.to_owned());
+        let subject = Prepared::of(print, what.to_owned());
         let start = Instant::now();
         let report = scanner::scan(&subject, std::slice::from_ref(&catalog)).unwrap();
         let best = &report.candidates[0];

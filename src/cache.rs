@@ -76,7 +76,7 @@ impl Cache {
     /// # Errors
     /// If a file cannot be examined or read.
     pub fn key(checkpoint: &Checkpoint, anatomy: &Anatomy, settings: &Settings<'_>) -> Result<Key> {
-        let json = |error: serde_json::Error| Error::Usage(format!("cannot make a cache key: {error}"));
+        let json = |error: serde_json::Error| Error::usage(format!("cannot make a cache key: {error}"));
         // What is left out is for reports, which no entry holds.
         let Anatomy { architecture, assignments, naming: _, renamed: _, by: _, notes: _ } = anatomy;
         // Memory and the folder of temporary files leave no trace in a fingerprint.

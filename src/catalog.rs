@@ -19,7 +19,7 @@ pub struct Catalog {
 #[derive(Debug, Clone)]
 pub struct Reference {
     /// Its fingerprint.
-    pub print: Fingerprint,
+    pub fingerprint: Fingerprint,
     /// SHA-256 over its record, which states the digest of its arrays: two references with equal digests are equal.
     pub digest: [u8; 32],
 }
@@ -50,6 +50,17 @@ impl Catalog {
         Ok(Self { folder: folder.to_path_buf(), files })
     }
 
+    /// As [`Catalog::open`], but a folder that is not there is an empty catalog, and made for the first reference.
+    ///
+    /// # Errors
+    /// If the folder cannot be listed.
+    pub fn create(folder: &Path) -> Result<Self> {
+        match folder.try_exists() {
+            Ok(false) => Ok(Self { folder: folder.to_path_buf(), files: Vec::new() }),
+            _ => Self::open(folder),
+        }
+    }
+
     /// The folder.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -69,12 +80,13 @@ impl Catalog {
         if !Fingerprint::is_fingerprint(file) {
             return Err(bad("not a fingerprint; a catalog holds what `catalog add` wrote".to_owned()));
         }
-        let (print, digest) = Fingerprint::read_with_digest(file)?;
-        let id = print.subject.id.as_deref().ok_or_else(|| bad("the fingerprint has no identifier".to_owned()))?;
+        let (fingerprint, digest) = Fingerprint::read_with_digest(file)?;
+        let id =
+            fingerprint.subject.id.as_deref().ok_or_else(|| bad("the fingerprint has no identifier".to_owned()))?;
         if file.file_name() != Some(file_name(id).as_ref()) {
             return Err(bad(format!("holds `{id}`, which belongs into {}", file_name(id))));
         }
-        Ok(Reference { print, digest })
+        Ok(Reference { fingerprint, digest })
     }
 
     /// Whether there is a file for this identifier, readable or not.
@@ -89,35 +101,38 @@ impl Catalog {
     pub fn find(&self, id: &str) -> Result<Fingerprint> {
         let file = self.folder.join(file_name(id));
         if !self.contains(id) {
-            return Err(Error::Usage(format!("no reference `{id}` in {}", self.folder.display())));
+            return Err(Error::usage(format!("no reference `{id}` in {}", self.folder.display())));
         }
-        Ok(self.load(&file)?.print)
+        Ok(self.load(&file)?.fingerprint)
     }
 
     /// Adds a reference to the folder, which is made if need be, and returns the file.
     ///
     /// # Errors
-    /// If the identifier is not of the form `name` or `organisation/name`, if it is there already and `force` is not
-    /// given, or if the file cannot be written.
-    pub fn add(folder: &Path, id: &str, mut print: Fingerprint, force: bool) -> Result<PathBuf> {
-        Self::check(folder, id, force)?;
-        print.require_model(folder)?;
-        std::fs::create_dir_all(folder).map_err(|source| Error::io(folder, "make", source))?;
-        print.subject.id = Some(id.to_owned());
-        let file = folder.join(file_name(id));
-        print.write(&file, force)?;
+    /// If the identifier is not of the form `name` or `organisation/name`, if it is there already and is not to be
+    /// replaced, if the fingerprint is of no whole model, or if the file cannot be written.
+    pub fn add(&mut self, id: &str, mut fingerprint: Fingerprint, replace: bool) -> Result<PathBuf> {
+        self.check(id, replace)?;
+        fingerprint.require_model(&self.folder)?;
+        std::fs::create_dir_all(&self.folder).map_err(|source| Error::io(&self.folder, "make", source))?;
+        fingerprint.subject.id = Some(id.to_owned());
+        let file = self.folder.join(file_name(id));
+        fingerprint.write(&file, replace)?;
+        if let Err(place) = self.files.binary_search(&file) {
+            self.files.insert(place, file.clone());
+        }
         Ok(file)
     }
 
     /// Whether [`Catalog::add`] would take this identifier; for asking before the work of taking a fingerprint.
     ///
     /// # Errors
-    /// If the identifier has another form, or is there already and `force` is not given.
-    pub fn check(folder: &Path, id: &str, force: bool) -> Result<()> {
+    /// If the identifier has another form, or is there already and is not to be replaced.
+    pub fn check(&self, id: &str, replace: bool) -> Result<()> {
         check_id(id)?;
-        if !force && folder.join(file_name(id)).exists() {
-            let folder = folder.display();
-            return Err(Error::Usage(format!("`{id}` is in {folder} already; give --force to replace it")));
+        let file = self.folder.join(file_name(id));
+        if !replace && file.exists() {
+            return Err(Error::exists(&file));
         }
         Ok(())
     }
@@ -152,7 +167,7 @@ fn check_id(id: &str) -> Result<()> {
     let parts: Vec<&str> = id.split('/').collect();
     if id.len() > 200 || parts.len() > 2 || !parts.iter().all(|p| part(p)) {
         let form = "`name` or `organisation/name`, of letters, digits, `.`, `_` and single `-`";
-        return Err(Error::Usage(format!("`{}` is no identifier: it must be {form}", id.escape_debug())));
+        return Err(Error::usage(format!("`{}` is no identifier: it must be {form}", id.escape_debug())));
     }
     Ok(())
 }

@@ -153,10 +153,10 @@ impl Checkpoint {
     /// Face cache, or the cache folder of a repository. Reads headers and the small files beside them.
     ///
     /// # Errors
-    /// [`Error::Usage`] if there are several models and none was named; [`Error::Nothing`] if there are no weights
-    /// that this version reads; [`Error::Malformed`] and [`Error::Limit`] if a file is not what its format demands,
-    /// shards are missing, or a link leads out of the folder; [`Error::Io`] if the system refuses;
-    /// [`Error::Changed`] if a file shrank meanwhile.
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) if there are several models and none was named; [`ErrorKind::Nothing`](crate::ErrorKind::Nothing) if there are no weights
+    /// that this version reads; [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) and [`ErrorKind::Limit`](crate::ErrorKind::Limit) if a file is not what its format demands,
+    /// shards are missing, or a link leads out of the folder; [`ErrorKind::Io`](crate::ErrorKind::Io) if the system refuses;
+    /// [`ErrorKind::Changed`](crate::ErrorKind::Changed) if a file shrank meanwhile.
     pub fn open(path: &Path, options: OpenOptions) -> Result<Self> {
         let (folder, named) = Folder::locate(path, options.mmap)?;
         Self::open_in(&folder, named.as_deref())
@@ -228,8 +228,8 @@ impl Checkpoint {
     /// which grows to `len` bytes at most.
     ///
     /// # Errors
-    /// [`Error::Malformed`] if the range is not within the tensor, or the tensor not plain or of this checkpoint;
-    /// [`Error::Changed`] if the file shrank; [`Error::Io`] if the system refuses.
+    /// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) if the range is not within the tensor, or the tensor not plain or of this checkpoint;
+    /// [`ErrorKind::Changed`](crate::ErrorKind::Changed) if the file shrank; [`ErrorKind::Io`](crate::ErrorKind::Io) if the system refuses.
     pub fn bytes<'a>(&'a self, tensor: &TensorMeta, start: u64, len: usize, buf: &'a mut Vec<u8>) -> Result<&'a [u8]> {
         self.reader().bytes(tensor, start, len, buf)
     }
@@ -239,8 +239,8 @@ impl Checkpoint {
     /// place, or through `buf`. Returns `None` and leaves `out` alone where the type is not one that is decoded.
     ///
     /// # Errors
-    /// [`Error::Malformed`] if the elements are not the tensor's, or not whole rows or blocks; [`Error::Changed`] if
-    /// the file shrank; [`Error::Io`] if the system refuses.
+    /// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) if the elements are not the tensor's, or not whole rows or blocks; [`ErrorKind::Changed`](crate::ErrorKind::Changed) if
+    /// the file shrank; [`ErrorKind::Io`](crate::ErrorKind::Io) if the system refuses.
     pub fn values<'a>(
         &'a self,
         tensor: &TensorMeta,
@@ -323,11 +323,11 @@ impl Checkpoint {
     /// is about one state of the checkpoint.
     ///
     /// # Errors
-    /// [`Error::Changed`] naming the first file that is different or gone; [`Error::Io`] if one cannot be examined.
+    /// [`ErrorKind::Changed`](crate::ErrorKind::Changed) naming the first file that is different or gone; [`ErrorKind::Io`](crate::ErrorKind::Io) if one cannot be examined.
     pub fn check_unchanged(&self) -> Result<()> {
         for shard in self.shards.iter() {
             if !shard.is_unchanged()? {
-                return Err(Error::Changed { path: shard.path().to_path_buf() });
+                return Err(Error::changed(shard.path()));
             }
         }
         Ok(())
@@ -366,7 +366,7 @@ fn check_contents(path: PathBuf, files: &[String], contents: &[Content]) -> Resu
     if let Some((name, what)) = foreign.first() {
         let why = format!("{} is {what}", shown(name));
         if foreign.len() == files.len() {
-            return Err(Error::Nothing { path, why });
+            return Err(Error::nothing(path, why));
         }
         return Err(Error::malformed(path, FORMAT, why));
     }
@@ -400,7 +400,7 @@ impl Headers {
             all.add(index == 0, name, object, header);
             if all.tensors.len() > MAX_TENSORS {
                 let (path, found, limit) = (store.path(name), all.tensors.len() as u64, MAX_TENSORS as u64);
-                return Err(Error::Limit { path, what: "number of tensors", found, limit });
+                return Err(Error::limit(path, "number of tensors", found, limit));
             }
         }
         Ok(all)
@@ -428,7 +428,7 @@ fn open_beside(store: &dyn Store, name: &str) -> Result<Option<Box<dyn Object>>>
     }
     let object = store.open(name)?;
     match recognise::pointer(&head(&*object, recognise::MAX_POINTER_BYTES)?, object.len()) {
-        Some(pointer) => Err(Error::Nothing { path: store.path(name), why: pointer.advice(&shown(name)) }),
+        Some(pointer) => Err(Error::nothing(store.path(name), pointer.advice(&shown(name)))),
         None => Ok(Some(object)),
     }
 }

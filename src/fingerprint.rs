@@ -335,13 +335,13 @@ impl Fingerprint {
     /// Refuses what cannot be a reference; errors name `path`.
     ///
     /// # Errors
-    /// [`Error::Nothing`] unless it [holds a model](Self::holds_model).
+    /// [`ErrorKind::Nothing`](crate::ErrorKind::Nothing) unless it [holds a model](Self::holds_model).
     pub fn require_model(&self, path: &Path) -> Result<()> {
         if self.holds_model() {
             return Ok(());
         }
         let what = if self.tensors.is_empty() { "pointers without weights" } else { "an adapter without its base" };
-        Err(Error::Nothing { path: path.to_path_buf(), why: format!("{what} cannot serve as a reference") })
+        Err(Error::nothing(path, format!("{what} cannot serve as a reference")))
     }
 
     /// The anchors of its own token frame, if it has one.

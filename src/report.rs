@@ -8,6 +8,7 @@ pub mod codes;
 pub mod explain;
 pub mod inspect;
 mod json;
+mod reference;
 pub mod text;
 pub(crate) mod words;
 pub mod writer;
@@ -21,8 +22,9 @@ use serde_json::Value;
 pub(crate) use self::build::Results;
 pub use self::codes::{ClassCode, HowCode, PartCode, RenamedBy, StatusCode, TestCode};
 pub use self::inspect::Inspection;
+pub use self::reference::{FingerprintReport, KnownModel};
 pub use self::writer::{WriteError, Writer};
-use crate::finding::Finding;
+pub use crate::finding::{Code as FindingCode, Finding, Level};
 
 /// Name and version of the schema.
 pub const SCHEMA: &str = "weightprint/report/1";

@@ -31,7 +31,7 @@ use crate::verdict::{self, Assessment, VerdictClass};
 
 /// A checkpoint or a fingerprint file, ready to be compared.
 #[derive(Debug)]
-pub struct Input {
+pub struct Prepared {
     path: String,
     fingerprint: Fingerprint,
     anatomy: Option<Anatomy>,
@@ -39,7 +39,7 @@ pub struct Input {
     findings: Vec<Finding>,
 }
 
-impl Input {
+impl Prepared {
     /// Reads a fingerprint file, or opens a checkpoint and takes its fingerprint. `lists` are the anchors of the
     /// references with which it will be compared ([`Fingerprint::anchors`], [`Catalog::anchors`]).
     ///
@@ -69,11 +69,11 @@ impl Input {
         Ok(Self::take_with(checkpoint, shown, &settings, None, progress)?.0)
     }
 
-    /// As [`Input::take`], with settings, and with a cache if one is given: a fingerprint that is there is not taken
+    /// As [`Prepared::take`], with settings, and with a cache if one is given: a fingerprint that is there is not taken
     /// again, and one that is not is put there. What is wrong with the cache never fails a scan; it is told.
     ///
     /// # Errors
-    /// As for [`Input::take`].
+    /// As for [`Prepared::take`].
     pub fn take_with(
         checkpoint: &Checkpoint,
         shown: String,
@@ -87,7 +87,7 @@ impl Input {
         let is_empty = checkpoint.tensors.iter().all(|tensor| tensor.elements() == 0);
         if is_empty && checkpoint.format != Format::LfsPointers {
             let why = format!("{} tensors and not one value", checkpoint.tensors.len());
-            return Err(Error::Nothing { path: checkpoint.root.clone(), why });
+            return Err(Error::nothing(&checkpoint.root, why));
         }
         let anatomy = dissected(checkpoint);
         let logical = assemble::logical(&checkpoint.tensors, &anatomy);
@@ -154,13 +154,13 @@ fn cached_or_taken(
 ///
 /// # Errors
 /// If a reference cannot be read: a scan that skipped one would say less than it seems to.
-pub fn scan(subject: &Input, catalogs: &[Catalog]) -> Result<Report> {
+pub fn scan(subject: &Prepared, catalogs: &[Catalog]) -> Result<Report> {
     let Stages { compared, in_full, digest } = stages::run(subject, catalogs, embedded_digest())?;
     Ok(report(subject, compared, in_full, true, hex(&digest.finalize())))
 }
 
 /// Compares a subject with one reference, and nothing else.
-pub fn compare(subject: &Input, reference: &Input) -> Report {
+pub fn compare(subject: &Prepared, reference: &Prepared) -> Report {
     let suspect = evidence::Suspect::new(&subject.fingerprint);
     let compared = vec![compare_one(&suspect, &reference.fingerprint, 1, Depth::Full)];
     report(subject, compared, 1, false, hex(&embedded_digest().finalize()))
@@ -177,7 +177,7 @@ pub fn inspect(path: &Path, checkpoint: &Checkpoint) -> Result<Inspection> {
     let logical = assemble::logical(&checkpoint.tensors, &anatomy);
     let nearest = known::nearest(&anatomy.architecture, SHOWN_ARCHITECTURES);
     let seen = Seen { path, checkpoint, anatomy: &anatomy, logical: logical.as_ref(), nearest, findings };
-    seen.try_into().map_err(|error: serde_json::Error| Error::Usage(format!("cannot describe it: {error}")))
+    seen.try_into().map_err(|error: serde_json::Error| Error::usage(format!("cannot describe it: {error}")))
 }
 
 fn dissected(checkpoint: &Checkpoint) -> Anatomy {
@@ -220,7 +220,7 @@ fn compare_one(suspect: &evidence::Suspect<'_>, reference: &Fingerprint, tries: 
 }
 
 fn report(
-    subject: &Input,
+    subject: &Prepared,
     mut compared: Vec<Assessment>,
     in_full: usize,
     embedded: bool,

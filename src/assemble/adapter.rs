@@ -35,8 +35,8 @@ const MAX_LENGTHS: u64 = 1 << 24;
 /// `F16`; of any other type of the base the result is `F32`.
 ///
 /// # Errors
-/// As [`Checkpoint::open`] for either path; [`Error::Usage`] if `adapter` holds no adapter; [`Error::Nothing`] if it
-/// is of a method that is not merged, or `base` holds no model; [`Error::Malformed`], naming file and tensor, if
+/// As [`Checkpoint::open`] for either path; [`ErrorKind::Usage`](crate::ErrorKind::Usage) if `adapter` holds no adapter; [`ErrorKind::Nothing`](crate::ErrorKind::Nothing) if it
+/// is of a method that is not merged, or `base` holds no model; [`ErrorKind::Malformed`](crate::ErrorKind::Malformed), naming file and tensor, if
 /// names or shapes do not fit the base.
 pub fn open_merged(adapter: &Path, base: &Path, options: OpenOptions) -> Result<Checkpoint> {
     let (theirs, own) = (Checkpoint::open(adapter, options)?, Checkpoint::open(base, options)?);
@@ -46,9 +46,9 @@ pub fn open_merged(adapter: &Path, base: &Path, options: OpenOptions) -> Result<
         }
     }
     if !theirs.tensors.iter().any(|tensor| is_adapter_part(&tensor.name)) {
-        return Err(Error::Usage(format!("{}: is no adapter, so it has no base", adapter.display())));
+        return Err(Error::usage(format!("{}: is no adapter, so it has no base", adapter.display())));
     }
-    let nothing = |path: &Path, why: String| Error::Nothing { path: path.to_path_buf(), why };
+    let nothing = |path: &Path, why: String| Error::nothing(path, why);
     if own.tensors.is_empty() || own.tensors.iter().any(|tensor| is_adapter_part(&tensor.name)) {
         return Err(nothing(base, "it holds no model that an adapter could change".to_owned()));
     }
@@ -98,7 +98,7 @@ pub fn open_merged(adapter: &Path, base: &Path, options: OpenOptions) -> Result<
 
 /// The base with the adapter's files behind its own.
 fn joined(base: Checkpoint, adapter: Checkpoint, tensors: Vec<TensorMeta>, merged: Merged) -> Result<Checkpoint> {
-    let still_shared = || Error::Usage("the checkpoint is in use elsewhere".to_owned());
+    let still_shared = || Error::usage("the checkpoint is in use elsewhere".to_owned());
     let mut shards = Arc::into_inner(base.shards).ok_or_else(still_shared)?;
     shards.extend(Arc::into_inner(adapter.shards).ok_or_else(still_shared)?);
     let claims = Claims { card: adapter.claims.card, ..base.claims };

@@ -43,8 +43,8 @@ impl Folder {
     /// itself are the user's own and are followed. With `mmap`, files are mapped where the system allows it.
     ///
     /// # Errors
-    /// [`Error::Io`] if there is nothing at `path`; [`Error::Malformed`] if it is neither folder nor file, or the cache
-    /// names a snapshot that is not there; [`Error::Nothing`] if it has none; [`Error::Usage`] if it has several.
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if there is nothing at `path`; [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) if it is neither folder nor file, or the cache
+    /// names a snapshot that is not there; [`ErrorKind::Nothing`](crate::ErrorKind::Nothing) if it has none; [`ErrorKind::Usage`](crate::ErrorKind::Usage) if it has several.
     pub fn locate(path: &Path, mmap: bool) -> Result<(Self, Option<String>)> {
         let found = fs::metadata(path).map_err(|source| Error::io(path, "open", source))?;
         if found.is_dir() {
@@ -123,9 +123,9 @@ impl Folder {
         let mut revisions: Vec<String> = names(snapshots)?.into_iter().filter(is_folder).collect();
         revisions.sort_unstable();
         match revisions.as_slice() {
-            [] => Err(Error::Nothing { path: self.root.clone(), why: "the cache folder has no snapshot".to_owned() }),
+            [] => Err(Error::nothing(&self.root, "the cache folder has no snapshot".to_owned())),
             [only] => Ok(snapshots.join(only)),
-            several => Err(Error::Usage(format!(
+            several => Err(Error::usage(format!(
                 "{}: holds {} snapshots and no refs/main to choose by: {}; name one of them",
                 self.root.display(),
                 several.len(),

@@ -35,7 +35,7 @@ impl LocalFile {
     /// Opens a regular file.
     ///
     /// # Errors
-    /// [`Error::Io`] if the system refuses; [`Error::Malformed`] for a folder, pipe, device or socket, which is
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if the system refuses; [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) for a folder, pipe, device or socket, which is
     /// recognised before it is opened because opening a pipe would wait for a writer.
     pub fn open(path: &Path) -> Result<Self> {
         Self::open_as(path.to_path_buf(), path.to_path_buf(), true)
@@ -128,7 +128,7 @@ impl Object for LocalFile {
 
     fn read<'a>(&'a self, offset: u64, len: usize, buf: &'a mut Vec<u8>) -> Result<&'a [u8]> {
         self.slice(offset, len, buf).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => Error::Changed { path: self.name.clone() },
+            io::ErrorKind::UnexpectedEof => Error::changed(&self.name),
             _ => Error::io(&self.name, "read", error),
         })
     }

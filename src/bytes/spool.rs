@@ -111,7 +111,7 @@ impl Spool {
     /// Puts numbers away; the range says where.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be written.
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if the file cannot be written.
     pub(crate) fn put(&self, numbers: &[i8]) -> Result<Range<usize>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let start = state.written + state.held.len();
@@ -125,7 +125,7 @@ impl Spool {
     /// Everything that was put away, as one run of numbers.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be written or read again.
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if the file cannot be written or read again.
     pub(crate) fn finish(self) -> Result<Numbers> {
         let mut state = std::mem::take(&mut *self.state.lock().unwrap_or_else(PoisonError::into_inner));
         if state.file.is_none() {
@@ -155,7 +155,7 @@ impl Numbers {
     /// The bytes of a file as numbers: mapped, or read into memory where the system refuses a mapping.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read.
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if it cannot be read.
     pub(crate) fn map(path: &Path) -> Result<Self> {
         let file = LocalFile::open(path)?.mapped();
         let len = usize::try_from(file.len()).unwrap_or(usize::MAX);

@@ -27,8 +27,8 @@ pub trait Object: Debug + Send + Sync {
     /// at most.
     ///
     /// # Errors
-    /// [`Error::Changed`](crate::Error::Changed) if it no longer reaches that far, or never did;
-    /// [`Error::Io`](crate::Error::Io) if they cannot be had.
+    /// [`ErrorKind::Changed`](crate::ErrorKind::Changed) if it no longer reaches that far, or never did;
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if they cannot be had.
     fn read<'a>(&'a self, offset: u64, len: usize, buf: &'a mut Vec<u8>) -> Result<&'a [u8]>;
 
     /// What tells the state in which it was opened from other states and other objects: equal bytes mean that nothing is
@@ -38,7 +38,7 @@ pub trait Object: Debug + Send + Sync {
     /// Whether it still is what was opened.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) if it can no longer be examined; an object that is gone has changed.
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if it can no longer be examined; an object that is gone has changed.
     fn is_unchanged(&self) -> Result<bool>;
 
     /// Says that the bytes `[offset, offset + len)` are not needed any more for now. A hint: they can be read again.
@@ -72,7 +72,7 @@ pub trait Store: Debug + Send + Sync {
     /// The names in the folder itself, folders among them, in any order.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) if they cannot be listed.
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if they cannot be listed.
     fn list(&self) -> Result<Vec<String>>;
 
     /// Whether there is anything of this name; a link counts wherever it leads.
@@ -81,8 +81,8 @@ pub trait Store: Debug + Send + Sync {
     /// Opens the object of this name. A store has a boundary: what lies beyond it is not opened, whatever leads there.
     ///
     /// # Errors
-    /// [`Error::Malformed`](crate::Error::Malformed) if it is no object (but a folder, say), or a link that leads nowhere
-    /// or beyond the boundary; [`Error::Io`](crate::Error::Io) if there is none, or it cannot be opened.
+    /// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) if it is no object (but a folder, say), or a link that leads nowhere
+    /// or beyond the boundary; [`ErrorKind::Io`](crate::ErrorKind::Io) if there is none, or it cannot be opened.
     fn open(&self, name: &str) -> Result<Box<dyn Object>>;
 }
 

@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 /// Writes `bytes` to `path` through a temporary file beside it, so that a reader never sees half of it.
 ///
 /// # Errors
-/// If the file exists and `force` is not given, or it cannot be written.
-pub fn write_whole(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
+/// If the file exists and is not to be replaced, or it cannot be written.
+pub fn write_whole(path: &Path, bytes: &[u8], replace: bool) -> Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let failed = |source| Error::io(path, "write", source);
     let mut builder = tempfile::Builder::new();
@@ -20,13 +20,11 @@ pub fn write_whole(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
     let mut file = builder.tempfile_in(folder).map_err(failed)?;
     file.write_all(bytes).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
-    if force {
+    if replace {
         file.persist(path).map_err(|error| failed(error.error))?;
     } else {
         file.persist_noclobber(path).map_err(|error| match error.error.kind() {
-            std::io::ErrorKind::AlreadyExists => {
-                Error::Usage(format!("{} exists; give --force to replace it", path.display()))
-            }
+            std::io::ErrorKind::AlreadyExists => Error::exists(path),
             _ => failed(error.error),
         })?;
     }

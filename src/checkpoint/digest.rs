@@ -46,7 +46,7 @@ impl Checkpoint {
         digest.bytes(format.as_str().as_bytes());
         digest.option(repository.as_ref(), |out, repository| out.bytes(repository.as_bytes()));
         let merged = merged.as_ref().map(serde_json::to_vec).transpose();
-        let merged = merged.map_err(|error| Error::Usage(format!("cannot tell what was merged: {error}")))?;
+        let merged = merged.map_err(|error| Error::usage(format!("cannot tell what was merged: {error}")))?;
         digest.option(merged, |out, merged| out.bytes(&merged));
         vocabulary(&mut digest, tokenizer.as_ref(), claims);
         digest.list(tensors, Canonical::tensor);

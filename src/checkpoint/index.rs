@@ -38,8 +38,8 @@ impl Index {
     /// Reads the index of this name.
     ///
     /// # Errors
-    /// [`Error::Malformed`] if it is not an object with a `weight_map` of plain relative paths, or states anything
-    /// twice; [`Error::Limit`] for a ceiling; [`Error::Nothing`] if it is a Git-LFS pointer.
+    /// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) if it is not an object with a `weight_map` of plain relative paths, or states anything
+    /// twice; [`ErrorKind::Limit`](crate::ErrorKind::Limit) for a ceiling; [`ErrorKind::Nothing`](crate::ErrorKind::Nothing) if it is a Git-LFS pointer.
     pub(crate) fn read(store: &dyn Store, name: &str) -> Result<Self> {
         let object = store.open(name)?;
         let path = object.name();
@@ -50,7 +50,7 @@ impl Index {
         let parsed = json.deserialize_map(Top { map: &mut stated, total: &mut total_size }).and_then(|()| json.end());
         if let Err(error) = parsed {
             if let Some((what, found, limit)) = stated.over {
-                return Err(Error::Limit { path: path.to_path_buf(), what, found: found as u64, limit: limit as u64 });
+                return Err(Error::limit(path, what, found as u64, limit as u64));
             }
             let at = byte_of(&text, &error);
             return Err(Error::malformed(path, FORMAT, message(&error)).at(at));
@@ -116,11 +116,11 @@ impl Index {
 fn read_text(object: &dyn Object) -> Result<Vec<u8>> {
     let (path, found, limit) = (object.name().to_path_buf(), object.len(), MAX_SIDECAR_BYTES);
     if found > limit {
-        return Err(Error::Limit { path, what: "index length in bytes", found, limit });
+        return Err(Error::limit(path, "index length in bytes", found, limit));
     }
     let text = head(object, limit)?;
     if let Some(pointer) = recognise::pointer(&text, found) {
-        return Err(Error::Nothing { path, why: pointer.advice("the index") });
+        return Err(Error::nothing(path, pointer.advice("the index")));
     }
     Ok(text)
 }

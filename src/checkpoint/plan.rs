@@ -130,7 +130,7 @@ fn plan_set(store: &dyn Store, listing: &Listing, mut findings: Vec<Finding>) ->
 
 fn several(root: &Path, candidates: Vec<String>) -> Error {
     let found = listed(&candidates);
-    Error::Usage(format!("{}: holds more than one model: {found}; name one of them", root.display()))
+    Error::usage(format!("{}: holds more than one model: {found}; name one of them", root.display()))
 }
 
 /// Mistral publishes its models twice in one folder, the second time in its own layout under this name.
@@ -235,7 +235,7 @@ impl Model {
         };
         if total > MAX_SHARDS {
             let (path, found, limit) = (root.to_path_buf(), total as u64, MAX_SHARDS as u64);
-            return Err(Error::Limit { path, what: "number of shards", found, limit });
+            return Err(Error::limit(path, "number of shards", found, limit));
         }
         let mut count = vec![0u32; total];
         for numbered in self.files.iter().filter_map(|name| Numbered::parse(name)) {
@@ -416,7 +416,7 @@ impl Listing {
     fn nothing(&self, root: &Path) -> Error {
         if !self.repositories.is_empty() {
             let found = listed(&self.repositories);
-            return Error::Usage(format!("{}: holds several repositories: {found}; name one of them", root.display()));
+            return Error::usage(format!("{}: holds several repositories: {found}; name one of them", root.display()));
         }
         let mut found = Vec::new();
         let mut tell = |what: &str, names: &[String]| {
@@ -432,7 +432,7 @@ impl Listing {
             [] => "no weight files (*.safetensors, *.bin, *.pt, *.pth, *.gguf, *.onnx) in this folder".to_owned(),
             found => format!("no weight files in this folder, only {}", found.join(" and ")),
         };
-        Error::Nothing { path: root.to_path_buf(), why }
+        Error::nothing(root, why)
     }
 }
 

@@ -60,7 +60,7 @@ pub(super) fn refusal(path: PathBuf, pointers: &[(&str, Pointer)], files: usize)
         return Error::malformed(path, FORMAT, what);
     };
     let all = if files > 1 { format!(" (and so are all {files} weight files)") } else { String::new() };
-    Error::Nothing { path, why: pointer.advice(&shown(name)) + &all }
+    Error::nothing(path, pointer.advice(&shown(name)) + &all)
 }
 
 impl Pointers {

@@ -79,7 +79,7 @@ impl Shard {
     /// Bytes `[offset, offset + len)` of the file, header included: borrowed from the mapping, or read into `buf`.
     ///
     /// # Errors
-    /// [`Error::Changed`](crate::Error::Changed) if the file ends before that; [`Error::Io`](crate::Error::Io) if the
+    /// [`ErrorKind::Changed`](crate::ErrorKind::Changed) if the file ends before that; [`ErrorKind::Io`](crate::ErrorKind::Io) if the
     /// system refuses.
     pub fn read<'a>(&'a self, offset: u64, len: usize, buf: &'a mut Vec<u8>) -> Result<&'a [u8]> {
         #[cfg(test)]

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use weightprint::math::linalg;
 use weightprint::report::{ClassCode, Writer};
 
 /// Tells whether an LLM checkpoint is a wrapped copy of a known open model.
@@ -69,13 +68,13 @@ pub(crate) enum Device {
 }
 
 impl Device {
-    pub(crate) fn open(self) -> weightprint::Result<linalg::Device> {
+    pub(crate) fn open(self) -> weightprint::Result<weightprint::Device> {
         Ok(match self {
-            Self::Auto => linalg::Device::auto(),
-            Self::Cpu => linalg::Device::cpu(),
-            Self::CandleCpu => linalg::Device::candle_cpu(),
-            Self::Cuda => linalg::Device::cuda()?,
-            Self::Metal => linalg::Device::metal()?,
+            Self::Auto => weightprint::Device::auto(),
+            Self::Cpu => weightprint::Device::cpu(),
+            Self::CandleCpu => weightprint::Device::candle_cpu(),
+            Self::Cuda => weightprint::Device::cuda()?,
+            Self::Metal => weightprint::Device::metal()?,
         })
     }
 }

@@ -4,29 +4,29 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use weightprint::catalog::Catalog;
-use weightprint::fingerprint::Fingerprint;
-use weightprint::model::known;
+use weightprint::Catalog;
+use weightprint::report::{FingerprintReport, KnownModel};
 
-use super::args::{CatalogCommand, CatalogFolder, Global};
-use super::{exit, print, read};
+use super::args::{CatalogCommand, CatalogFolder};
+use super::exit::{self, Usage};
+use super::output::print;
+use super::plan::Plan;
 
-pub(super) fn run(command: CatalogCommand, global: &Global) -> Result<u8> {
+pub(super) fn run(command: CatalogCommand, plan: &Plan) -> Result<u8> {
     match command {
         CatalogCommand::Add { path, id, folder, force } => {
-            let folder = writable(folder)?;
-            Catalog::check(&folder, &id, force)?;
-            let print_of = read(&path, None, &[], global)?.into_fingerprint();
-            let file = Catalog::add(&folder, &id, print_of, force)?;
+            let mut catalog = Catalog::create(writable(folder)?)?;
+            if !force {
+                catalog.check(&id)?;
+            }
+            let fingerprint = plan.scanner(true)?.fingerprint(path)?;
+            let file = if force { catalog.replace(&id, fingerprint)? } else { catalog.add(&id, fingerprint)? };
             print(&format!("added {id} as {}\n", file.display()), None, false)?;
             Ok(exit::CLEAN)
         }
         CatalogCommand::List { embedded: true, .. } => {
-            let mut out = String::new();
-            for record in known::records() {
-                let _ = writeln!(out, "{:<48} {:<12} {}", record.hf_repo, record.family, record.verification);
-            }
-            print(&out, None, false)?;
+            let row = |model: KnownModel| format!("{:<48} {:<12} {}\n", model.id, model.family, model.verification);
+            print(&KnownModel::all().map(row).collect::<String>(), None, false)?;
             Ok(exit::CLEAN)
         }
         CatalogCommand::List { folder, .. } => list(folder),
@@ -37,7 +37,7 @@ pub(super) fn run(command: CatalogCommand, global: &Global) -> Result<u8> {
 
 /// The folder to write to, which need not exist.
 fn writable(folder: CatalogFolder) -> Result<PathBuf> {
-    let none = || weightprint::Error::Usage("this system has no data folder: name one with --catalog".to_owned());
+    let none = || Usage("this system has no data folder: name one with --catalog".to_owned());
     Ok(folder.catalog.or_else(Catalog::default_folder).ok_or_else(none)?)
 }
 
@@ -46,7 +46,7 @@ fn open(folder: CatalogFolder) -> Result<Catalog> {
     let path = writable(folder)?;
     if !named && !path.is_dir() {
         let what = format!("there is no catalog yet at {}; `weightprint catalog add` makes one", path.display());
-        return Err(weightprint::Error::Usage(what).into());
+        return Err(Usage(what).into());
     }
     Ok(Catalog::open(&path)?)
 }
@@ -55,10 +55,8 @@ fn list(folder: CatalogFolder) -> Result<u8> {
     let catalog = open(folder)?;
     let mut out = String::new();
     for file in catalog.files() {
-        let reference = catalog.load(file)?.print;
-        let (subject, architecture) = (&reference.subject, &reference.architecture);
-        let id = subject.id.as_deref().unwrap_or_default();
-        let _ = writeln!(out, "{id:<48} {:<12} {} parameters", architecture.family, subject.parameters);
+        let FingerprintReport { id, family, parameters, .. } = catalog.load(file)?.about();
+        let _ = writeln!(out, "{:<48} {family:<12} {parameters} parameters", id.unwrap_or_default());
     }
     print(&out, None, false)?;
     Ok(exit::CLEAN)
@@ -73,32 +71,26 @@ fn show(id: &str, folder: CatalogFolder) -> Result<u8> {
         Err(error) => return Err(error),
     };
     if let Some(catalog) = catalog.filter(|catalog| catalog.contains(id)) {
-        print(&describe(&catalog.find(id)?)?, None, false)?;
+        print(&describe(&catalog.find(id)?.about())?, None, false)?;
         return Ok(exit::CLEAN);
     }
-    let Some(record) = known::find(id) else {
+    let Some(KnownModel { id, name, record, .. }) = KnownModel::find(id) else {
         let what = format!("no reference `{}`, in the catalog or compiled in", id.escape_debug());
-        return Err(weightprint::Error::Usage(what).into());
+        return Err(Usage(what).into());
     };
-    let text = format!(
-        "{} ({})\n  no weight fingerprint; architecture only\n{}\n",
-        record.hf_repo,
-        record.name,
-        serde_json::to_string_pretty(record)?
-    );
-    print(&text, None, false)?;
+    let record = serde_json::to_string_pretty(&record)?;
+    print(&format!("{id} ({name})\n  no weight fingerprint; architecture only\n{record}\n"), None, false)?;
     Ok(exit::CLEAN)
 }
 
-fn describe(reference: &Fingerprint) -> Result<String> {
-    let subject = &reference.subject;
+fn describe(reference: &FingerprintReport) -> Result<String> {
     let mut out = String::new();
-    let _ = writeln!(out, "{}", subject.id.as_deref().unwrap_or(&subject.name));
-    let _ = writeln!(out, "  taken from     {} ({})", subject.name, subject.format);
-    let _ = writeln!(out, "  taken by       weightprint {}", subject.tool_version);
-    let _ = writeln!(out, "  parameters     {}", subject.parameters);
-    let _ = writeln!(out, "  tensors        {}", reference.tensors.len());
-    for file in &subject.files {
+    let _ = writeln!(out, "{}", reference.id.as_deref().unwrap_or(&reference.name));
+    let _ = writeln!(out, "  taken from     {} ({})", reference.name, reference.format);
+    let _ = writeln!(out, "  taken by       weightprint {}", reference.tool_version);
+    let _ = writeln!(out, "  parameters     {}", reference.parameters);
+    let _ = writeln!(out, "  tensors        {}", reference.tensors);
+    for file in &reference.files {
         let _ = writeln!(out, "  file           {} ({} bytes)", file.path, file.bytes);
     }
     let _ = writeln!(out, "{}", serde_json::to_string_pretty(&reference.architecture)?);
@@ -111,7 +103,7 @@ fn verify(folder: CatalogFolder) -> Result<u8> {
     for file in catalog.files() {
         match catalog.load(file) {
             Ok(reference) => {
-                let _ = writeln!(out, "ok   {}", reference.print.subject.id.as_deref().unwrap_or_default());
+                let _ = writeln!(out, "ok   {}", reference.id().unwrap_or_default());
             }
             Err(error) => {
                 bad += 1;
@@ -121,11 +113,9 @@ fn verify(folder: CatalogFolder) -> Result<u8> {
     }
     let _ = writeln!(out, "{} references, {bad} bad", catalog.files().len());
     print(&out, None, false)?;
-    Ok(if bad > 0 {
-        exit::MALFORMED
-    } else if catalog.files().is_empty() {
-        exit::NOTHING
-    } else {
-        exit::CLEAN
+    Ok(match (bad, catalog.files().len()) {
+        (0, 0) => exit::NOTHING,
+        (0, _) => exit::CLEAN,
+        _ => exit::MALFORMED,
     })
 }

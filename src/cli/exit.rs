@@ -1,5 +1,9 @@
 //! Exit codes: documented, stable, and never 0 when nothing was scanned.
 
+use std::path::Path;
+
+use weightprint::ErrorKind;
+
 /// Nothing at or above `--fail-on`.
 pub(crate) const CLEAN: u8 = 0;
 /// Something at or above `--fail-on`.
@@ -13,13 +17,33 @@ pub(crate) const NOTHING: u8 = 4;
 /// Too little could be tested.
 pub(crate) const INCONCLUSIVE: u8 = 5;
 
+/// A request of the command line that cannot be met.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+/// An output file that exists and may not be replaced.
+pub(crate) fn in_the_way(path: &Path) -> Usage {
+    Usage(format!("{} exists; give --force to replace it", path.display()))
+}
+
 /// The code of an error.
 pub(crate) fn of_error(error: &anyhow::Error) -> u8 {
-    use weightprint::error::Class;
-    match error.downcast_ref::<weightprint::Error>().map(weightprint::Error::class) {
-        Some(Class::Usage) => USAGE,
-        Some(Class::Nothing) => NOTHING,
-        Some(Class::Malformed) | None => MALFORMED,
+    if error.is::<Usage>() {
+        return USAGE;
+    }
+    match error.downcast_ref::<weightprint::Error>().map(weightprint::Error::kind) {
+        Some(ErrorKind::Usage | ErrorKind::Exists) => USAGE,
+        Some(ErrorKind::Nothing) => NOTHING,
+        _ => MALFORMED,
+    }
+}
+
+/// What an option can do about an error of the library, to be said after it.
+pub(crate) fn hint(error: &anyhow::Error) -> &'static str {
+    match error.downcast_ref::<weightprint::Error>().map(weightprint::Error::kind) {
+        Some(ErrorKind::Exists) => "; give --force to replace it",
+        _ => "",
     }
 }
 

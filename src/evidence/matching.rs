@@ -434,7 +434,7 @@ mod tests {
 
     use super::*;
     use crate::checkpoint::{Checkpoint, OpenOptions};
-    use crate::scanner::Input;
+    use crate::scanner::Prepared;
 
     fn plain<'a>(values: &'a [f32], dtype: &'a DType) -> Sampled<'a> {
         Sampled { values, dtype, steps: &[] }
@@ -464,7 +464,7 @@ mod tests {
         let view = TensorView::new(Dtype::F32, vec![64, values.len() / 64], &bytes).unwrap();
         std::fs::write(&path, serialize([("weight", view)], None).unwrap()).unwrap();
         let checkpoint = Checkpoint::open(&path, OpenOptions::default()).unwrap();
-        Input::take(&checkpoint, String::new(), &[], &|_| ()).unwrap().into_fingerprint()
+        Prepared::take(&checkpoint, String::new(), &[], &|_| ()).unwrap().into_fingerprint()
     }
 
     /// Values from 0 to 1 that are independent for different seeds.

@@ -172,7 +172,7 @@ impl Fingerprint {
             arrays_sha256: arrays_sha256(pieces.iter().map(|(_, _, bytes)| bytes.as_slice())),
             tensors,
         };
-        let usage = |what: &dyn std::fmt::Display| Error::Usage(format!("cannot write the fingerprint: {what}"));
+        let usage = |what: &dyn std::fmt::Display| Error::usage(format!("cannot write the fingerprint: {what}"));
         let json = serde_json::to_string(&record).map_err(|error| usage(&error))?;
         let views: Vec<(&str, TensorView<'_>)> = pieces
             .iter()
@@ -549,7 +549,7 @@ fn map_bounded(path: &Path) -> Result<Numbers> {
     }
     if meta.len() > MAX_FINGERPRINT_BYTES {
         let (found, limit) = (meta.len(), MAX_FINGERPRINT_BYTES);
-        return Err(Error::Limit { path: path.to_path_buf(), what: "fingerprint size in bytes", found, limit });
+        return Err(Error::limit(path, "fingerprint size in bytes", found, limit));
     }
     Numbers::map(path)
 }

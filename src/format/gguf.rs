@@ -51,10 +51,10 @@ struct Entry {
 /// number is limited, whatever the file's length.
 ///
 /// # Errors
-/// [`Error::Malformed`] with tensor and byte offset wherever the file breaks the format: not version 2 or 3, the other
+/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) with tensor and byte offset wherever the file breaks the format: not version 2 or 3, the other
 /// byte order, an alignment that is no power of two, counts or lengths beyond the end, anything stated twice, sizes that
-/// overflow or cut a block, tensors that overlap or reach beyond the end. [`Error::Limit`] for a ceiling of
-/// [`limits`](crate::limits). [`Error::Changed`] if the file shrank meanwhile.
+/// overflow or cut a block, tensors that overlap or reach beyond the end. [`ErrorKind::Limit`](crate::ErrorKind::Limit) for a ceiling of
+/// [`limits`](crate::limits). [`ErrorKind::Changed`](crate::ErrorKind::Changed) if the file shrank meanwhile.
 pub(super) fn read(object: &dyn Object, name: &str) -> Result<Header> {
     let path = object.name();
     let mut reader = Reader::new(object);
@@ -62,7 +62,7 @@ pub(super) fn read(object: &dyn Object, name: &str) -> Result<Header> {
     let tensors = reader.count(LEAST_ENTRY, "tensors")?;
     if tensors > MAX_TENSORS as u64 {
         let (path, limit) = (path.to_path_buf(), MAX_TENSORS as u64);
-        return Err(Error::Limit { path, what: "number of tensors", found: tensors, limit });
+        return Err(Error::limit(path, "number of tensors", tensors, limit));
     }
     let metadata = Metadata::read(&mut reader)?;
     let alignment = match metadata.get("general.alignment") {

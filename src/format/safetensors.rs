@@ -32,9 +32,9 @@ const FORMAT: &str = "safetensors";
 /// (100 MB) plus a few times as much for its names, whatever the file's length.
 ///
 /// # Errors
-/// [`Error::Malformed`] with tensor and byte offset wherever the file breaks the format: too short, not JSON, unknown
+/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) with tensor and byte offset wherever the file breaks the format: too short, not JSON, unknown
 /// structure, anything stated twice, sizes that overflow or contradict each other, tensors that overlap or reach
-/// beyond the end. [`Error::Limit`] for a ceiling of [`limits`](crate::limits). [`Error::Changed`] if the file shrank
+/// beyond the end. [`ErrorKind::Limit`](crate::ErrorKind::Limit) for a ceiling of [`limits`](crate::limits). [`ErrorKind::Changed`](crate::ErrorKind::Changed) if the file shrank
 /// meanwhile.
 pub(super) fn read(object: &dyn Object, name: &str) -> Result<Header> {
     let path = object.name();
@@ -66,7 +66,7 @@ fn header_bytes<'a>(object: &'a dyn Object, buf: &'a mut Vec<u8>) -> Result<&'a 
             Some(text) => Error::malformed(path, FORMAT, format!("not a safetensors file: it begins with {text}")),
             None if header > MAX_HEADER_BYTES => {
                 let path = path.to_path_buf();
-                Error::Limit { path, what: "header length in bytes", found: header, limit: MAX_HEADER_BYTES }
+                Error::limit(path, "header length in bytes", header, MAX_HEADER_BYTES)
             }
             None => {
                 let what = format!("header of {header} bytes is longer than the file ({len} bytes)");
@@ -129,7 +129,7 @@ fn parse(path: &Path, text: &str) -> Result<Stated> {
     let parsed = json.deserialize_map(&mut stated).and_then(|()| json.end());
     let Err(error) = parsed else { return Ok(stated) };
     if let Some(Over { what, found, limit }) = stated.over {
-        return Err(Error::Limit { path: path.to_path_buf(), what, found: found as u64, limit: limit as u64 });
+        return Err(Error::limit(path, what, found as u64, limit as u64));
     }
     let at = LENGTH_BYTES + byte_of(text.as_bytes(), &error);
     let malformed = Error::malformed(path, FORMAT, format!("header: {}", message(&error))).at(at);

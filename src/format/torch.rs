@@ -37,9 +37,9 @@ struct Named<'a> {
 /// Reads what the file says of its tensors; findings call it `name`.
 ///
 /// # Errors
-/// [`Error::Malformed`] with the byte offset wherever the file breaks its format, is compressed or big-endian, or has
-/// no tensors that can be found; [`Error::Limit`] for a ceiling of [`limits`](crate::limits); [`Error::Nothing`] for
-/// an archive that is no checkpoint; [`Error::Changed`] if the file shrank meanwhile.
+/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) with the byte offset wherever the file breaks its format, is compressed or big-endian, or has
+/// no tensors that can be found; [`ErrorKind::Limit`](crate::ErrorKind::Limit) for a ceiling of [`limits`](crate::limits); [`ErrorKind::Nothing`](crate::ErrorKind::Nothing) for
+/// an archive that is no checkpoint; [`ErrorKind::Changed`](crate::ErrorKind::Changed) if the file shrank meanwhile.
 pub(super) fn read(object: &dyn Object, name: &str) -> Result<Header> {
     let file = Named { path: object.name(), name, object };
     let mut buf = Vec::new();
@@ -58,7 +58,7 @@ impl Named<'_> {
         match fault.why {
             Why::CutOff => self.malformed("its pickle is cut off").at(at),
             Why::Broken(what) => self.malformed(format!("broken pickle: {what}")).at(at),
-            Why::Over { what, found, limit } => Error::Limit { path: self.path.to_path_buf(), what, found, limit },
+            Why::Over { what, found, limit } => Error::limit(self.path, what, found, limit),
         }
     }
 
@@ -76,7 +76,7 @@ impl Named<'_> {
                 Err(Fault { why: Why::CutOff, .. }) if taken < len.min(MAX_PICKLE_BYTES) => window *= 8,
                 Err(Fault { why: Why::CutOff, .. }) if taken < len => {
                     let (path, limit) = (self.path.to_path_buf(), MAX_PICKLE_BYTES);
-                    return Err(Error::Limit { path, what: "length of a pickle in bytes", found: len, limit });
+                    return Err(Error::limit(path, "length of a pickle in bytes", len, limit));
                 }
                 Err(fault) => return Err(self.fault(fault, start)),
             }

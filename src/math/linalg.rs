@@ -48,7 +48,7 @@ impl Device {
     /// The first NVIDIA GPU.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the crate was built without its feature `cuda`, or there is no such GPU.
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) if the crate was built without its feature `cuda`, or there is no such GPU.
     pub fn cuda() -> Result<Self> {
         Self::gpu("cuda", candle_core::utils::cuda_is_available(), candle_core::Device::new_cuda)
     }
@@ -56,7 +56,7 @@ impl Device {
     /// The first GPU that speaks Apple's Metal.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the crate was built without its feature `metal`, or there is no such GPU.
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) if the crate was built without its feature `metal`, or there is no such GPU.
     pub fn metal() -> Result<Self> {
         Self::gpu("metal", candle_core::utils::metal_is_available(), candle_core::Device::new_metal)
     }
@@ -77,9 +77,9 @@ impl Device {
         open: impl Fn(usize) -> candle_core::Result<candle_core::Device>,
     ) -> Result<Self> {
         if !built_in {
-            return Err(Error::Usage(format!("this build has no {name}: it was made without the feature `{name}`")));
+            return Err(Error::usage(format!("this build has no {name}: it was made without the feature `{name}`")));
         }
-        let device = open(0).map_err(|error| Error::Usage(format!("cannot open a {name} device: {error}")))?;
+        let device = open(0).map_err(|error| Error::usage(format!("cannot open a {name} device: {error}")))?;
         Ok(Self::candle(device, name, WORTH_THE_WAY))
     }
 
@@ -205,13 +205,13 @@ static CHOSEN: OnceLock<Device> = OnceLock::new();
 /// Has the products of this process taken on a device from now on.
 ///
 /// # Errors
-/// [`Error::Usage`] once a device was chosen, or a product was taken on the one that is there by default: results of one
+/// [`ErrorKind::Usage`](crate::ErrorKind::Usage) once a device was chosen, or a product was taken on the one that is there by default: results of one
 /// process do not come from two devices.
 pub fn choose(device: Device) -> Result<()> {
     let name = device.name;
     CHOSEN
         .set(device)
-        .map_err(|_| Error::Usage(format!("cannot change over to {name}: products were taken on another device")))
+        .map_err(|_| Error::usage(format!("cannot change over to {name}: products were taken on another device")))
 }
 
 /// The device that was chosen; otherwise the processor.
@@ -353,7 +353,7 @@ mod tests {
         {
             if !built_in {
                 let error = device.unwrap_err();
-                assert!(matches!(&error, Error::Usage(what) if what.contains(name)), "{error}");
+                assert!(error.kind() == crate::ErrorKind::Usage && error.to_string().contains(name), "{error}");
             }
         }
         if !cfg!(any(feature = "cuda", feature = "metal")) {

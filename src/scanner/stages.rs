@@ -9,7 +9,7 @@ use std::path::Path;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{Input, compare_one};
+use super::{Prepared, compare_one};
 use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::evidence::screen::{Probe, nearness};
@@ -36,7 +36,7 @@ struct First {
     probe: Option<Probe>,
 }
 
-pub(crate) fn run(subject: &Input, catalogs: &[Catalog], mut digest: Sha256) -> Result<Stages> {
+pub(crate) fn run(subject: &Prepared, catalogs: &[Catalog], mut digest: Sha256) -> Result<Stages> {
     let files: Vec<(&Catalog, &Path)> =
         catalogs.iter().flat_map(|catalog| catalog.files().iter().map(move |file| (catalog, file.as_path()))).collect();
     let tries = files.len() as u64;
@@ -45,8 +45,8 @@ pub(crate) fn run(subject: &Input, catalogs: &[Catalog], mut digest: Sha256) -> 
     let look = |&(catalog, file): &(&Catalog, &Path)| -> Result<First> {
         let reference = catalog.load(file)?;
         let depth = if few { Depth::Full } else { Depth::Labels };
-        let compared = compare_one(&suspect, &reference.print, tries, depth);
-        let probe = (!few).then(|| Probe::new(&reference.print));
+        let compared = compare_one(&suspect, &reference.fingerprint, tries, depth);
+        let probe = (!few).then(|| Probe::new(&reference.fingerprint));
         Ok(First { compared, digest: reference.digest, probe })
     };
     let first: Vec<First> = files.par_iter().map(look).collect::<Result<_>>()?;
@@ -77,7 +77,7 @@ pub(crate) fn run(subject: &Input, catalogs: &[Catalog], mut digest: Sha256) -> 
     }
     let again = |&index: &usize| -> Result<(usize, Assessment)> {
         let (catalog, file) = files[index];
-        Ok((index, compare_one(&suspect, &catalog.load(file)?.print, tries, Depth::Full)))
+        Ok((index, compare_one(&suspect, &catalog.load(file)?.fingerprint, tries, Depth::Full)))
     };
     for (index, one) in chosen.par_iter().map(again).collect::<Result<Vec<_>>>()? {
         compared[index] = one;

@@ -8,7 +8,7 @@ use crate::support::{Random, Raw, disguise, write_file, zoo};
 use safetensors::tensor::Dtype;
 use weightprint::fingerprint::Fingerprint;
 use weightprint::report::{TestCode, TestReport};
-use weightprint::scanner::{self, Input};
+use weightprint::scanner::{self, Prepared};
 
 /// Heads and key-value groups of each model here, over all its four layers.
 const HEADS: u64 = 16;
@@ -17,7 +17,7 @@ const GROUPS: u64 = 8;
 /// log10 of 1/2! for the two groups of each layer and for the two heads of each group.
 const ALL_EQUAL: f64 = -12.0 * std::f64::consts::LOG10_2;
 
-fn test(suspect: &Input, reference: &Input) -> TestReport {
+fn test(suspect: &Prepared, reference: &Prepared) -> TestReport {
     let report = scanner::compare(suspect, reference);
     let mut tests = report.candidates[0].tests.iter();
     tests.find(|test| test.code == TestCode::HeadLabels).unwrap().clone()

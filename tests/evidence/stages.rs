@@ -10,26 +10,27 @@ use weightprint::catalog::Catalog;
 use weightprint::checkpoint::OpenOptions;
 use weightprint::fingerprint::Fingerprint;
 use weightprint::report::{ClassCode, Report, TestCode};
-use weightprint::scanner::{self, Input};
+use weightprint::scanner::{self, Prepared};
 
 /// Models of another recipe, to fill a catalog with.
 const STRANGERS: usize = 12;
 
 fn catalog(folder: &Path) -> Catalog {
+    let mut catalog = Catalog::create(folder).unwrap();
     for name in ["base-a", "base-b", "base-c"] {
         let print = open(&zoo(name), None).into_fingerprint();
-        Catalog::add(folder, &format!("zoo/{name}"), print, false).unwrap();
+        catalog.add(&format!("zoo/{name}"), print, false).unwrap();
     }
     for seed in 0..STRANGERS {
         let file = format!("{}/fixtures/null/seed-{seed:03}.safetensors", env!("CARGO_MANIFEST_DIR"));
-        Catalog::add(folder, &format!("null/{seed}"), Fingerprint::read(Path::new(&file)).unwrap(), false).unwrap();
+        catalog.add(&format!("null/{seed}"), Fingerprint::read(Path::new(&file)).unwrap(), false).unwrap();
     }
-    Catalog::open(folder).unwrap()
+    catalog
 }
 
 fn scan(path: &Path, catalog: &Catalog) -> Report {
     let lists = catalog.anchors().unwrap();
-    let subject = Input::read(path, OpenOptions::default(), &lists, &|_| {}).unwrap();
+    let subject = Prepared::read(path, OpenOptions::default(), &lists, &|_| {}).unwrap();
     scanner::scan(&subject, std::slice::from_ref(catalog)).unwrap()
 }
 

@@ -16,7 +16,7 @@ use weightprint::assemble;
 use weightprint::cache::Cache;
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
 use weightprint::fingerprint::Settings;
-use weightprint::scanner::{Cached, Input};
+use weightprint::scanner::{Cached, Prepared};
 use weightprint::tensor::TensorMeta;
 
 fn read(checkpoint: &Checkpoint, tensor: &TensorMeta, first: u64, count: u64) -> Vec<f32> {
@@ -478,7 +478,8 @@ fn neither_threads_nor_the_way_of_reading_nor_a_cache_leave_a_trace() {
     let take = || {
         let checkpoint = assemble::open_merged(&adapter, &base, OpenOptions::default()).unwrap();
         let settings = Settings::default();
-        let (input, cached) = Input::take_with(&checkpoint, "tuned".into(), &settings, Some(&cache), &|_| ()).unwrap();
+        let (input, cached) =
+            Prepared::take_with(&checkpoint, "tuned".into(), &settings, Some(&cache), &|_| ()).unwrap();
         (input.into_fingerprint().to_bytes().unwrap(), cached)
     };
     let (first, second) = (take(), take());

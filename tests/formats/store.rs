@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use weightprint::bytes::{Object, Origin, Store};
 use weightprint::checkpoint::{Checkpoint, Format, OpenOptions};
-use weightprint::scanner::Input;
+use weightprint::scanner::Prepared;
 use weightprint::{Error, Result};
 
 /// The files of a folder that need not be there any more.
@@ -74,7 +74,7 @@ impl Object for Held {
 
     fn read<'a>(&'a self, offset: u64, len: usize, _: &'a mut Vec<u8>) -> Result<&'a [u8]> {
         let taken = self.bytes.get(offset as usize..).and_then(|rest| rest.get(..len));
-        taken.ok_or_else(|| Error::Changed { path: self.path.clone() })
+        taken.ok_or_else(|| Error::changed(&self.path))
     }
 
     fn identity(&self) -> Vec<u8> {
@@ -103,7 +103,7 @@ fn model(into: &Path) -> PathBuf {
 }
 
 fn fingerprint(checkpoint: &Checkpoint) -> Vec<u8> {
-    let input = Input::take(checkpoint, "model".to_owned(), &[], &|_| ()).unwrap();
+    let input = Prepared::take(checkpoint, "model".to_owned(), &[], &|_| ()).unwrap();
     input.fingerprint().to_bytes().unwrap()
 }
 

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use crate::support::reports::verdict;
 use crate::support::torch::{LEGACY_HEAD, Pickler, legacy, state_pickle, zip, zipped};
+use crate::support::{ErrorClass, error_class};
 use crate::support::{Raw, load};
 use safetensors::tensor::{Dtype, SafeTensors};
 use weightprint::checkpoint::{Checkpoint, Format, OpenOptions};
-use weightprint::error::Class;
 use weightprint::finding::{Code, Level};
 
 fn fixture(name: &str) -> PathBuf {
@@ -152,7 +152,7 @@ fn training_state_is_left_out_and_named() {
     assert_eq!(codes(&checkpoint), [(Code::FileLeftOut, Level::Note)]);
     assert!(checkpoint.findings[0].message.contains("`optimizer`"), "{:?}", checkpoint.findings);
     let error = Checkpoint::open(&fixture("optimizer.pt"), OpenOptions::default()).unwrap_err();
-    assert!(error.class() == Class::Nothing && error.to_string().contains("optimizer"), "{error}");
+    assert!(error_class(&error) == ErrorClass::Nothing && error.to_string().contains("optimizer"), "{error}");
 
     let folder = tempfile::tempdir().unwrap();
     let training = [
@@ -175,7 +175,7 @@ fn training_state_is_left_out_and_named() {
     }
     fs::write(folder.path().join("__0_0.distcp"), b"PK\x03\x04").unwrap();
     let error = Checkpoint::open(folder.path(), OpenOptions::default()).unwrap_err();
-    assert!(error.class() == Class::Nothing && error.to_string().contains("training state"), "{error}");
+    assert!(error_class(&error) == ErrorClass::Nothing && error.to_string().contains("training state"), "{error}");
     assert!(error.to_string().contains("`__0_0.distcp`"), "{error}");
     for model in ["mp_rank_00_model_states.pt", "pytorch_model.bin", "model.safetensors"] {
         let target = folder.path().join(model);

@@ -8,10 +8,12 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use crate::support::{ErrorClass, error_class};
+use weightprint::Error;
+use weightprint::ErrorKind;
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
-use weightprint::error::{Class, Error};
 use weightprint::finding::{Code, Level};
-use weightprint::scanner::Input;
+use weightprint::scanner::Prepared;
 
 const FILE: &str = "model.safetensors";
 const POINTER: &str = "version https://git-lfs.github.com/spec/v1\n\
@@ -36,16 +38,16 @@ fn good() -> Vec<u8> {
     file(r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#, 1)
 }
 
-fn refuse(path: impl AsRef<Path>, class: Class, parts: &[&str]) -> Error {
+fn refuse(path: impl AsRef<Path>, class: ErrorClass, parts: &[&str]) -> Error {
     check(Checkpoint::open(path.as_ref(), OpenOptions::default()).unwrap_err(), class, parts)
 }
 
-fn check(error: Error, class: Class, parts: &[&str]) -> Error {
+fn check(error: Error, class: ErrorClass, parts: &[&str]) -> Error {
     let text = error.to_string();
     for part in parts {
         assert!(text.contains(part), "`{part}` is not in: {text}");
     }
-    assert_eq!(error.class(), class, "{text}");
+    assert_eq!(error_class(&error), class, "{text}");
     assert!(text.len() < 2000, "{} bytes of message", text.len());
     error
 }
@@ -55,7 +57,7 @@ fn malformed(bytes: impl AsRef<[u8]>, parts: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     put(folder.path().join(FILE), bytes);
     for path in [folder.path().to_path_buf(), folder.path().join(FILE)] {
-        refuse(path, Class::Malformed, &[&[FILE], parts].concat());
+        refuse(path, ErrorClass::Malformed, &[&[FILE], parts].concat());
     }
 }
 
@@ -91,7 +93,7 @@ fn a_header_at_the_ceiling_is_refused_in_bounded_time() {
     let folder = tempfile::tempdir().unwrap();
     let path = put(folder.path().join(FILE), [&100_000_000u64.to_le_bytes()[..], b"{"].concat());
     fs::File::options().write(true).open(&path).unwrap().set_len(100_000_008).unwrap();
-    refuse(&path, Class::Malformed, &[FILE, "header: ", "at byte 9"]);
+    refuse(&path, ErrorClass::Malformed, &[FILE, "header: ", "at byte 9"]);
 
     let spaces = [&100_000_000u64.to_le_bytes()[..], b"{", &vec![b' '; 99_999_998], b"}"].concat();
     put(&path, spaces);
@@ -108,7 +110,7 @@ fn more_tensors_than_the_ceiling() {
     header.push('}');
     let folder = tempfile::tempdir().unwrap();
     let path = put(folder.path().join(FILE), file(&header, 0));
-    refuse(path, Class::Malformed, &[FILE, "number of tensors 1000001 is over the limit of 1000000"]);
+    refuse(path, ErrorClass::Malformed, &[FILE, "number of tensors 1000001 is over the limit of 1000000"]);
 }
 
 #[test]
@@ -248,24 +250,24 @@ fn names_cannot_write_to_the_terminal() {
 #[test]
 fn git_lfs_pointers_are_no_weights() {
     let refuse = |path: &Path, class, parts: &[&str]| {
-        check(Input::read(path, OpenOptions::default(), &[], &|_| ()).unwrap_err(), class, parts)
+        check(Prepared::read(path, OpenOptions::default(), &[], &|_| ()).unwrap_err(), class, parts)
     };
     let folder = tempfile::tempdir().unwrap();
     put(folder.path().join(FILE), POINTER);
     let parts = [FILE, "Git-LFS pointer", "sha256:4d7a2146", "12345 bytes", "not downloaded", "git lfs pull"];
-    refuse(folder.path(), Class::Nothing, &parts);
-    refuse(&folder.path().join(FILE), Class::Nothing, &parts);
+    refuse(folder.path(), ErrorClass::Nothing, &parts);
+    refuse(&folder.path().join(FILE), ErrorClass::Nothing, &parts);
 
     let folder = tempfile::tempdir().unwrap();
     let shard = |number| folder.path().join(format!("model-0000{number}-of-00002.safetensors"));
     put(shard(1), POINTER);
     put(shard(2), POINTER);
-    refuse(folder.path(), Class::Nothing, &["all 2 weight files", "git lfs pull"]);
+    refuse(folder.path(), ErrorClass::Nothing, &["all 2 weight files", "git lfs pull"]);
     put(shard(1), good());
-    refuse(folder.path(), Class::Malformed, &["1 of 2 files are Git-LFS pointers", "model-00002-of-00002"]);
+    refuse(folder.path(), ErrorClass::Malformed, &["1 of 2 files are Git-LFS pointers", "model-00002-of-00002"]);
 
     let index = put(folder.path().join("model.safetensors.index.json"), POINTER);
-    refuse(&index, Class::Nothing, &["the index is a Git-LFS pointer"]);
+    refuse(&index, ErrorClass::Nothing, &["the index is a Git-LFS pointer"]);
 }
 
 #[test]
@@ -303,7 +305,7 @@ fn formats_of_a_later_version_are_nothing_to_scan() {
     let folder = tempfile::tempdir().unwrap();
     for (content, part) in contents {
         for name in ["weights.bin", FILE] {
-            refuse(put(folder.path().join(name), content), Class::Nothing, &[name, part]);
+            refuse(put(folder.path().join(name), content), ErrorClass::Nothing, &[name, part]);
         }
     }
     for (name, part) in [
@@ -321,27 +323,35 @@ fn formats_of_a_later_version_are_nothing_to_scan() {
         ("__0_0.distcp", "part of a distributed checkpoint"),
     ] {
         // Bytes that say nothing, and a pickle: both are known by their names alone.
-        refuse(put(folder.path().join(name), b"\x08\x01\x12\x00"), Class::Nothing, &[name, part]);
+        refuse(put(folder.path().join(name), b"\x08\x01\x12\x00"), ErrorClass::Nothing, &[name, part]);
         if name.ends_with("distcp") {
-            refuse(put(folder.path().join(name), b"PK\x03\x04"), Class::Nothing, &[name, part]);
+            refuse(put(folder.path().join(name), b"PK\x03\x04"), ErrorClass::Nothing, &[name, part]);
         }
         let alone = tempfile::tempdir().unwrap();
         put(alone.path().join(name), "x");
-        refuse(alone.path(), Class::Nothing, &["files in formats that are not read", name]);
+        refuse(alone.path(), ErrorClass::Nothing, &["files in formats that are not read", name]);
     }
-    refuse(put(folder.path().join("empty.onnx"), "\x08\x07\x12\x07pytorch"), Class::Malformed, &["ONNX", "no graph"]);
+    refuse(
+        put(folder.path().join("empty.onnx"), "\x08\x07\x12\x07pytorch"),
+        ErrorClass::Malformed,
+        &["ONNX", "no graph"],
+    );
 
     let folder = tempfile::tempdir().unwrap();
-    refuse(folder.path(), Class::Nothing, &["no weight files (*.safetensors, *.bin, *.pt, *.pth, *.gguf, *.onnx)"]);
+    refuse(
+        folder.path(),
+        ErrorClass::Nothing,
+        &["no weight files (*.safetensors, *.bin, *.pt, *.pth, *.gguf, *.onnx)"],
+    );
     put(folder.path().join("optimizer.pt"), "x");
-    refuse(folder.path(), Class::Nothing, &["training state (`optimizer.pt`)"]);
+    refuse(folder.path(), ErrorClass::Nothing, &["training state (`optimizer.pt`)"]);
     put(folder.path().join("f.onnx"), "x");
-    refuse(folder.path(), Class::Malformed, &["f.onnx", "ONNX"]);
+    refuse(folder.path(), ErrorClass::Malformed, &["f.onnx", "ONNX"]);
     fs::remove_file(folder.path().join("f.onnx")).unwrap();
     for name in ["a.bin", "b.pt", "c.pth", "d.ckpt"] {
         put(folder.path().join(name), "x");
     }
-    refuse(folder.path(), Class::Usage, &["more than one model", "`a.bin`, `b.pt`, `c.pth`, `d.ckpt`"]);
+    refuse(folder.path(), ErrorClass::Usage, &["more than one model", "`a.bin`, `b.pt`, `c.pth`, `d.ckpt`"]);
 }
 
 #[test]
@@ -351,7 +361,7 @@ fn a_shard_of_another_format_is_malformed() {
     put(folder.path().join("model-2-of-2.safetensors"), "PK\x03\x04\x00\x00\x08\x08");
     refuse(
         folder.path(),
-        Class::Malformed,
+        ErrorClass::Malformed,
         &["`model-2-of-2.safetensors` is not in the format of `model-1-of-2.safetensors`"],
     );
 }
@@ -359,13 +369,13 @@ fn a_shard_of_another_format_is_malformed() {
 #[test]
 fn paths_that_are_not_there_or_not_readable() {
     let folder = tempfile::tempdir().unwrap();
-    let error = refuse(folder.path().join("nowhere"), Class::Malformed, &["nowhere", "cannot open"]);
-    assert!(matches!(error, Error::Io { .. }));
+    let error = refuse(folder.path().join("nowhere"), ErrorClass::Malformed, &["nowhere", "cannot open"]);
+    assert!(error.kind() == ErrorKind::Io);
     let path = put(folder.path().join(FILE), good());
     fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     if fs::File::open(&path).is_err() {
-        let error = refuse(&path, Class::Malformed, &[FILE, "cannot open"]);
-        assert!(matches!(error, Error::Io { .. }));
+        let error = refuse(&path, ErrorClass::Malformed, &[FILE, "cannot open"]);
+        assert!(error.kind() == ErrorKind::Io);
     }
 }
 
@@ -374,14 +384,14 @@ fn pipes_sockets_devices_and_folders_are_refused_without_waiting() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(FILE);
     let socket = UnixListener::bind(&path).unwrap();
-    refuse(&path, Class::Malformed, &[FILE, "not a regular file"]);
-    refuse(folder.path(), Class::Malformed, &[FILE, "not a regular file"]);
+    refuse(&path, ErrorClass::Malformed, &[FILE, "not a regular file"]);
+    refuse(folder.path(), ErrorClass::Malformed, &[FILE, "not a regular file"]);
     drop(socket);
     fs::remove_file(&path).unwrap();
 
     if std::process::Command::new("mkfifo").arg(&path).status().is_ok_and(|status| status.success()) {
-        refuse(&path, Class::Malformed, &[FILE, "not a regular file"]);
-        refuse(folder.path(), Class::Malformed, &[FILE, "not a regular file"]);
+        refuse(&path, ErrorClass::Malformed, &[FILE, "not a regular file"]);
+        refuse(folder.path(), ErrorClass::Malformed, &[FILE, "not a regular file"]);
         fs::rename(&path, folder.path().join("config.json")).unwrap();
         put(&path, good());
         let checkpoint = Checkpoint::open(folder.path(), OpenOptions::default()).unwrap();
@@ -389,12 +399,12 @@ fn pipes_sockets_devices_and_folders_are_refused_without_waiting() {
         fs::remove_file(&path).unwrap();
     }
     fs::create_dir(&path).unwrap();
-    refuse(folder.path(), Class::Malformed, &[FILE, "not a regular file"]);
+    refuse(folder.path(), ErrorClass::Malformed, &[FILE, "not a regular file"]);
     let index = folder.path().join("model.safetensors.index.json");
     let socket = UnixListener::bind(&index).unwrap();
-    refuse(folder.path(), Class::Malformed, &["index.json", "not a regular file"]);
+    refuse(folder.path(), ErrorClass::Malformed, &["index.json", "not a regular file"]);
     drop(socket);
-    refuse("/dev/null", Class::Malformed, &["not a regular file"]);
+    refuse("/dev/null", ErrorClass::Malformed, &["not a regular file"]);
 }
 
 #[test]
@@ -405,13 +415,13 @@ fn links_that_leave_the_folder_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let link = folder.path().join(FILE);
     symlink(&target, &link).unwrap();
-    refuse(folder.path(), Class::Malformed, &[FILE, target.to_str().unwrap(), "outside"]);
+    refuse(folder.path(), ErrorClass::Malformed, &[FILE, target.to_str().unwrap(), "outside"]);
     fs::remove_file(&link).unwrap();
     symlink("gone", &link).unwrap();
-    refuse(folder.path(), Class::Malformed, &[FILE, "`gone`, which does not exist"]);
+    refuse(folder.path(), ErrorClass::Malformed, &[FILE, "`gone`, which does not exist"]);
     fs::remove_file(&link).unwrap();
     symlink(FILE, &link).unwrap();
-    refuse(folder.path(), Class::Malformed, &[FILE]);
+    refuse(folder.path(), ErrorClass::Malformed, &[FILE]);
     fs::remove_file(&link).unwrap();
 
     put(&link, good());
@@ -425,7 +435,7 @@ fn links_that_leave_the_folder_are_refused() {
     fs::remove_file(&link).unwrap();
     let map = r#"{"weight_map":{"a":"sub/secret.safetensors"}}"#;
     put(folder.path().join("model.safetensors.index.json"), map);
-    refuse(folder.path(), Class::Malformed, &["sub/secret.safetensors", "outside"]);
+    refuse(folder.path(), ErrorClass::Malformed, &["sub/secret.safetensors", "outside"]);
 }
 
 #[test]
@@ -436,18 +446,18 @@ fn links_of_a_cache_must_stay_in_their_repository() {
     let snapshot = repository.join("snapshots/abc");
     fs::create_dir_all(&snapshot).unwrap();
     symlink("../../../models--org--other/blobs/b10b", snapshot.join(FILE)).unwrap();
-    refuse(&repository, Class::Malformed, &[FILE, fs::canonicalize(other).unwrap().to_str().unwrap(), "outside"]);
+    refuse(&repository, ErrorClass::Malformed, &[FILE, fs::canonicalize(other).unwrap().to_str().unwrap(), "outside"]);
 
     fs::remove_file(snapshot.join(FILE)).unwrap();
     put(repository.join("blobs/c0de"), "<!DOCTYPE html>");
     symlink("../../blobs/c0de", snapshot.join(FILE)).unwrap();
-    refuse(&repository, Class::Malformed, &["snapshots/abc/model.safetensors: malformed", "<!DOCTYPE html>"]);
+    refuse(&repository, ErrorClass::Malformed, &["snapshots/abc/model.safetensors: malformed", "<!DOCTYPE html>"]);
 
     fs::remove_dir_all(&snapshot).unwrap();
     let stray = hub.path().join("stray");
     put(stray.join(FILE), good());
     symlink(&stray, &snapshot).unwrap();
-    refuse(&repository, Class::Malformed, &["snapshots/abc", "stray", "outside"]);
+    refuse(&repository, ErrorClass::Malformed, &["snapshots/abc", "stray", "outside"]);
 }
 
 #[test]
@@ -456,8 +466,8 @@ fn indexes_that_lead_elsewhere() {
     for file in ["/etc/passwd", "../x", "a/../../x", "./x", "..\\\\x", "C:\\\\x", "C:x", "", "a//b", "x\\u0000"] {
         let text = format!(r#"{{"weight_map":{{"a":"{file}"}}}}"#);
         let index = put(folder.path().join("model.safetensors.index.json"), text);
-        refuse(folder.path(), Class::Malformed, &["index.json", "not a plain path"]);
-        refuse(index, Class::Malformed, &["index.json", "not a plain path"]);
+        refuse(folder.path(), ErrorClass::Malformed, &["index.json", "not a plain path"]);
+        refuse(index, ErrorClass::Malformed, &["index.json", "not a plain path"]);
     }
 }
 
@@ -477,14 +487,14 @@ fn indexes_that_are_malformed() {
     let folder = tempfile::tempdir().unwrap();
     for (text, part) in cases {
         put(folder.path().join("model.safetensors.index.json"), text);
-        refuse(folder.path(), Class::Malformed, &["model.safetensors.index.json", "index of shards", part]);
+        refuse(folder.path(), ErrorClass::Malformed, &["model.safetensors.index.json", "index of shards", part]);
     }
     let deep = format!(r#"{{"x":{},"weight_map""#, "[".repeat(1_000_000));
     put(folder.path().join("model.safetensors.index.json"), deep);
-    refuse(folder.path(), Class::Malformed, &["at byte "]);
+    refuse(folder.path(), ErrorClass::Malformed, &["at byte "]);
     let names: Vec<String> = (0..10_001).map(|i| format!(r#""{i}":"{i}.safetensors""#)).collect();
     put(folder.path().join("model.safetensors.index.json"), format!(r#"{{"weight_map":{{{}}}}}"#, names.join(",")));
-    refuse(folder.path(), Class::Malformed, &["number of shards 10001 is over the limit of 10000"]);
+    refuse(folder.path(), ErrorClass::Malformed, &["number of shards 10001 is over the limit of 10000"]);
 }
 
 #[test]
@@ -492,7 +502,7 @@ fn an_index_of_broken_pickles_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     put(folder.path().join("a.bin"), "PK\x03\x04\x00\x00\x08\x08");
     let index = put(folder.path().join("pytorch_model.bin.index.json"), r#"{"weight_map":{"a":"a.bin"}}"#);
-    refuse(index, Class::Malformed, &["a.bin", "the archive is cut off"]);
+    refuse(index, ErrorClass::Malformed, &["a.bin", "the archive is cut off"]);
 }
 
 #[test]
@@ -504,7 +514,7 @@ fn missing_shards_are_all_named_up_to_ten() {
         put(folder.path().join("model.safetensors.index.json"), format!(r#"{{"weight_map":{{{}}}}}"#, map.join(",")));
     for path in [folder.path(), &index] {
         let parts = ["14 of 15 shards are missing", "`s01.safetensors`", "`s10.safetensors` and 4 more"];
-        refuse(path, Class::Malformed, &parts);
+        refuse(path, ErrorClass::Malformed, &parts);
     }
 }
 
@@ -513,13 +523,13 @@ fn incomplete_sets_of_numbered_files() {
     let folder = tempfile::tempdir().unwrap();
     put(folder.path().join("model-00002-of-00003.safetensors"), good());
     let parts = ["2 of 3 shards are missing", "`model-00001-of-00003.safetensors`, `model-00003-of-00003.safetensors`"];
-    refuse(folder.path(), Class::Malformed, &parts);
+    refuse(folder.path(), ErrorClass::Malformed, &parts);
     put(folder.path().join("model-2-of-3.safetensors"), good());
-    refuse(folder.path(), Class::Malformed, &["shard 2 of", "more than once"]);
+    refuse(folder.path(), ErrorClass::Malformed, &["shard 2 of", "more than once"]);
 
     let folder = tempfile::tempdir().unwrap();
     put(folder.path().join("model-1-of-999999999.safetensors"), good());
-    refuse(folder.path(), Class::Malformed, &["number of shards 999999999 is over the limit of 10000"]);
+    refuse(folder.path(), ErrorClass::Malformed, &["number of shards 999999999 is over the limit of 10000"]);
 }
 
 #[test]
@@ -529,7 +539,7 @@ fn one_name_in_two_shards() {
     put(folder.path().join("model-2-of-2.safetensors"), good());
     let at = format!("at byte {}", good().len() - 1);
     let parts = ["`model-1-of-2.safetensors` and in `model-2-of-2.safetensors`", "tensor `a`", &at];
-    refuse(folder.path(), Class::Malformed, &parts);
+    refuse(folder.path(), ErrorClass::Malformed, &parts);
 }
 
 #[test]

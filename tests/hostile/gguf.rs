@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use crate::support::gguf::{Gguf, Kind, Meta, Stored, from_llama};
 use crate::support::load;
+use crate::support::{ErrorClass, error_class};
 use proptest::prelude::*;
+use weightprint::ErrorKind;
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
-use weightprint::error::Class;
 use weightprint::finding::Code;
 use weightprint::{Error, anatomy};
 
@@ -28,7 +29,7 @@ fn open_bytes(bytes: &[u8]) -> Result<(tempfile::TempDir, Checkpoint), Error> {
 /// The message of the refusal, which is about the file's content.
 fn refused(bytes: &[u8]) -> String {
     let error = open_bytes(bytes).map(|_| ()).expect_err("refused");
-    assert_eq!(error.class(), Class::Malformed, "{error}");
+    assert_eq!(error_class(&error), ErrorClass::Malformed, "{error}");
     error.to_string()
 }
 
@@ -90,7 +91,7 @@ fn a_sparse_file_does_not_make_its_counts_believable() {
         std::fs::write(&path, bytes).unwrap();
         std::fs::File::options().write(true).open(&path).unwrap().set_len(1 << 40).unwrap();
         let error = open(&path).map(|_| ()).expect_err("refused");
-        assert!(matches!(error, Error::Limit { .. }), "{error}");
+        assert!(error.kind() == ErrorKind::Limit, "{error}");
     }
     // An array of empty strings that would go on for a terabyte, and one of numbers.
     for (key, kind, count) in [("x", 8u32, 1u64 << 36), ("x", 4, 1 << 36), ("tokenizer.ggml.tokens", 8, 1 << 36)] {
@@ -103,7 +104,7 @@ fn a_sparse_file_does_not_make_its_counts_believable() {
         std::fs::write(&path, gguf.to_bytes()).unwrap();
         std::fs::File::options().write(true).open(&path).unwrap().set_len(1 << 40).unwrap();
         let error = open(&path).map(|_| ()).expect_err("refused");
-        assert!(matches!(error, Error::Limit { .. }), "{error}");
+        assert!(error.kind() == ErrorKind::Limit, "{error}");
     }
 }
 

@@ -7,11 +7,12 @@ use std::fs;
 use std::path::Path;
 
 use crate::support::torch::{LEGACY_HEAD, Pickler, archive, legacy, state_pickle, zip, zipped};
+use crate::support::{ErrorClass, error_class};
 use crate::support::{Raw, load, open_in_time, weightprint, zoo};
 use proptest::prelude::*;
 use safetensors::tensor::Dtype;
+use weightprint::Error;
 use weightprint::checkpoint::Checkpoint;
-use weightprint::error::{Class, Error};
 use weightprint::finding::{Code, Level};
 
 /// Opens a file of these bytes under that name, in less than a second and a half, and reads what it holds.
@@ -32,7 +33,7 @@ fn refuse(bytes: &[u8], parts: &[&str]) {
     for part in [&["model.bin"], parts].concat() {
         assert!(text.contains(part), "`{part}` is not in: {text}");
     }
-    assert_eq!(error.class(), Class::Malformed, "{text}");
+    assert_eq!(error_class(&error), ErrorClass::Malformed, "{text}");
     assert!(text.len() < 2000, "{} bytes of message", text.len());
 }
 
@@ -245,7 +246,7 @@ fn files_cut_off_anywhere_are_refused() {
         assert_eq!((full.tensors.len(), full.findings.len()), (2, 0));
         for len in 0..whole.len() {
             let error = open(&whole[..len]).unwrap_err();
-            assert_eq!(error.class(), Class::Malformed, "{len}: {error}");
+            assert_eq!(error_class(&error), ErrorClass::Malformed, "{len}: {error}");
         }
     }
 }
@@ -316,7 +317,7 @@ fn archives_that_torch_does_not_write_are_refused() {
         &["`a.weight`", "storage `0` is not in the file"],
     );
     let other = open(&archive(&[("word/document.xml", b"<x/>")])).unwrap_err();
-    assert_eq!(other.class(), Class::Nothing);
+    assert_eq!(error_class(&other), ErrorClass::Nothing);
     // The 64-bit end record of large files, with the 32-bit one saying nothing.
     let start = u64::from(u32::from_le_bytes(good[end + 16..end + 20].try_into().unwrap()));
     let size = end as u64 - start;

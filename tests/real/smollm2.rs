@@ -10,7 +10,7 @@ use crate::support::{Random, Raw, disguise, load_file, obfuscate, weightprint, w
 use half::f16;
 use safetensors::tensor::Dtype;
 use weightprint::report::{ClassCode, Report, TestCode, TestReport};
-use weightprint::scanner::{self, Input};
+use weightprint::scanner::{self, Prepared};
 
 const SMOLLM2: &str = "SmolLM2-135M-Instruct";
 const MINILM: &str = "all-MiniLM-L6-v2";
@@ -37,8 +37,8 @@ fn real(name: &str) -> Option<PathBuf> {
 }
 
 /// The model as a reference, read once for all tests.
-fn reference() -> Option<&'static Input> {
-    static REFERENCE: OnceLock<Option<Input>> = OnceLock::new();
+fn reference() -> Option<&'static Prepared> {
+    static REFERENCE: OnceLock<Option<Prepared>> = OnceLock::new();
     REFERENCE.get_or_init(|| real(SMOLLM2).map(|folder| open(&folder, None))).as_ref()
 }
 
@@ -47,7 +47,7 @@ fn tensors() -> Vec<Raw> {
 }
 
 /// Compares tensors, with nothing beside them, with the model.
-fn against_the_model(what: &str, tensors: &[Raw], reference: &Input) -> Report {
+fn against_the_model(what: &str, tensors: &[Raw], reference: &Prepared) -> Report {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
     write_file(&path, tensors);

@@ -17,8 +17,24 @@ use std::time::{Duration, Instant};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::Value;
-use weightprint::Error;
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
+use weightprint::{Error, ErrorKind};
+
+/// What the program makes of an error: its exit codes 2, 3 and 4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorClass {
+    Usage,
+    Malformed,
+    Nothing,
+}
+
+pub fn error_class(error: &Error) -> ErrorClass {
+    match error.kind() {
+        ErrorKind::Usage | ErrorKind::Exists => ErrorClass::Usage,
+        ErrorKind::Nothing => ErrorClass::Nothing,
+        _ => ErrorClass::Malformed,
+    }
+}
 
 /// Opens a file that may lie, in less than a second and a half, and reads what it holds.
 pub fn open_in_time(path: &Path) -> Result<Checkpoint, Error> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use safetensors::tensor::Dtype;
 use weightprint::checkpoint::OpenOptions;
 use weightprint::report::Report;
-use weightprint::scanner::{self, Input};
+use weightprint::scanner::{self, Prepared};
 
 use super::model::Model;
 use super::{Random, Raw, disguise, load, obfuscate, write_file, zoo};
@@ -135,10 +135,10 @@ pub fn pairs() -> Vec<Pair> {
 }
 
 /// Opens a checkpoint for comparison with `reference`.
-pub fn open(path: &Path, reference: Option<&Input>) -> Input {
+pub fn open(path: &Path, reference: Option<&Prepared>) -> Prepared {
     let lists: Vec<_> =
         reference.and_then(|reference| reference.fingerprint().anchors()).cloned().into_iter().collect();
-    Input::read(path, OpenOptions::default(), &lists, &|_| ()).unwrap()
+    Prepared::read(path, OpenOptions::default(), &lists, &|_| ()).unwrap()
 }
 
 impl Pair {
@@ -147,7 +147,7 @@ impl Pair {
     }
 
     /// The report of the comparison with `reference`.
-    pub fn report(&self, reference: &Input) -> Report {
+    pub fn report(&self, reference: &Prepared) -> Report {
         let Some(disguise) = self.disguise else {
             return scanner::compare(&open(&zoo(self.model), Some(reference)), reference);
         };

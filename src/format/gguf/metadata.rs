@@ -111,7 +111,7 @@ impl Metadata {
         let count = reader.count(8 + 4 + 1, "metadata entries")?;
         if count > MAX_ENTRIES {
             let path = reader.path().to_path_buf();
-            return Err(Error::Limit { path, what: "number of metadata entries", found: count, limit: MAX_ENTRIES });
+            return Err(Error::limit(path, "number of metadata entries", count, MAX_ENTRIES));
         }
         for _ in 0..count {
             let at = reader.at();
@@ -152,7 +152,7 @@ impl Metadata {
         let count = reader.count(8, "strings of an array")?;
         if key == TOKENS && count > MAX_TOKENS {
             let path = reader.path().to_path_buf();
-            return Err(Error::Limit { path, what: "number of tokens", found: count, limit: MAX_TOKENS });
+            return Err(Error::limit(path, "number of tokens", count, MAX_TOKENS));
         }
         let mut tokens = Vec::new();
         for _ in 0..count {

@@ -67,7 +67,7 @@ impl<'a> Reader<'a> {
         let found = begin + len;
         if found > MAX_HEADER_BYTES {
             let (path, limit) = (self.path().to_path_buf(), MAX_HEADER_BYTES);
-            return Err(Error::Limit { path, what: "header length in bytes", found, limit });
+            return Err(Error::limit(path, "header length in bytes", found, limit));
         }
         self.at = found;
         Ok(begin)
@@ -103,7 +103,7 @@ impl<'a> Reader<'a> {
         let at = self.at;
         let len = self.count(1, "bytes of a string")?;
         if len > limit {
-            return Err(Error::Limit { path: self.path().to_path_buf(), what, found: len, limit });
+            return Err(Error::limit(self.path(), what, len, limit));
         }
         let text = self.bytes(len, what)?.to_vec();
         String::from_utf8(text).map_err(|_| self.refuse_at(at, "a string is not UTF-8"))

@@ -93,7 +93,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn over(&self, what: &'static str, found: u64, limit: u64) -> Error {
-        Error::Limit { path: self.path.to_path_buf(), what, found, limit }
+        Error::limit(self.path, what, found, limit)
     }
 
     /// Counts something that was looked at.

@@ -41,7 +41,7 @@ pub(crate) fn read(file: Named<'_>) -> Result<Header> {
     let (start, len) = place(file, &format!("{prefix}/data.pkl"), &members)?;
     if len > MAX_PICKLE_BYTES {
         let path = file.path.to_path_buf();
-        return Err(Error::Limit { path, what: "length of a pickle in bytes", found: len, limit: MAX_PICKLE_BYTES });
+        return Err(Error::limit(path, "length of a pickle in bytes", len, MAX_PICKLE_BYTES));
     }
     let constants = constants(file, &members, &prefix)?;
     let others = constants.is_some();
@@ -66,7 +66,7 @@ fn folder(file: Named<'_>, members: &HashMap<String, Member>) -> Result<String> 
     let prefix = match pickles.as_slice() {
         [] => {
             let why = foreign(members).to_owned();
-            return Err(Error::Nothing { path: file.path.to_path_buf(), why });
+            return Err(Error::nothing(file.path, why));
         }
         [(name, member)] => name.strip_suffix("/data.pkl").ok_or_else(|| {
             let what = format!("the archive's pickle is called {} and not `data.pkl`", super::shown(name));
@@ -180,7 +180,7 @@ fn directory(file: Named<'_>) -> Result<HashMap<String, Member>> {
         ("length of an archive's directory in bytes", len, MAX_SIDECAR_BYTES),
     ] {
         if found > limit {
-            return Err(Error::Limit { path: file.path.to_path_buf(), what, found, limit });
+            return Err(Error::limit(file.path, what, found, limit));
         }
     }
     let mut buf = Vec::new();

@@ -86,7 +86,7 @@ impl<'p> Search<'_, 'p, '_> {
         if self.visits > MOST {
             let path = self.file.path.to_path_buf();
             let (what, found) = ("number of entries in a checkpoint's dictionaries", self.visits as u64);
-            return Err(Error::Limit { path, what, found, limit: MOST as u64 });
+            return Err(Error::limit(path, what, found, MOST as u64));
         }
         Ok(())
     }
@@ -150,7 +150,7 @@ impl<'p> Search<'_, 'p, '_> {
             ("length of all tensors' names in bytes", self.named, MAX_HEADER_BYTES),
         ] {
             if found > limit {
-                return Err(Error::Limit { path: self.file.path.to_path_buf(), what, found, limit });
+                return Err(Error::limit(self.file.path, what, found, limit));
             }
         }
         Ok(format!("{prefix}{key}"))

@@ -17,7 +17,7 @@ use crate::{Error, Result};
 pub(crate) fn read(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges, others: bool) -> Result<Header> {
     if is_optimizer(pickle) {
         let why = "the state of an optimizer, which is no model".to_owned();
-        return Err(Error::Nothing { path: file.path.to_path_buf(), why });
+        return Err(Error::nothing(file.path, why));
     }
     let Some(state) = state::find(file, pickle)? else { return Err(file.no_state(pickle)) };
     if state.tensors.is_empty() && !pickle.refused.is_empty() && !others {
@@ -51,7 +51,7 @@ fn is_optimizer(pickle: &Pickle<'_>) -> bool {
 fn from_state(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges, state: state::State<'_>) -> Result<Header> {
     if state.tensors.len() > MAX_TENSORS {
         let (path, found, limit) = (file.path.to_path_buf(), state.tensors.len() as u64, MAX_TENSORS as u64);
-        return Err(Error::Limit { path, what: "number of tensors", found, limit });
+        return Err(Error::limit(path, "number of tensors", found, limit));
     }
     let mut findings = file.refusals(&pickle.refused);
     findings.extend(remarks(file, &state));
