@@ -78,7 +78,7 @@ impl Catalog {
     pub fn load(&self, file: &Path) -> Result<Reference> {
         let bad = |what: String| Error::malformed(file, "catalog entry", what);
         if !Fingerprint::is_fingerprint(file) {
-            return Err(bad("not a fingerprint; a catalog holds what `catalog add` wrote".to_owned()));
+            return Err(bad("not a fingerprint; a catalog holds nothing else".to_owned()));
         }
         let (fingerprint, digest) = Fingerprint::read_with_digest(file)?;
         let id =

@@ -96,11 +96,11 @@ codes! {
     /// The checkpoint is an adapter: it changes a base model that is not part of it.
     NeedsBase = "needs-base",
         "Finding. The checkpoint is an adapter, a low-rank change to a base model that is not part of it. What it \
-         declares and which modules it changes is told; whether the merged model is a copy cannot be. Name its base \
-         with --base, and the two are scanned as the model that they make.";
+         declares and which modules it changes is told; whether the merged model is a copy cannot be. Name its base, \
+         and the two are scanned as the model that they make.";
     /// An adapter was merged into its base as it was read.
     AdapterMerged = "adapter-merged",
-        "Finding. The subject is an adapter together with the base that --base named. Every value is the base's with \
+        "Finding. The subject is an adapter together with the base that was named for it. Every value is the base's with \
          the adapter's change added, as PEFT would have merged and saved it; no merged file was written. The files \
          of both are listed with their digests.";
     /// Parts of one model disagree about a tensor that each of them holds whole.
@@ -120,7 +120,7 @@ codes! {
     /// The architecture match has no weight fingerprint in any catalog.
     WeightsNotTested = "weights-not-tested",
         "Finding. The architecture equals that of a known model of which no catalog has a weight fingerprint, so \
-         descent from it was not tested. `weightprint catalog add PATH --id ID` adds one.";
+         descent from it was not tested. Adding its fingerprint to a catalog changes that.";
     /// A whole file's digest equals a published one.
     PublishedDigest = "published-digest",
         "Finding. A whole file has a SHA-256 that was published for a known model.";

@@ -68,7 +68,7 @@ pub(crate) fn describe(tensors: &[TensorMeta], config: Option<&Config>, claims: 
         card.relation.get_or_insert_with(|| "adapter".to_owned());
     }
     let message = format!(
-        "needs its base: an {method} {rank} on {}{whole}; it {base}. Scan it with `--base` and the folder of its base",
+        "needs its base: an {method} {rank} on {}{whole}; it {base}. Scan it together with its base",
         listed(&touched)
     );
     Some(Finding::new(Code::NeedsBase, Level::Warning, message.replace("an `", "a `"), first.name.clone()))

@@ -226,7 +226,7 @@ fn findings(out: &mut String, report: &Report) {
 
 fn more(out: &mut String, rows: usize) {
     if rows > MAX_ROWS {
-        let _ = writeln!(out, "  ... and {} more: see --format json", rows - MAX_ROWS);
+        let _ = writeln!(out, "  ... and {} more: the JSON report has all", rows - MAX_ROWS);
     }
 }
 

@@ -277,16 +277,13 @@ pub(super) fn declared(declaration: &Declaration) -> String {
     }
 }
 
-/// That an architecture's match cannot be tested for weights, nor so many others of its shapes, and how to change that.
+/// That an architecture's match cannot be tested for weights, nor so many others of its shapes.
 pub(crate) fn untested(id: &str, others: usize) -> String {
     let others = match others {
         0 => String::new(),
         n => format!(" (nor do {n} others of the same shapes)"),
     };
-    format!(
-        "weights not tested against {id}: it has no weight fingerprint in the catalog{others}; \
-         add one with `weightprint catalog add PATH --id {id}`"
-    )
+    format!("weights not tested against {id}: it has no weight fingerprint in the catalog{others}")
 }
 
 /// That labels of channels are not arbitrary.

@@ -100,7 +100,7 @@ fn adapters_of_other_methods_and_tools_are_no_models_either() {
         let run = scan(folder.path());
         assert_eq!(run.code, 5, "{name}: {}", run.stderr);
         let told = findings(&run.json(), "needs-base");
-        assert!(told.len() == 1 && told[0].contains("`--base`"), "{name}: {told:?}");
+        assert!(told.len() == 1 && told[0].contains("together with its base"), "{name}: {told:?}");
     }
 }
 

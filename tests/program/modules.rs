@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 /// The modules of the library, lowest first: each may use those before it, never one behind it.
-const ORDER: [&str; 20] = [
+const ORDER: [&str; 21] = [
     "text",
     "error",
     "finding",
@@ -15,19 +15,20 @@ const ORDER: [&str; 20] = [
     "bytes",
     "math",
     "model",
+    "published",
     "tensor",
     "format",
     "checkpoint",
     "anatomy",
     "assemble",
     "fingerprint",
-    "published",
     "catalog",
     "cache",
     "evidence",
     "verdict",
     "report",
     "scanner",
+    "front",
 ];
 
 const BEGIN: &str = "<!-- modules: begin -->\n";

@@ -121,7 +121,7 @@ fn architecture(out: &mut String, anatomy: &InspectedAnatomy, nearest: &[Nearest
         hanging(out, "  renamed: ", &format!("{} = {} (x{})", row.found, row.canonical, row.count));
     }
     if anatomy.renamed.len() > MAX_RENAMED {
-        let _ = writeln!(out, "  ... and {} more renamed: see --format json", anatomy.renamed.len() - MAX_RENAMED);
+        let _ = writeln!(out, "  ... and {} more renamed: the JSON form has all", anatomy.renamed.len() - MAX_RENAMED);
     }
 }
 
