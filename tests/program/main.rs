@@ -7,3 +7,4 @@ mod cache;
 mod cli;
 mod modules;
 mod pipes;
+mod snapshots;

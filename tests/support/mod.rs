@@ -209,10 +209,18 @@ impl Run {
 
 /// Runs the program with no catalog but those that are named.
 pub fn weightprint<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Run {
+    weightprint_in(Path::new("."), args)
+}
+
+/// The same from within a folder, so that paths can be given, and come back, without what lies above it.
+pub fn weightprint_in<S: AsRef<std::ffi::OsStr>>(folder: &Path, args: impl IntoIterator<Item = S>) -> Run {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_weightprint"))
         .args(args)
+        .current_dir(folder)
+        .env("COLUMNS", "80")
         .env("XDG_DATA_HOME", "/nonexistent")
         .env("WEIGHTPRINT_NO_CACHE", "1")
+        .env_remove("WEIGHTPRINT_CACHE")
         .env_remove("WEIGHTPRINT_CATALOG")
         .output()
         .unwrap();
