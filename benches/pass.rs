@@ -13,7 +13,8 @@ use std::process::Command;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use model::Shape;
 use sha2::{Digest, Sha256};
-use weightprint::anatomy;
+use weightprint::anatomy::{self, Hints};
+use weightprint::assemble::Subject;
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
 use weightprint::fingerprint::Fingerprint;
 use weightprint::math::linalg::Device;
@@ -37,7 +38,7 @@ fn headers(c: &mut Criterion) {
     group.bench_function("open and tell the architecture", |b| {
         b.iter(|| {
             let checkpoint = open(&path);
-            let anatomy = anatomy::dissect(&checkpoint.tensors, None);
+            let anatomy = anatomy::dissect(&checkpoint.tensors, Hints::default());
             let nearest = known::nearest(&anatomy.architecture, 1);
             assert_eq!(nearest[0].id, "meta-llama/Llama-3.1-405B");
         });
@@ -55,8 +56,8 @@ fn pass(c: &mut Criterion) {
         group.bench_function(format!("fingerprint, {threads} threads"), |b| {
             b.iter(|| {
                 let checkpoint = open(&path);
-                let anatomy = anatomy::dissect(&checkpoint.tensors, None);
-                pool.install(|| Fingerprint::take(&checkpoint, &anatomy, &[], &|_| ()).unwrap())
+                let subject = Subject::of(&checkpoint);
+                pool.install(|| Fingerprint::take(&subject, &[], &|_| ()).unwrap())
             });
         });
     }

@@ -152,13 +152,14 @@ impl<'a> Hints<'a> {
     }
 }
 
-/// Takes a checkpoint of any format but GGUF apart. As [`dissect_with`], with a configuration if there is one.
-pub fn dissect(tensors: &[TensorMeta], config: Option<&Map<String, Value>>) -> Anatomy {
-    dissect_with(tensors, Hints { config, in_gguf: false })
+impl<'a> From<&'a Map<String, Value>> for Hints<'a> {
+    fn from(config: &'a Map<String, Value>) -> Self {
+        Self { config: Some(config), ..Self::default() }
+    }
 }
 
 /// Takes a checkpoint apart by names, where a known scheme fits and shapes agree, and by shapes where not.
-pub fn dissect_with(tensors: &[TensorMeta], hints: Hints<'_>) -> Anatomy {
+pub fn dissect(tensors: &[TensorMeta], hints: Hints<'_>) -> Anatomy {
     let member = names::language_model(tensors);
     let mut assignments = vec![Assignment::UNKNOWN; tensors.len()];
     let mut included = member.clone();

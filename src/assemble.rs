@@ -2,6 +2,8 @@
 
 pub(crate) mod adapter;
 pub mod logical;
+mod subject;
 
 pub use self::adapter::open_merged;
 pub use self::logical::{Logical, logical};
+pub use self::subject::Subject;

@@ -14,8 +14,8 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 
 use crate::anatomy::Anatomy;
+use crate::assemble::Subject;
 use crate::bytes::Numbers;
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::fingerprint::{FORMAT, Fingerprint, Settings};
 use crate::tensor::digest::Canonical;
@@ -75,17 +75,17 @@ impl Cache {
     ///
     /// # Errors
     /// If a file cannot be examined or read.
-    pub fn key(checkpoint: &Checkpoint, anatomy: &Anatomy, settings: &Settings<'_>) -> Result<Key> {
+    pub fn key(subject: &Subject, settings: &Settings<'_>) -> Result<Key> {
         let json = |error: serde_json::Error| Error::usage(format!("cannot make a cache key: {error}"));
         // What is left out is for reports, which no entry holds.
-        let Anatomy { architecture, assignments, naming: _, renamed: _, by: _, notes: _ } = anatomy;
+        let Anatomy { architecture, assignments, naming: _, renamed: _, by: _, notes: _ } = subject.anatomy();
         // Memory and the folder of temporary files leave no trace in a fingerprint.
         let &Settings { lists, descriptors, memory: _, scratch: _ } = settings;
         let mut key = Canonical::default();
         key.bytes(MAGIC);
         key.number(FORMAT);
         key.bytes(env!("CARGO_PKG_VERSION").as_bytes());
-        key.bytes(&checkpoint.digest()?);
+        key.bytes(&subject.digest()?);
         key.bytes(&serde_json::to_vec(&(architecture, assignments)).map_err(json)?);
         key.bytes(&serde_json::to_vec(&(lists, descriptors)).map_err(json)?);
         // Descriptors are rounded differently on another device.
@@ -198,33 +198,30 @@ fn read(path: &Path) -> Result<Fingerprint> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::anatomy;
-    use crate::checkpoint::OpenOptions;
+    use crate::checkpoint::{Checkpoint, OpenOptions};
 
-    fn zoo(name: &str) -> (Checkpoint, Anatomy) {
+    fn zoo(name: &str) -> Subject {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/zoo").join(name);
-        let checkpoint = Checkpoint::open(&path, OpenOptions::default()).unwrap();
-        let anatomy = anatomy::dissect(&checkpoint.tensors, checkpoint.claims.config.as_ref());
-        (checkpoint, anatomy)
+        Subject::of(&Checkpoint::open(&path, OpenOptions::default()).unwrap())
     }
 
     #[test]
     fn all_descriptors_come_back() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path(), DEFAULT_LIMIT);
-        let (checkpoint, anatomy) = zoo("base-a");
-        let key = Cache::key(&checkpoint, &anatomy, &Settings::default()).unwrap();
+        let subject = zoo("base-a");
+        let key = Cache::key(&subject, &Settings::default()).unwrap();
         assert!(matches!(cache.get(&key), Lookup::Miss));
-        let print = Fingerprint::take(&checkpoint, &anatomy, &[], &|_| ()).unwrap();
-        assert!(print.units.iter().any(|unit| unit.labels.len() > crate::fingerprint::SAMPLED_NEURONS));
-        cache.put(&key, &print).unwrap();
+        let fingerprint = Fingerprint::take(&subject, &[], &|_| ()).unwrap();
+        assert!(fingerprint.units.iter().any(|unit| unit.labels.len() > crate::fingerprint::SAMPLED_NEURONS));
+        cache.put(&key, &fingerprint).unwrap();
         let Lookup::Hit(found) = cache.get(&key) else { panic!("{:?}", cache.get(&key)) };
-        assert_eq!(found.to_bytes().unwrap(), print.to_bytes().unwrap());
-        for (found, taken) in found.units.iter().zip(&print.units) {
+        assert_eq!(found.to_bytes().unwrap(), fingerprint.to_bytes().unwrap());
+        for (found, taken) in found.units.iter().zip(&fingerprint.units) {
             assert_eq!((&found.labels, &found.frames, &found.shapes), (&taken.labels, &taken.frames, &taken.shapes));
         }
         let other = Settings { descriptors: false, ..Settings::default() };
-        assert_ne!(Cache::key(&checkpoint, &anatomy, &other).unwrap(), key);
+        assert_ne!(Cache::key(&subject, &other).unwrap(), key);
     }
 
     /// Products are rounded alike where the processor multiplies and adds in one step.
@@ -236,12 +233,11 @@ mod tests {
         }
         let mut digest = Sha256::new();
         for name in ["base-a", "moe-scratch"] {
-            let (checkpoint, anatomy) = zoo(name);
-            let mut print = Fingerprint::take(&checkpoint, &anatomy, &[], &|_| ()).unwrap();
+            let mut fingerprint = Fingerprint::take(&zoo(name), &[], &|_| ()).unwrap();
             // The version is in the key for itself.
-            print.subject.tool_version.clear();
-            digest.update(print.to_bytes().unwrap());
-            print.descriptors().for_each(|numbers| digest.update(bytemuck::cast_slice::<i8, u8>(numbers)));
+            fingerprint.subject.tool_version.clear();
+            digest.update(fingerprint.to_bytes().unwrap());
+            fingerprint.descriptors().for_each(|numbers| digest.update(bytemuck::cast_slice::<i8, u8>(numbers)));
         }
         let known = (1, "1f43970c50a0aa142b4a415c410a7e62b1de0cebad4dbd232c7dbde35cd63c5a");
         assert_eq!(

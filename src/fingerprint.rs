@@ -41,8 +41,8 @@ pub use pass::Progress;
 pub use sample::Sample;
 pub use shape::{LANDMARKS, SHAPE_NUMBERS};
 
-use crate::anatomy::{Anatomy, Assignment};
-use crate::checkpoint::Checkpoint;
+use crate::anatomy::Assignment;
+use crate::assemble::Subject;
 use crate::checkpoint::adapter::Merged;
 use crate::error::{Error, Result};
 use crate::finding::Finding;
@@ -76,7 +76,7 @@ const MIN_VOCABULARY: u64 = 256;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fingerprint {
     /// Where the checkpoint came from and what its headers say.
-    pub subject: Subject,
+    pub subject: Origin,
     /// The architecture record.
     pub architecture: Architecture,
     /// One entry for each tensor, in file order.
@@ -110,7 +110,7 @@ pub struct FileRecord {
 
 /// Where a fingerprint came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Subject {
+pub struct Origin {
     /// Identifier as a reference of a catalog, if it is one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub id: Option<String>,
@@ -291,26 +291,16 @@ impl Fingerprint {
     ///
     /// # Errors
     /// If a read fails, or if a file changed meanwhile.
-    pub fn take(
-        checkpoint: &Checkpoint,
-        anatomy: &Anatomy,
-        lists: &[Vec<Anchor>],
-        progress: Progress<'_>,
-    ) -> Result<Self> {
-        Self::take_with(checkpoint, anatomy, &Settings { lists, ..Settings::default() }, progress)
+    pub fn take(subject: &Subject, lists: &[Vec<Anchor>], progress: Progress<'_>) -> Result<Self> {
+        Self::take_with(subject, &Settings { lists, ..Settings::default() }, progress)
     }
 
     /// As [`Fingerprint::take`], with settings.
     ///
     /// # Errors
     /// As for [`Fingerprint::take`].
-    pub fn take_with(
-        checkpoint: &Checkpoint,
-        anatomy: &Anatomy,
-        settings: &Settings<'_>,
-        progress: Progress<'_>,
-    ) -> Result<Self> {
-        pass::run(checkpoint, anatomy, settings, progress)
+    pub fn take_with(subject: &Subject, settings: &Settings<'_>, progress: Progress<'_>) -> Result<Self> {
+        pass::run(subject, settings, progress)
     }
 
     /// All descriptors that it holds, in one order: of all neurons right after a pass.

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use self::stages::Stages;
 use crate::anatomy::{self, Anatomy, Hints};
-use crate::assemble;
+use crate::assemble::{self, Subject};
 use crate::cache::{Cache, Lookup};
 use crate::catalog::Catalog;
 use crate::checkpoint::{Checkpoint, Format, OpenOptions};
@@ -89,18 +89,12 @@ impl Prepared {
             let why = format!("{} tensors and not one value", checkpoint.tensors.len());
             return Err(Error::nothing(&checkpoint.root, why));
         }
-        let anatomy = dissected(checkpoint);
-        let logical = assemble::logical(&checkpoint.tensors, &anatomy);
-        let (seen, anatomy) = match logical {
-            Some(assemble::Logical { tensors, anatomy, .. }) => (Some(checkpoint.with_tensors(tensors)), anatomy),
-            None => (None, anatomy),
-        };
-        let (fingerprint, cached) =
-            cached_or_taken(seen.as_ref().unwrap_or(checkpoint), &anatomy, settings, cache, progress)?;
-        findings.extend(config_findings(checkpoint, &anatomy));
+        let subject = Subject::of(checkpoint);
+        let (fingerprint, cached) = cached_or_taken(&subject, settings, cache, progress)?;
+        findings.extend(config_findings(checkpoint, subject.anatomy()));
         findings.extend(fingerprint.findings.iter().cloned());
         let claims = checkpoint.claims.clone();
-        Ok((Self { path: shown, fingerprint, anatomy: Some(anatomy), claims, findings }, cached))
+        Ok((Self { path: shown, fingerprint, anatomy: Some(subject.into_anatomy()), claims, findings }, cached))
     }
 
     /// The fingerprint.
@@ -126,18 +120,17 @@ pub enum Cached {
 }
 
 fn cached_or_taken(
-    checkpoint: &Checkpoint,
-    anatomy: &Anatomy,
+    subject: &Subject,
     settings: &Settings<'_>,
     cache: Option<&Cache>,
     progress: Progress<'_>,
 ) -> Result<(Fingerprint, Cached)> {
-    let take = || Fingerprint::take_with(checkpoint, anatomy, settings, progress);
+    let take = || Fingerprint::take_with(subject, settings, progress);
     let Some(cache) = cache else { return Ok((take()?, Cached::Miss)) };
-    let key = Cache::key(checkpoint, anatomy, settings)?;
+    let key = Cache::key(subject, settings)?;
     let mut cached = match cache.get(&key) {
         Lookup::Hit(fingerprint) => {
-            checkpoint.check_unchanged()?;
+            subject.checkpoint().check_unchanged()?;
             return Ok((*fingerprint, Cached::Hit));
         }
         Lookup::Miss => Cached::Miss,
@@ -172,16 +165,12 @@ pub fn compare(subject: &Prepared, reference: &Prepared) -> Report {
 /// If its files are Git-LFS pointers to no known model.
 pub fn inspect(path: &Path, checkpoint: &Checkpoint) -> Result<Inspection> {
     let mut findings = pointers::findings(checkpoint)?;
-    let anatomy = dissected(checkpoint);
+    let anatomy = anatomy::dissect(&checkpoint.tensors, Hints::of(&checkpoint.claims));
     findings.extend(config_findings(checkpoint, &anatomy));
     let logical = assemble::logical(&checkpoint.tensors, &anatomy);
     let nearest = known::nearest(&anatomy.architecture, SHOWN_ARCHITECTURES);
     let seen = Seen { path, checkpoint, anatomy: &anatomy, logical: logical.as_ref(), nearest, findings };
     seen.try_into().map_err(|error: serde_json::Error| Error::usage(format!("cannot describe it: {error}")))
-}
-
-fn dissected(checkpoint: &Checkpoint) -> Anatomy {
-    anatomy::dissect_with(&checkpoint.tensors, Hints::of(&checkpoint.claims))
 }
 
 /// Where the configuration contradicts the shapes.

@@ -10,7 +10,7 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use weightprint::anatomy;
+use weightprint::assemble::Subject;
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
 use weightprint::fingerprint::{DIRECTIONS, Fingerprint, Settings};
 
@@ -66,14 +66,14 @@ impl Stage {
 
     fn run(self, path: &Path) {
         let checkpoint = Checkpoint::open(path, OpenOptions::default()).unwrap();
-        let anatomy = anatomy::dissect(&checkpoint.tensors, checkpoint.claims.config.as_ref());
+        let subject = Subject::of(&checkpoint);
         let settings = Settings { descriptors: self == Self::Fingerprint, ..Settings::default() };
         if self == Self::Product {
             return product(&checkpoint);
         }
         if self != Self::Open {
-            let print = Fingerprint::take_with(&checkpoint, &anatomy, &settings, &|_| ()).unwrap();
-            assert_eq!(print.units.is_empty(), self == Self::Statistics);
+            let fingerprint = Fingerprint::take_with(&subject, &settings, &|_| ()).unwrap();
+            assert_eq!(fingerprint.units.is_empty(), self == Self::Statistics);
         }
     }
 }

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Anchor, Attention, Channels, DIRECTIONS, FORM_NUMBERS, Fingerprint, FrameKind, FrameRecord, RowKey,
-    SAMPLED_NEURONS, SCHEMA, SHAPE_NUMBERS, Sample, Subject, Summary, TensorPrint, Unit, ValuePrint, energy_counts,
-    labels, sample_labels,
+    Anchor, Attention, Channels, DIRECTIONS, FORM_NUMBERS, Fingerprint, FrameKind, FrameRecord, Origin, RowKey,
+    SAMPLED_NEURONS, SCHEMA, SHAPE_NUMBERS, Sample, Summary, TensorPrint, Unit, ValuePrint, energy_counts, labels,
+    sample_labels,
 };
 use crate::anatomy::Assignment;
 use crate::bytes::{Numbers, write_whole};
@@ -32,7 +32,7 @@ const FORMAT: &str = "fingerprint";
 #[derive(Serialize, Deserialize)]
 struct Record {
     schema: String,
-    subject: Subject,
+    subject: Origin,
     architecture: Architecture,
     channel_tensors: u32,
     frames: Vec<FrameRecord>,

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::anchors::{self, Vocabulary};
 use super::heads::HEAD_DIRECTIONS;
 use super::labels;
-use crate::anatomy::{Anatomy, Assignment};
+use crate::anatomy::Assignment;
+use crate::assemble::Subject;
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::model::Role;
@@ -139,7 +140,8 @@ struct Stream<'a> {
 }
 
 impl<'a> Stream<'a> {
-    fn find(checkpoint: &'a Checkpoint, anatomy: &Anatomy) -> Result<Option<Self>> {
+    fn find(subject: &'a Subject) -> Result<Option<Self>> {
+        let (checkpoint, anatomy) = (subject.checkpoint(), subject.anatomy());
         let hidden = anatomy.architecture.hidden_size as usize;
         let settled = |role| anatomy.assignments.iter().position(|a| a.role() == Some(role));
         let tables: Vec<usize> = (0..anatomy.assignments.len())
@@ -157,7 +159,7 @@ impl<'a> Stream<'a> {
         let head =
             settled(Role::Output).or_else(|| tables.iter().copied().find(|&t| t != embedding)).unwrap_or(embedding);
         let final_gain = match settled(Role::OutputNorm) {
-            Some(index) => gain(checkpoint, anatomy, index)?,
+            Some(index) => gain(subject, index)?,
             None => None,
         };
         Ok(Some(Self { checkpoint, hidden, embedding, head, final_gain }))
@@ -205,8 +207,8 @@ fn less_common(checkpoint: &Checkpoint, a: usize, b: usize) -> Result<usize> {
 }
 
 /// The values of a norm gain.
-fn gain(checkpoint: &Checkpoint, anatomy: &Anatomy, index: usize) -> Result<Option<Vec<f32>>> {
-    rows(checkpoint, index, &[0], anatomy.architecture.hidden_size as usize)
+fn gain(subject: &Subject, index: usize) -> Result<Option<Vec<f32>>> {
+    rows(subject.checkpoint(), index, &[0], subject.anatomy().architecture.hidden_size as usize)
 }
 
 /// The frames of one checkpoint, and the gains that fold into its MLPs.
@@ -225,12 +227,13 @@ pub(super) struct Frames {
 
 impl Frames {
     /// The raw frame, the checkpoint's own token frame, and one for each list of a reference that it has rows for.
-    pub(super) fn of(checkpoint: &Checkpoint, anatomy: &Anatomy, lists: &[Vec<Anchor>]) -> Result<Self> {
+    pub(super) fn of(subject: &Subject, lists: &[Vec<Anchor>]) -> Result<Self> {
+        let (checkpoint, anatomy) = (subject.checkpoint(), subject.anatomy());
         let hidden = anatomy.architecture.hidden_size as usize;
         let mut frames = Vec::new();
         if (1..=super::MAX_HIDDEN).contains(&hidden) {
             frames.push(Frame::raw(hidden));
-            if let Some(stream) = Stream::find(checkpoint, anatomy)? {
+            if let Some(stream) = Stream::find(subject)? {
                 let vocabulary = Vocabulary::of(checkpoint);
                 let table_rows = checkpoint.tensors[stream.embedding].matrix().0;
                 let own = anchors::own(vocabulary.as_ref(), table_rows);
@@ -249,7 +252,7 @@ impl Frames {
         }
         let layers = if frames.is_empty() { 0 } else { by_layer.layers.len() };
         let read = |pick: &dyn Fn(&Norms) -> Option<usize>| -> Result<Vec<Option<Vec<f32>>>> {
-            let of_layer = |norms: &Norms| pick(norms).map(|index| gain(checkpoint, anatomy, index)).transpose();
+            let of_layer = |norms: &Norms| pick(norms).map(|index| gain(subject, index)).transpose();
             by_layer.layers.iter().take(layers).map(|norms| Ok(of_layer(norms)?.flatten())).collect()
         };
         let read_gains = read(&Norms::before_mlp)?;

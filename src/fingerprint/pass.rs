@@ -27,8 +27,9 @@ use super::projection::{Target, Weights};
 use super::relay::{Giver, Taker, relay};
 use super::schedule::{Next, Queue, StopOnPanic};
 use super::segment::{Ground, Part, Walk};
-use super::{FileRecord, Fingerprint, MAX_AXIS, Settings, Subject, remarks, shape, steps};
-use crate::anatomy::{Anatomy, Assignment};
+use super::{FileRecord, Fingerprint, MAX_AXIS, Origin, Settings, remarks, shape, steps};
+use crate::anatomy::Assignment;
+use crate::assemble::Subject;
 use crate::bytes::spool::Spool;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
@@ -38,13 +39,9 @@ use crate::tensor::{DType, Storage, TensorMeta};
 /// Called with the number of bytes just finished, from any thread.
 pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);
 
-pub(super) fn run(
-    checkpoint: &Checkpoint,
-    anatomy: &Anatomy,
-    settings: &Settings<'_>,
-    progress: Progress<'_>,
-) -> Result<Fingerprint> {
-    let frames = if settings.descriptors { Frames::of(checkpoint, anatomy, settings.lists)? } else { Frames::none() };
+pub(super) fn run(subject: &Subject, settings: &Settings<'_>, progress: Progress<'_>) -> Result<Fingerprint> {
+    let (checkpoint, anatomy) = (subject.checkpoint(), subject.anatomy());
+    let frames = if settings.descriptors { Frames::of(subject, settings.lists)? } else { Frames::none() };
     let architecture = anatomy.architecture.clone();
     let channels = Some(architecture.hidden_size).filter(|&d| d <= MAX_AXIS).unwrap_or(0) as usize;
     let layers = architecture.layers.min(MAX_LAYERS) as usize;
@@ -95,14 +92,24 @@ pub(super) fn run(
     settle_squares(&mut sums, &squares);
     let files = file_records(checkpoint)?;
     let findings = remarks::findings(&tensors, &files);
-    let subject = subject(checkpoint, files);
+    let origin = origin(checkpoint, files);
     let mut units = neurons::units(described);
     shape::describe(checkpoint, &frames, &mut units, &scratch)?;
     // Only after the last read does it say that all of them saw one state of the files.
     checkpoint.check_unchanged()?;
     let (frames, anchor_rows) = (frames.records(), frames.anchor_rows());
     let (attentions, channels) = (heads.finish(), sums.finish());
-    Ok(Fingerprint { subject, architecture, tensors, channels, frames, anchor_rows, units, attentions, findings })
+    Ok(Fingerprint {
+        subject: origin,
+        architecture,
+        tensors,
+        channels,
+        frames,
+        anchor_rows,
+        units,
+        attentions,
+        findings,
+    })
 }
 
 /// The repository; otherwise the one file, if its name says something; otherwise the folder.
@@ -123,8 +130,8 @@ fn subject_name(checkpoint: &Checkpoint) -> String {
 /// Stems of weight files that every model has.
 const GENERIC_NAMES: [&str; 5] = ["model", "pytorch_model", "consolidated", "consolidated.00", "adapter_model"];
 
-fn subject(checkpoint: &Checkpoint, files: Vec<FileRecord>) -> Subject {
-    Subject {
+fn origin(checkpoint: &Checkpoint, files: Vec<FileRecord>) -> Origin {
+    Origin {
         id: None,
         name: subject_name(checkpoint),
         format: checkpoint.format.as_str().to_owned(),
@@ -405,7 +412,6 @@ mod tests {
     use safetensors::tensor::{Dtype, TensorView, serialize};
 
     use super::*;
-    use crate::anatomy;
     use crate::checkpoint::OpenOptions;
 
     const HIDDEN: usize = 512;
@@ -456,11 +462,10 @@ mod tests {
         write_model(&path);
         let take = |threads: usize, memory: u64, mmap: bool| {
             let checkpoint = Checkpoint::open(&path, OpenOptions { mmap }).unwrap();
-            let anatomy = anatomy::dissect(&checkpoint.tensors, None);
             let settings = Settings { memory, ..Settings::default() };
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let print = pool.install(|| run(&checkpoint, &anatomy, &settings, &|_| ())).unwrap();
-            (print.to_bytes().unwrap(), print.units, print.attentions)
+            let fingerprint = pool.install(|| run(&Subject::of(&checkpoint), &settings, &|_| ())).unwrap();
+            (fingerprint.to_bytes().unwrap(), fingerprint.units, fingerprint.attentions)
         };
         let one = take(1, u64::MAX, true);
         assert_eq!((one.1.len(), one.1[1].labels.len(), one.2.is_empty()), (2, NEURONS, false));
@@ -472,12 +477,11 @@ mod tests {
     /// Bytes that a pass reads.
     fn read_by_a_pass(path: &Path, threads: usize, mmap: bool, descriptors: bool) -> (u64, Checkpoint) {
         let checkpoint = Checkpoint::open(path, OpenOptions { mmap }).unwrap();
-        let anatomy = anatomy::dissect(&checkpoint.tensors, None);
         let settings = Settings { descriptors, ..Settings::default() };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let tally = || checkpoint.shards[0].tally.read.load(Ordering::SeqCst);
         let before = tally();
-        pool.install(|| run(&checkpoint, &anatomy, &settings, &|_| ())).unwrap();
+        pool.install(|| run(&Subject::of(&checkpoint), &settings, &|_| ())).unwrap();
         (tally() - before, checkpoint)
     }
 
@@ -519,9 +523,8 @@ mod tests {
         let path = folder.path().join("model.safetensors");
         write_model(&path);
         let checkpoint = Checkpoint::open(&path, OpenOptions::default()).unwrap();
-        let anatomy = anatomy::dissect(&checkpoint.tensors, None);
-        let print = run(&checkpoint, &anatomy, &Settings::default(), &|_| ()).unwrap();
-        assert!(print.units.iter().all(|unit| !unit.shapes[0].is_empty()), "landmarks were read");
+        let fingerprint = run(&Subject::of(&checkpoint), &Settings::default(), &|_| ()).unwrap();
+        assert!(fingerprint.units.iter().all(|unit| !unit.shapes[0].is_empty()), "landmarks were read");
         let tally = &checkpoint.shards[0].tally;
         assert_eq!(tally.checked.load(Ordering::SeqCst), tally.read.load(Ordering::SeqCst));
     }
@@ -532,12 +535,12 @@ mod tests {
         let path = folder.path().join("model.safetensors");
         write_model(&path);
         let checkpoint = Checkpoint::open(&path, OpenOptions { mmap: false }).unwrap();
-        let anatomy = anatomy::dissect(&checkpoint.tensors, None);
+        let subject = Subject::of(&checkpoint);
         let len = std::fs::metadata(&path).unwrap().len();
         std::fs::File::options().write(true).open(&path).unwrap().set_len(len / 2).unwrap();
         for memory in [0, u64::MAX] {
             let settings = Settings { memory, ..Settings::default() };
-            let error = run(&checkpoint, &anatomy, &settings, &|_| ()).unwrap_err();
+            let error = run(&subject, &settings, &|_| ()).unwrap_err();
             assert!(error.kind() == crate::ErrorKind::Changed, "{error}");
         }
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
-use weightprint::anatomy::{Anatomy, Residual, Source, config_findings, dissect, dissect_by_shape};
+use weightprint::anatomy::{Anatomy, Hints, Residual, Source, config_findings, dissect, dissect_by_shape};
 use weightprint::finding::Code;
 use weightprint::model::blueprint::{Layers, blueprint};
 use weightprint::model::known::{self, Record, nearest};
@@ -110,9 +110,9 @@ fn every_known_model_is_recognised_by_names_and_by_shapes_alone() {
     for record in known::records() {
         let tensors = tensors(&record.architecture());
         for (how, anatomy) in [
-            ("names", dissect(&tensors, None)),
+            ("names", dissect(&tensors, Hints::default())),
             ("shapes", dissect_by_shape(&disguised(&tensors))),
-            ("opaque names", dissect(&disguised(&tensors), None)),
+            ("opaque names", dissect(&disguised(&tensors), Hints::default())),
         ] {
             let problems = problems(&anatomy, record);
             if !problems.is_empty() {
@@ -159,7 +159,7 @@ fn scheme(anatomy: &Anatomy) -> Option<&str> {
 fn yi_34b_is_llama_with_two_tensors_of_each_layer_renamed() {
     let mut yi = model("Yi-34B");
     rename(&mut yi, &[("input_layernorm", "ln1"), ("post_attention_layernorm", "ln2")]);
-    let anatomy = dissect(&yi, None);
+    let anatomy = dissect(&yi, Hints::default());
     let expected = [
         ("model.layers.{layer}.ln1.weight", "model.layers.{layer}.input_layernorm.weight", 60),
         ("model.layers.{layer}.ln2.weight", "model.layers.{layer}.post_attention_layernorm.weight", 60),
@@ -174,7 +174,7 @@ fn yi_34b_is_llama_with_two_tensors_of_each_layer_renamed() {
 fn names_that_no_scheme_knows_are_settled_by_the_places_left_in_a_layer() {
     let mut llama = model("Llama-3-8B");
     rename(&mut llama, &[("input_layernorm", "pre"), ("post_attention_layernorm", "zwei"), ("down_proj", "contract")]);
-    let anatomy = dissect(&llama, None);
+    let anatomy = dissect(&llama, Hints::default());
     let expected = [
         ("model.layers.{layer}.pre.weight", "model.layers.{layer}.input_layernorm.weight", 32),
         ("model.layers.{layer}.zwei.weight", "model.layers.{layer}.post_attention_layernorm.weight", 32),
@@ -190,7 +190,7 @@ fn names_that_no_scheme_knows_are_settled_by_the_places_left_in_a_layer() {
 fn equal_matrices_under_unknown_names_stay_undecided() {
     let mut llama = model("Llama-3-8B");
     rename(&mut llama, &[("gate_proj", "a"), ("up_proj", "b"), ("q_proj", "c"), ("o_proj", "d")]);
-    let anatomy = dissect(&llama, None);
+    let anatomy = dissect(&llama, Hints::default());
     assert_eq!(anatomy.renamed, []);
     let of = |name: &str| &anatomy.assignments[llama.iter().position(|meta| meta.name.contains(name)).unwrap()];
     assert_eq!(of("layers.3.mlp.a").roles, [Role::FfnGate, Role::FfnUp]);
@@ -206,12 +206,12 @@ fn metas_and_gguf_names_are_schemes_of_their_own_and_nothing_is_renamed() {
     for (id, expected) in [("meta_llama", "llama"), ("gguf", "llama"), ("hf_llama", "llama"), ("mlx", "llama")] {
         let scheme_rows = &naming::scheme(id).unwrap().tensors;
         let mut llama = model("Llama-3-8B");
-        let own = dissect(&llama, None);
+        let own = dissect(&llama, Hints::default());
         for (meta, assignment) in llama.iter_mut().zip(&own.assignments) {
             let row = scheme_rows.iter().find(|row| Some(row.role) == assignment.role()).unwrap();
             meta.name = row.pattern.replace("{layer}", &assignment.layer.unwrap_or(0).to_string());
         }
-        let anatomy = dissect(&llama, None);
+        let anatomy = dissect(&llama, Hints::default());
         let known = if id == "mlx" { "hf_llama" } else { id };
         assert_eq!((scheme(&anatomy), anatomy.architecture.family.as_str()), (Some(known), expected));
         assert_eq!(anatomy.renamed, []);
@@ -246,7 +246,7 @@ fn schemes_that_share_names_are_told_apart_by_features() {
         ("GLM-4-9B-0414", "glm4_hf"),
     ];
     for (name, id) in expected {
-        let anatomy = dissect(&model(name), None);
+        let anatomy = dissect(&model(name), Hints::default());
         let naming = anatomy.naming.unwrap();
         assert_eq!((naming.scheme.as_str(), naming.matched), (id, naming.of), "{name}");
         assert_eq!(anatomy.renamed, [], "{name}");
@@ -265,7 +265,7 @@ fn a_name_whose_shape_cannot_play_the_role_is_not_believed() {
             (".x.", ".self_attn.k_proj."),
         ],
     );
-    let anatomy = dissect(&llama, None);
+    let anatomy = dissect(&llama, Hints::default());
     for (meta, assignment) in llama.iter().zip(&anatomy.assignments) {
         let allowed: &[Role] = match meta.name.rsplit('.').nth(1).unwrap() {
             "input_layernorm" => &[Role::FfnUp],
@@ -302,7 +302,7 @@ fn a_language_model_inside_a_multimodal_one_is_taken_alone() {
         gemma.push(tensor(format!("vision_tower.vision_model.encoder.layers.{layer}.mlp.fc2.weight"), &[1152, 4304]));
     }
     gemma.push(tensor("multi_modal_projector.mm_input_projection_weight", &[1152, 2560]));
-    let anatomy = dissect(&gemma, None);
+    let anatomy = dissect(&gemma, Hints::default());
     assert!(problems(&anatomy, record("Gemma-3-4B")).is_empty());
     assert_eq!(anatomy.naming.as_ref().map(|naming| naming.prefix.as_str()), Some("language_model."));
     assert!(anatomy.assignments[own..].iter().all(|assignment| assignment.roles.is_empty()));
@@ -315,7 +315,7 @@ fn newer_multimodal_files_put_the_prefix_inside_the_model() {
     rename(&mut gemma, &[("model.", "model.language_model.")]);
     gemma.push(tensor("model.vision_tower.patch_embedding.weight", &[1152, 3, 14, 14]));
     gemma.push(tensor("lm_head.weight", &[262_208, 2560]));
-    let anatomy = dissect(&gemma, None);
+    let anatomy = dissect(&gemma, Hints::default());
     assert_eq!(scheme(&anatomy), Some("gemma2"));
     assert_eq!(of_role(&anatomy, Role::Output), [gemma.len() - 1]);
     assert_eq!(anatomy.renamed, []);
@@ -327,7 +327,7 @@ fn rotary_buffers_are_no_weights_and_show_the_size_of_a_head() {
     for layer in 0..32 {
         llama.push(tensor(format!("model.layers.{layer}.self_attn.rotary_emb.inv_freq"), &[64]));
     }
-    for anatomy in [dissect(&llama, None), dissect_by_shape(&disguised(&llama))] {
+    for anatomy in [dissect(&llama, Hints::default()), dissect_by_shape(&disguised(&llama))] {
         assert_eq!((anatomy.architecture.heads, anatomy.architecture.head_dim), (Some(32), Some(128)));
         assert_eq!(of_role(&anatomy, Role::RopeFreqs).len(), 32);
     }
@@ -349,7 +349,7 @@ fn masks_and_indices_are_left_out() {
         pythia.extend([mask, tensor(format!("{name}.masked_bias"), &[])]);
         pythia.push(tensor(format!("{name}.rotary_emb.inv_freq"), &[8]));
     }
-    let anatomy = dissect(&pythia, None);
+    let anatomy = dissect(&pythia, Hints::default());
     assert!(problems(&anatomy, record("Pythia-160M")).is_empty());
     assert_eq!(of_role(&anatomy, Role::Buffer).len(), 24);
     assert_eq!(problems(&dissect_by_shape(&disguised(&pythia)), record("Pythia-160M")), Vec::<String>::new());
@@ -370,16 +370,16 @@ fn scales_of_quantised_matrices_do_not_disturb() {
     for meta in &mut deepseek {
         meta.storage = Storage::Plain(Extent { len: meta.elements(), ..Extent::default() });
     }
-    let anatomy = dissect(&deepseek, None);
+    let anatomy = dissect(&deepseek, Hints::default());
     assert_eq!(problems(&anatomy, record("DeepSeek-V2-Lite")), Vec::<String>::new());
     assert_eq!(of_role(&anatomy, Role::QuantScale).len(), n);
 }
 
 #[test]
 fn the_residual_axis_follows_the_storage_order() {
-    let gpt2 = dissect(&model("GPT-2"), None);
-    let llama = dissect(&model("Llama-3-8B"), None);
-    let scout = dissect(&model("Llama-4-Scout-17B-16E"), None);
+    let gpt2 = dissect(&model("GPT-2"), Hints::default());
+    let llama = dissect(&model("Llama-3-8B"), Hints::default());
+    let scout = dissect(&model("Llama-4-Scout-17B-16E"), Hints::default());
     let residual = |anatomy: &Anatomy, role| anatomy.assignments[of_role(anatomy, role)[0]].residual;
     assert_eq!(residual(&gpt2, Role::AttnQkv), Residual::Reads(0));
     assert_eq!(residual(&gpt2, Role::AttnO), Residual::Writes(1));
@@ -399,7 +399,7 @@ fn the_residual_axis_follows_the_storage_order() {
 #[test]
 fn opaque_names_leave_roles_that_shape_settles() {
     let llama = disguised(&model("Llama-3-8B"));
-    let anatomy = dissect(&llama, None);
+    let anatomy = dissect(&llama, Hints::default());
     assert_eq!((anatomy.naming.as_ref(), anatomy.by), (None, Source::Shapes));
     assert_eq!(of_role(&anatomy, Role::FfnDown).len(), 32);
     let down: Vec<_> = anatomy.renamed.iter().filter(|row| row.role == Role::FfnDown).collect();
@@ -412,14 +412,14 @@ fn heads_come_from_a_configuration_that_fits_and_from_no_other() {
     let llama = model("Llama-3-8B");
     let config = |value: Value| value.as_object().cloned().unwrap();
     let fits = config(json!({"num_attention_heads": 32, "num_key_value_heads": 8}));
-    let anatomy = dissect(&llama, Some(&fits));
+    let anatomy = dissect(&llama, Hints::from(&fits));
     assert_eq!(anatomy.architecture, Architecture { router_bias: None, ..record("Llama-3-8B").architecture() });
     assert!(config_findings(&fits, &anatomy.architecture, "config.json").is_empty());
     let wrong = config(json!({
         "hidden_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 37, "vocab_size": 128_000,
         "intermediate_size": 14336, "tie_word_embeddings": true,
     }));
-    let anatomy = dissect(&llama, Some(&wrong));
+    let anatomy = dissect(&llama, Hints::from(&wrong));
     assert_eq!(anatomy.architecture.heads, None);
     let findings = config_findings(&wrong, &anatomy.architecture, "config.json");
     assert_eq!(findings.len(), 1, "{findings:?}");
@@ -432,7 +432,7 @@ fn shallow_models_are_read_too() {
     for layers in 1..=4 {
         let a = Architecture { layers, ..record("Llama-3-8B").architecture() };
         let tensors = tensors(&a);
-        assert_eq!(contradictions(&dissect(&tensors, None).architecture, &a), Vec::<String>::new());
+        assert_eq!(contradictions(&dissect(&tensors, Hints::default()).architecture, &a), Vec::<String>::new());
         assert_eq!(contradictions(&dissect_by_shape(&disguised(&tensors)).architecture, &a), Vec::<String>::new());
     }
 }
@@ -463,7 +463,7 @@ fn the_fixtures_are_read_the_same_by_names_and_by_shapes() {
         let tensors = header(&folder.join("model.safetensors"));
         let config: Map<String, Value> =
             serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap();
-        let named = dissect(&tensors, Some(&config));
+        let named = dissect(&tensors, Hints::from(&config));
         let family = if named.architecture.experts.is_some() { Family::Mixtral } else { Family::Llama };
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
         assert_eq!(named.architecture.family, family, "{name}");
@@ -487,11 +487,11 @@ fn base_a_has_the_sizes_it_was_trained_with() {
 
 #[test]
 fn nothing_and_next_to_nothing_are_read_as_such() {
-    assert_eq!(dissect(&[], None).architecture.family, Family::Unknown);
+    assert_eq!(dissect(&[], Hints::default()).architecture.family, Family::Unknown);
     assert_eq!(dissect_by_shape(&[]).assignments.len(), 0);
     for shape in [&[][..], &[0], &[7], &[5, 3], &[2, 3, 4], &[u64::MAX, u64::MAX], &[1, 1, 1, 1, 1, 1, 1, 1]] {
         let one = [tensor("model.norm.weight", shape)];
-        assert_eq!(dissect(&one, None).architecture.layers, 0);
+        assert_eq!(dissect(&one, Hints::default()).architecture.layers, 0);
         assert_eq!(dissect_by_shape(&one).architecture.layers, 0);
     }
 }
@@ -507,7 +507,7 @@ fn a_hundred_thousand_tensors_are_no_trouble() {
         (0..2_000).map(|i| tensor(format!("{}{i}", "model.0.".repeat(120)), &[64, 64])).collect();
     let shaped: Vec<TensorMeta> = (0..100_000).map(|i| tensor(format!("a.1.b.{i}.c"), &[64, 2 + i])).collect();
     for tensors in [opaque, layered, dotted, shaped, model("Kimi-K2")] {
-        assert_eq!(dissect(&tensors, None).assignments.len(), tensors.len());
+        assert_eq!(dissect(&tensors, Hints::default()).assignments.len(), tensors.len());
         assert_eq!(dissect_by_shape(&tensors).assignments.len(), tensors.len());
     }
     assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
@@ -518,7 +518,7 @@ fn heads_of_encoders_do_not_hide_the_encoder() {
     let mut bert = model("BERT-base-uncased");
     bert.push(tensor("pooler.dense.weight", &[768, 768]));
     bert.push(tensor("pooler.dense.bias", &[768]));
-    for anatomy in [dissect(&bert, None), dissect_by_shape(&disguised(&bert))] {
+    for anatomy in [dissect(&bert, Hints::default()), dissect_by_shape(&disguised(&bert))] {
         assert_eq!(problems(&anatomy, record("BERT-base-uncased")), Vec::<String>::new());
     }
     bert.push(tensor("cls.predictions.transform.dense.weight", &[768, 768]));
@@ -531,7 +531,7 @@ fn heads_of_encoders_do_not_hide_the_encoder() {
             meta.name.insert_str(0, "bert.");
         }
     }
-    let named = dissect(&bert, None);
+    let named = dissect(&bert, Hints::default());
     assert_eq!(named.architecture.family, Family::Bert);
     assert_eq!(named.architecture.layers, 12);
     assert_eq!(dissect_by_shape(&disguised(&bert)).architecture.layers, 12);
@@ -542,7 +542,7 @@ fn a_tensor_for_which_no_place_is_left_has_no_role() {
     let mut llama = model("Llama-2-7B");
     llama.push(tensor("extra.square.weight", &[4096, 4096]));
     llama.push(tensor("extra.norm.weight", &[4096]));
-    let anatomy = dissect(&llama, None);
+    let anatomy = dissect(&llama, Hints::default());
     assert!(anatomy.assignments[llama.len() - 2..].iter().all(|assignment| assignment.roles.is_empty()));
     assert_eq!(problems(&anatomy, record("Llama-2-7B")), Vec::<String>::new());
 }
@@ -561,7 +561,7 @@ fn a_prediction_layer_behind_the_model_is_no_layer_of_it() {
     for name in ["enorm", "hnorm", "shared_head.norm"] {
         deepseek.push(tensor(format!("model.layers.61.{name}.weight"), &[7168]));
     }
-    assert_eq!(problems(&dissect(&deepseek, None), record("DeepSeek-V3")), Vec::<String>::new());
+    assert_eq!(problems(&dissect(&deepseek, Hints::default()), record("DeepSeek-V3")), Vec::<String>::new());
 }
 
 /// Biases of attention say nothing of the gate: GLM-4.5 has the first and not the second, Qwen3-Next the reverse.
@@ -574,13 +574,13 @@ fn the_gate_on_a_shared_expert_is_read_from_the_tensors() {
         let tensors = tensors(&a);
         let is_gate = |meta: &&TensorMeta| meta.shape == [1, a.hidden_size];
         assert_eq!(tensors.iter().filter(is_gate).count() as u64, if router { a.layers } else { 0 });
-        for found in [dissect(&tensors, None), dissect_by_shape(&disguised(&tensors))] {
+        for found in [dissect(&tensors, Hints::default()), dissect_by_shape(&disguised(&tensors))] {
             assert_eq!(found.architecture.shared_expert_router, Some(router), "{bias} {router}");
             let missing = found.notes.iter().find(|note| note.contains("missing") || note.contains("no place"));
             assert_eq!(missing, None, "{bias} {router}");
         }
     }
-    assert_eq!(dissect(&model("Llama-3-8B"), None).architecture.shared_expert_router, None);
+    assert_eq!(dissect(&model("Llama-3-8B"), Hints::default()).architecture.shared_expert_router, None);
 }
 
 #[test]
@@ -601,7 +601,7 @@ fn families_without_a_record_are_recognised_by_their_features() {
     for (family, mut a) in [(Family::Opt, opt), (Family::GptBigcode, starcoder), (Family::Gptj, gptj)] {
         a.family = family;
         let tensors = tensors(&a);
-        let named = dissect(&tensors, None);
+        let named = dissect(&tensors, Hints::default());
         assert_eq!(contradictions(&named.architecture, &a), Vec::<String>::new(), "{family}");
         assert_eq!(named.naming.map(|naming| naming.matched), Some(tensors.len()));
         let shapes = dissect_by_shape(&disguised(&tensors));
@@ -619,10 +619,10 @@ fn a_few_layers_of_another_width_do_not_change_the_rest() {
             }
         }
     }
-    for anatomy in [dissect(&llama, None), dissect_by_shape(&disguised(&llama))] {
+    for anatomy in [dissect(&llama, Hints::default()), dissect_by_shape(&disguised(&llama))] {
         assert_eq!(problems(&anatomy, record("Llama-3-8B")), Vec::<String>::new());
     }
-    assert_eq!(of_role(&dissect(&llama, None), Role::FfnDown).len(), 32);
+    assert_eq!(of_role(&dissect(&llama, Hints::default()), Role::FfnDown).len(), 32);
 }
 
 #[test]
@@ -634,7 +634,7 @@ fn a_few_missing_tensors_do_not_turn_the_reading_round() {
         let whole = record(name).architecture();
         assert_eq!((a.q_size, a.kv_size, a.experts), (whole.q_size, whole.kv_size, whole.experts), "{name}");
         assert!(nearest(&a, 1)[0].group.contains(&record(name).hf_repo), "{name}");
-        assert_eq!(dissect(&damaged, None).architecture.layers, whole.layers, "{name}");
+        assert_eq!(dissect(&damaged, Hints::default()).architecture.layers, whole.layers, "{name}");
     }
     let mut damaged = model("LLaMA-7B");
     damaged.retain(|meta| meta.name != "model.layers.5.self_attn.q_proj.weight");
@@ -648,7 +648,7 @@ fn a_head_of_another_kind_is_unknown_and_changes_nothing() {
     classifier.retain(|meta| meta.name != "lm_head.weight");
     classifier.push(tensor("score.weight", &[2, 3584]));
     let whole = Architecture { tied: Some(true), ..record("Qwen2.5-7B").architecture() };
-    let named = dissect(&classifier, None);
+    let named = dissect(&classifier, Hints::default());
     assert_eq!(contradictions(&named.architecture, &whole), Vec::<String>::new());
     assert!(named.assignments.last().unwrap().roles.is_empty());
     let shapes = dissect_by_shape(&disguised(&classifier));
@@ -660,7 +660,7 @@ fn prefixes_and_missing_outer_modules_are_seen_through() {
     for (from, to) in [("model.", "base_model.model.model."), ("model.", ""), ("lm_head", "module.lm_head")] {
         let mut llama = model("Llama-3-8B");
         rename(&mut llama, &[(from, to)]);
-        let anatomy = dissect(&llama, None);
+        let anatomy = dissect(&llama, Hints::default());
         assert_eq!(scheme(&anatomy), Some("hf_llama"), "{to}");
         assert!(problems(&anatomy, record("Llama-3-8B")).is_empty(), "{to}");
         assert!(anatomy.assignments.iter().filter(|a| a.by == Some(Source::Names)).count() >= 290, "{to}");
@@ -692,7 +692,7 @@ fn any_tensor() -> impl Strategy<Value = TensorMeta> {
 proptest! {
     #[test]
     fn any_tensors_are_taken_apart_without_panic(tensors in proptest::collection::vec(any_tensor(), 0..60)) {
-        let anatomy = dissect(&tensors, None);
+        let anatomy = dissect(&tensors, Hints::default());
         prop_assert_eq!(anatomy.assignments.len(), tensors.len());
         for (meta, assignment) in tensors.iter().zip(&anatomy.assignments) {
             if let Residual::Reads(axis) | Residual::Writes(axis) | Residual::Embeds(axis) = assignment.residual {

@@ -7,10 +7,11 @@ use crate::support::gguf::{Gguf, Kind, Meta, Stored, from_llama};
 use crate::support::load;
 use crate::support::{ErrorClass, error_class};
 use proptest::prelude::*;
+use weightprint::Error;
 use weightprint::ErrorKind;
+use weightprint::anatomy::{self, Hints};
 use weightprint::checkpoint::{Checkpoint, OpenOptions};
 use weightprint::finding::Code;
-use weightprint::{Error, anatomy};
 
 fn open(path: &Path) -> Result<Checkpoint, Error> {
     let begin = Instant::now();
@@ -240,7 +241,7 @@ fn heads_that_do_not_fit_leave_rows_as_stored_and_say_so() {
 
 /// Everything that a scan would do with the headers, and every value.
 fn use_all(checkpoint: &Checkpoint) {
-    let anatomy = anatomy::dissect(&checkpoint.tensors, checkpoint.claims.config.as_ref());
+    let anatomy = anatomy::dissect(&checkpoint.tensors, Hints::of(&checkpoint.claims));
     assert_eq!(anatomy.assignments.len(), checkpoint.tensors.len());
     let mut buf = Vec::new();
     // Of an unknown type the sizes cannot be held against the bytes.

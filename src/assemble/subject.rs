@@ -1,0 +1,49 @@
+//! A checkpoint as a pass reads it: its logical tensors, and what each of them is for.
+
+use super::logical::{Logical, logical};
+use crate::anatomy::{Anatomy, Hints, dissect};
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+
+/// A checkpoint seen as one tensor for each role, with the anatomy of these tensors. The one and the other always
+/// belong together: there is no other way to make it.
+#[derive(Debug)]
+pub struct Subject {
+    checkpoint: Checkpoint,
+    anatomy: Anatomy,
+}
+
+impl Subject {
+    /// Takes a checkpoint apart. Reads nothing.
+    pub fn of(checkpoint: &Checkpoint) -> Self {
+        let anatomy = dissect(&checkpoint.tensors, Hints::of(&checkpoint.claims));
+        let (tensors, anatomy) = match logical(&checkpoint.tensors, &anatomy) {
+            Some(Logical { tensors, anatomy, stored: _ }) => (tensors, anatomy),
+            None => (checkpoint.tensors.clone(), anatomy),
+        };
+        Self { checkpoint: checkpoint.with_tensors(tensors), anatomy }
+    }
+
+    /// The checkpoint, seen as its logical tensors.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// What is known of each logical tensor, and the architecture that they make.
+    pub fn anatomy(&self) -> &Anatomy {
+        &self.anatomy
+    }
+
+    /// The anatomy, given away.
+    pub fn into_anatomy(self) -> Anatomy {
+        self.anatomy
+    }
+
+    /// As [`Checkpoint::digest`], of the logical tensors.
+    ///
+    /// # Errors
+    /// If a file cannot be examined or read.
+    pub fn digest(&self) -> Result<[u8; 32]> {
+        self.checkpoint.digest()
+    }
+}
