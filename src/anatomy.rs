@@ -21,7 +21,7 @@ use crate::format::Claims;
 use crate::model::{Architecture, Family, Role, Touch, blueprint, naming};
 use crate::tensor::TensorMeta;
 pub use config::config_findings;
-use names::{Best, Group, Stream};
+use names::{Group, ResidualStream, SchemeMatch};
 use shapes::Shapes;
 
 /// How a role was found.
@@ -234,18 +234,18 @@ pub fn dissect_by_shape(tensors: &[TensorMeta]) -> Anatomy {
 
 /// The shapes' reading and the names'. Where a scheme's embedding or final norm states another width than the shapes
 /// suggest and more names agree with it, that width is taken.
-fn choose(tensors: &[TensorMeta], included: &[bool], groups: &[Group]) -> (Shapes, Option<Best>) {
+fn choose(tensors: &[TensorMeta], included: &[bool], groups: &[Group]) -> (Shapes, Option<SchemeMatch>) {
     let analyse = |width| {
         let members = tensors.iter().zip(included).filter(|(_, included)| **included).map(|(meta, _)| meta);
         shapes::analyse(members, width)
     };
     let shapes = analyse(None);
     let a = &shapes.architecture;
-    let stream = Stream { width: a.hidden_size, turned: a.conv1d_transposed };
+    let stream = ResidualStream { width: a.hidden_size, transposed: a.conv1d_transposed };
     let best = names::best(tensors, groups, stream, a.family);
     let stated = stated_width(tensors, groups).filter(|&width| width != a.hidden_size);
     if let Some(width) = stated
-        && let Some(other) = names::best(tensors, groups, Stream { width, turned: false }, Family::Unknown)
+        && let Some(other) = names::best(tensors, groups, ResidualStream { width, transposed: false }, Family::Unknown)
         && other.matched > best.map_or(0, |best| best.matched)
     {
         return (analyse(Some(width)), Some(other));
@@ -270,13 +270,19 @@ fn stated_width(tensors: &[TensorMeta], groups: &[Group]) -> Option<u64> {
 
 /// Takes over what the names claim. Where the claims contradict each other (a query projection of another size than the
 /// output projection reads) and the shapes have a place for every matrix, only claims that shapes allow are kept.
-fn accept(tensors: &[TensorMeta], groups: &[Group], best: Best, shapes: &Shapes, assignments: &mut [Assignment]) {
-    let Architecture { hidden_size: width, conv1d_transposed: turned, .. } = shapes.architecture;
+fn accept(
+    tensors: &[TensorMeta],
+    groups: &[Group],
+    best: SchemeMatch,
+    shapes: &Shapes,
+    assignments: &mut [Assignment],
+) {
+    let Architecture { hidden_size: width, conv1d_transposed: transposed, .. } = shapes.architecture;
     let mut claimed = Vec::new();
     for group in groups {
         for member in &group.members {
             let meta = &tensors[member.tensor];
-            if let Some(hit) = names::claim(best.reading, group, member, meta, Stream { width, turned }) {
+            if let Some(hit) = names::claim(best.reading, group, member, meta, ResidualStream { width, transposed }) {
                 claimed.push((member.tensor, hit));
                 let assignment = &mut assignments[member.tensor];
                 assignment.roles = vec![hit.row().role];
@@ -355,10 +361,10 @@ pub(crate) fn residual(roles: &[Role], shape: &[u64], architecture: &Architectur
         return if shape.contains(&d) { Residual::Ambiguous } else { Residual::None };
     }
     // Stacked experts turned round stand beside other matrices that are not.
-    let turned = architecture.conv1d_transposed && (shape.len() == 3 || !architecture.stacked_experts);
+    let transposed = architecture.conv1d_transposed && (shape.len() == 3 || !architecture.stacked_experts);
     let along = |usual: usize, other: usize| {
         let has = |axis: usize| shape.get(axis) == Some(&d);
-        let (first, second) = if turned { (other, usual) } else { (usual, other) };
+        let (first, second) = if transposed { (other, usual) } else { (usual, other) };
         if has(first) { Some(first) } else { has(second).then_some(second) }
     };
     let last = shape.len().saturating_sub(1);
@@ -374,7 +380,7 @@ pub(crate) fn residual(roles: &[Role], shape: &[u64], architecture: &Architectur
     }
 }
 
-fn naming_match(best: Best, of: usize) -> NamingMatch {
+fn naming_match(best: SchemeMatch, of: usize) -> NamingMatch {
     let scheme = &naming::schemes()[best.reading.scheme];
     NamingMatch {
         scheme: scheme.id.clone(),
@@ -388,7 +394,7 @@ fn naming_match(best: Best, of: usize) -> NamingMatch {
 fn renamed(
     groups: &[Group],
     assignments: &[Assignment],
-    best: Option<Best>,
+    best: Option<SchemeMatch>,
     architecture: &Architecture,
 ) -> Vec<Renamed> {
     let own = best.map(|best| &naming::schemes()[best.reading.scheme]);

@@ -83,7 +83,7 @@ pub(super) struct Reading {
 
 /// The scheme that names most tensors.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Best {
+pub(super) struct SchemeMatch {
     pub(super) reading: Reading,
     pub(super) matched: usize,
 }
@@ -106,7 +106,12 @@ fn collapsed_prefixes() -> &'static [Prefix] {
 
 /// Chooses the scheme: most tensors with an agreeing shape; then the one usual for the family that the shapes make; then
 /// fewest names that the scheme demands and the file lacks; then the catalog's order.
-pub(super) fn best(tensors: &[TensorMeta], groups: &[Group], stream: Stream, family: Family) -> Option<Best> {
+pub(super) fn best(
+    tensors: &[TensorMeta],
+    groups: &[Group],
+    stream: ResidualStream,
+    family: Family,
+) -> Option<SchemeMatch> {
     let mut scores: BTreeMap<Reading, (usize, BTreeSet<usize>)> = BTreeMap::new();
     let prefixes = collapsed_prefixes();
     for group in groups {
@@ -134,7 +139,7 @@ pub(super) fn best(tensors: &[TensorMeta], groups: &[Group], stream: Stream, fam
         let usual = scheme.families.contains(&family);
         (std::cmp::Reverse(*matched), !usual, lacks, *reading)
     })?;
-    (matched as f64 >= LEAST_COVERAGE * total as f64).then_some(Best { reading, matched })
+    (matched as f64 >= LEAST_COVERAGE * total as f64).then_some(SchemeMatch { reading, matched })
 }
 
 /// What the chosen scheme says of a tensor. The output head is looked for outside the prefix too.
@@ -143,7 +148,7 @@ pub(super) fn claim(
     group: &Group,
     member: &Member,
     meta: &TensorMeta,
-    stream: Stream,
+    stream: ResidualStream,
 ) -> Option<Hit> {
     let prefix = &collapsed_prefixes()[reading.prefix];
     let find = |key: &str, skip: usize, bare: bool| {
@@ -159,26 +164,26 @@ pub(super) fn claim(
 
 /// What shapes say of the residual stream.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Stream {
+pub(super) struct ResidualStream {
     /// Its width.
     pub(super) width: u64,
     /// Whether the matrices that read and write it are stored by (in, out).
-    pub(super) turned: bool,
+    pub(super) transposed: bool,
 }
 
 /// Whether a tensor's shape can play the role that its name claims.
-fn agrees(hit: Hit, meta: &TensorMeta, Stream { width: d, turned }: Stream) -> bool {
+fn agrees(hit: Hit, meta: &TensorMeta, ResidualStream { width: d, transposed }: ResidualStream) -> bool {
     let role = hit.row().role;
-    let turned = turned || !naming::schemes()[hit.scheme].transposed.starts_with("none");
+    let transposed = transposed || !naming::schemes()[hit.scheme].transposed.starts_with("none");
     if matches!(meta.dtype, DType::U8 | DType::U32 | DType::I32) && meta.shape.len() >= 2 {
         // Packed codes: the shape says nothing about the matrix.
         return !matches!(role.touch(), Touch::Gain | Touch::Bias);
     }
     match (role.touch(), meta.shape.as_slice()) {
         (Touch::Gain | Touch::Bias, shape) => shape == [d],
-        (Touch::Embeds, [rows, columns]) => *columns == d || (turned && *rows == d),
-        (Touch::Reads, [rows, columns]) => *columns == d || (turned && *rows == d),
-        (Touch::Writes, [rows, columns]) => *rows == d || (turned && *columns == d),
+        (Touch::Embeds, [rows, columns]) => *columns == d || (transposed && *rows == d),
+        (Touch::Reads, [rows, columns]) => *columns == d || (transposed && *rows == d),
+        (Touch::Writes, [rows, columns]) => *rows == d || (transposed && *columns == d),
         (Touch::Reads | Touch::Writes, [_, rows, columns]) => *rows == d || *columns == d,
         (Touch::Reads | Touch::Writes, [_, _, _, _]) => true,
         (Touch::None, shape) => role_of_no_stream(role, shape),

@@ -127,8 +127,8 @@ fn embeddings(a: &mut Architecture, census: &Census) {
     let mut tables = tables.into_iter();
     let Some((rows, n)) = tables.next().filter(|(rows, _)| *rows > 4) else { return };
     a.vocab_size = Some(rows);
-    let turned = left.keys().any(|&(r, c)| r == d && c == rows && r != c);
-    a.tied = Some(n == 1 && !turned);
+    let transposed = left.keys().any(|&(r, c)| r == d && c == rows && r != c);
+    a.tied = Some(n == 1 && !transposed);
     // BERT's pooler is a square of this kind; a square table left over is a position embedding only in a GPT-2.
     for (rows, _) in tables.filter(|&(rows, n)| n == 1 && (rows != d || a.conv1d_transposed)) {
         if rows.saturating_mul(2) >= a.vocab_size.unwrap_or(0) && a.tied == Some(true) {

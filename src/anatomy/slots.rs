@@ -68,13 +68,17 @@ pub(super) fn fill(
 }
 
 /// Tensors of one group that have one shape and no role yet.
-struct Part {
+struct SlotPart {
     group: usize,
     members: Vec<usize>,
 }
 
-fn leftovers(tensors: &[TensorMeta], groups: &[Group], assignments: &[Assignment]) -> BTreeMap<Vec<u64>, Vec<Part>> {
-    let mut parts: BTreeMap<Vec<u64>, Vec<Part>> = BTreeMap::new();
+fn leftovers(
+    tensors: &[TensorMeta],
+    groups: &[Group],
+    assignments: &[Assignment],
+) -> BTreeMap<Vec<u64>, Vec<SlotPart>> {
+    let mut parts: BTreeMap<Vec<u64>, Vec<SlotPart>> = BTreeMap::new();
     for (at, group) in groups.iter().enumerate() {
         for (index, member) in group.members.iter().enumerate() {
             let assignment = &assignments[member.tensor];
@@ -84,7 +88,7 @@ fn leftovers(tensors: &[TensorMeta], groups: &[Group], assignments: &[Assignment
             let of_shape = parts.entry(tensors[member.tensor].shape.clone()).or_default();
             match of_shape.last_mut().filter(|part| part.group == at) {
                 Some(part) => part.members.push(index),
-                None => of_shape.push(Part { group: at, members: vec![index] }),
+                None => of_shape.push(SlotPart { group: at, members: vec![index] }),
             }
         }
     }
@@ -92,7 +96,7 @@ fn leftovers(tensors: &[TensorMeta], groups: &[Group], assignments: &[Assignment
 }
 
 /// The roles of each part, and whether order alone told them apart.
-fn decide(open: &[Open], parts: &[Part], groups: &[Group]) -> Vec<(Vec<Role>, bool)> {
+fn decide(open: &[Open], parts: &[SlotPart], groups: &[Group]) -> Vec<(Vec<Role>, bool)> {
     let all: Vec<Role> = open.iter().map(|open| open.role).collect();
     let mut decided = vec![(all, false); parts.len()];
     if open.len() < 2 {
@@ -154,7 +158,7 @@ fn natural(a: &str, b: &str) -> Ordering {
     a.len().cmp(&b.len())
 }
 
-fn give(part: &Part, group: &Group, position: Option<usize>, roles: &[Role], assignments: &mut [Assignment]) {
+fn give(part: &SlotPart, group: &Group, position: Option<usize>, roles: &[Role], assignments: &mut [Assignment]) {
     let inside = roles.is_empty() || roles.iter().any(|role| role.in_layer());
     for &index in &part.members {
         let member = &group.members[index];

@@ -80,7 +80,7 @@ fn plain_gain(tensor: &TensorMeta, assignment: &Assignment, convention: NormGain
 }
 
 /// A part of a tensor and what is known of it.
-type Part = (TensorMeta, Assignment);
+type LogicalPart = (TensorMeta, Assignment);
 
 /// How the rows of a fused query, key and value follow each other: as the scheme has it, and without known names as most
 /// have it.
@@ -109,7 +109,7 @@ fn parts(
     assignment: &Assignment,
     architecture: &Architecture,
     scheme: Option<&Scheme>,
-) -> Option<Vec<Part>> {
+) -> Option<Vec<LogicalPart>> {
     let role = *assignment.roles.first()?;
     let settled = assignment.roles.len() == 1;
     // Of a changed tensor the base is taken apart, and each part has its share of the change.
@@ -238,7 +238,12 @@ fn runs(role: Role, outs: u64, a: &Architecture, scheme: Option<&Scheme>) -> Opt
     Some(vec![("q", q_role, q_runs), ("k", k_role, k_runs), ("v", v_role, v_runs)])
 }
 
-fn split(matrix: &Matrix<'_>, assignment: &Assignment, architecture: &Architecture, shares: &[Share]) -> Vec<Part> {
+fn split(
+    matrix: &Matrix<'_>,
+    assignment: &Assignment,
+    architecture: &Architecture,
+    shares: &[Share],
+) -> Vec<LogicalPart> {
     let part = |(name, role, rows): &Share| {
         let assignment = Assignment { roles: vec![*role], ..assignment.clone() };
         matrix.part(rows, format!("{}#{name}", matrix.tensor.name), assignment, architecture)
@@ -253,7 +258,7 @@ fn experts_of(
     architecture: &Architecture,
     scheme: Option<&Scheme>,
     [experts, rows, cols]: [u64; 3],
-) -> Option<Vec<Part>> {
+) -> Option<Vec<LogicalPart>> {
     /// Experts that a layer has at most; beyond, the stack stays as it is.
     const MOST: u64 = 4096;
 
@@ -297,7 +302,7 @@ impl Matrix<'_> {
         name: String,
         mut assignment: Assignment,
         architecture: &Architecture,
-    ) -> Option<Part> {
+    ) -> Option<LogicalPart> {
         let Self { tensor, outs, ins, turned, offset, first, change } = *self;
         let count = runs.iter().map(|run| run.count).sum();
         let shape = if tensor.shape.len() == 1 { vec![count] } else { vec![count, ins] };

@@ -60,7 +60,7 @@ struct Found {
 }
 
 /// A tensor and its place among all.
-type Part<'a> = (usize, &'a TensorMeta);
+type PackedPart<'a> = (usize, &'a TensorMeta);
 
 /// The tensors beside each other, and what is known of all.
 struct Beside<'a> {
@@ -95,7 +95,7 @@ impl<'a> Beside<'a> {
         })
     }
 
-    fn part(&self, stem: &str, ending: &str) -> Option<Part<'a>> {
+    fn part(&self, stem: &str, ending: &str) -> Option<PackedPart<'a>> {
         self.by_name.get(format!("{stem}{ending}").as_str()).map(|&at| (at, &self.tensors[at]))
     }
 

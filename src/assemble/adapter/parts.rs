@@ -41,7 +41,7 @@ impl Parts {
         let mut parts = Self::default();
         for tensor in tensors {
             let before = match part(&tensor.name) {
-                Some(Part::Factor(module, which)) => {
+                Some(FactorKind::Factor(module, which)) => {
                     let factors = parts.factors.entry(module).or_default();
                     factors.embedding |= which == Which::EmbeddingA || which == Which::EmbeddingB;
                     let slot = match which {
@@ -52,9 +52,9 @@ impl Parts {
                     };
                     slot.replace(tensor.clone())
                 }
-                Some(Part::Whole(name)) => parts.whole.insert(name, tensor.clone()),
+                Some(FactorKind::Whole(name)) => parts.whole.insert(name, tensor.clone()),
                 // The base's own values of a module that is replaced.
-                Some(Part::Original) => None,
+                Some(FactorKind::Original) => None,
                 None => return Err((tensor, "it is no part of a LoRA adapter".to_owned())),
             };
             if let Some(before) = before {
@@ -66,7 +66,7 @@ impl Parts {
 }
 
 #[derive(Debug, PartialEq)]
-enum Part {
+enum FactorKind {
     Factor(String, Which),
     Whole(String),
     Original,
@@ -84,7 +84,7 @@ enum Which {
 
 /// What a tensor of this name is. PEFT leaves its own name for the adapter, `default`, out of files; states that were
 /// saved without PEFT have it.
-fn part(name: &str) -> Option<Part> {
+fn part(name: &str) -> Option<FactorKind> {
     const FACTORS: [(&str, Which); 5] = [
         ("lora_A", Which::A),
         ("lora_B", Which::B),
@@ -106,20 +106,20 @@ fn part(name: &str) -> Option<Part> {
             _ => return None,
         };
         let module = segments[..at].iter().filter(|segment| **segment != "base_layer").copied();
-        return (at > 0).then(|| Part::Factor(module.collect::<Vec<_>>().join("."), which));
+        return (at > 0).then(|| FactorKind::Factor(module.collect::<Vec<_>>().join("."), which));
     }
     if is_adapter_part(name) {
         return None;
     }
     if segments.contains(&"original_module") {
-        return Some(Part::Original);
+        return Some(FactorKind::Original);
     }
     let saved = segments.iter().position(|segment| *segment == "modules_to_save");
     let kept = segments.iter().enumerate().filter(|(at, segment)| {
         let named = saved.is_some_and(|saved| *at == saved || *at == saved + 1 && **segment == "default");
         !named && **segment != "base_layer"
     });
-    Some(Part::Whole(kept.map(|(_, segment)| *segment).collect::<Vec<_>>().join(".")))
+    Some(FactorKind::Whole(kept.map(|(_, segment)| *segment).collect::<Vec<_>>().join(".")))
 }
 
 #[cfg(test)]
@@ -128,8 +128,8 @@ mod tests {
 
     #[test]
     fn names_of_every_version_of_peft_are_sorted() {
-        let factor = |module: &str, which| Some(Part::Factor(module.to_owned(), which));
-        let whole = |name: &str| Some(Part::Whole(name.to_owned()));
+        let factor = |module: &str, which| Some(FactorKind::Factor(module.to_owned(), which));
+        let whole = |name: &str| Some(FactorKind::Whole(name.to_owned()));
         for (name, expected) in [
             ("base_model.model.model.layers.0.q_proj.lora_A.weight", factor("model.layers.0.q_proj", Which::A)),
             ("base_model.model.q.lora_B.default.weight", factor("q", Which::B)),
@@ -142,7 +142,7 @@ mod tests {
             ("base_model.model.lm_head.modules_to_save.default.weight", whole("lm_head.weight")),
             ("base_model.model.lm_head.modules_to_save.weight", whole("lm_head.weight")),
             ("base_model.model.wte.base_layer.weight", whole("wte.weight")),
-            ("base_model.model.lm_head.original_module.weight", Some(Part::Original)),
+            ("base_model.model.lm_head.original_module.weight", Some(FactorKind::Original)),
             ("base_model.model.q.lora_A.bias", None),
             ("lora_A.weight", None),
             ("base_model.model.q.ia3_l", None),
