@@ -85,8 +85,8 @@ pub struct FileReport {
     pub path: String,
     /// Size in bytes.
     pub bytes: u64,
-    /// SHA-256 of the whole file, where it was computed: only if a published file has the same size, or an adapter was
-    /// merged.
+    /// SHA-256 of the whole file, where it is known: only if a published file has the same size, or may be in the same
+    /// container where its size was not published, or if an adapter was merged.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub sha256: Option<String>,
 }
