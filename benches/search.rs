@@ -60,7 +60,7 @@ fn zoo(name: &str) -> PathBuf {
 fn model(seed: u64, neurons_kept: &[u32]) -> Fingerprint {
     let random = &mut Random(seed << 32);
     let mut print = Prepared::read(&zoo("base-a"), OpenOptions::default(), &[], &|_| {}).unwrap().into_fingerprint();
-    print.architecture = Architecture {
+    print.exact.architecture = Architecture {
         hidden_size: HIDDEN,
         layers: u64::from(LAYERS),
         q_size: Some(HIDDEN),
@@ -70,9 +70,9 @@ fn model(seed: u64, neurons_kept: &[u32]) -> Fingerprint {
         heads: Some(32),
         kv_heads: Some(32),
         head_dim: Some(128),
-        ..print.architecture
+        ..print.exact.architecture
     };
-    print.subject.name = format!("random-{seed}");
+    print.exact.subject.name = format!("random-{seed}");
     let wide = |size: u64| match size {
         128 => HIDDEN,
         256 => NEURONS,
@@ -81,9 +81,9 @@ fn model(seed: u64, neurons_kept: &[u32]) -> Fingerprint {
         other => other,
     };
     let (of_layer, mut others): (Vec<_>, Vec<_>) =
-        print.tensors.iter().cloned().partition(|tensor| tensor.assignment.layer == Some(0));
+        print.exact.tensors.iter().cloned().partition(|tensor| tensor.assignment.layer == Some(0));
     others.retain(|tensor| tensor.assignment.layer.is_none());
-    print.tensors = (0..LAYERS)
+    print.exact.tensors = (0..LAYERS)
         .flat_map(|layer| {
             of_layer.iter().cloned().map(move |mut tensor| {
                 tensor.name = tensor.name.replace(".0.", &format!(".{layer}."));
@@ -93,7 +93,7 @@ fn model(seed: u64, neurons_kept: &[u32]) -> Fingerprint {
         })
         .chain(others)
         .collect();
-    for tensor in &mut print.tensors {
+    for tensor in &mut print.exact.tensors {
         tensor.shape.iter_mut().for_each(|size| *size = wide(*size));
         tensor.stored_sha256 = std::array::from_fn(|_| random.next() as u8);
         let (rows, cols) = tensor.sample_labels();
@@ -111,17 +111,17 @@ fn model(seed: u64, neurons_kept: &[u32]) -> Fingerprint {
             values.row_norms = embeds.then(|| (0..VOCABULARY).map(|_| 1.0 + 0.1 * random.value()).collect());
         }
     }
-    print.channels.profile = (0..HIDDEN).map(|_| random.value()).collect();
-    print.channels.layers = Vec::new();
-    for (frame, rows) in print.frames.iter().zip(&mut print.anchor_rows) {
+    print.exact.channels.profile = (0..HIDDEN).map(|_| random.value()).collect();
+    print.exact.channels.layers = Vec::new();
+    for (frame, rows) in print.approximate.frames.iter().zip(&mut print.approximate.anchor_rows) {
         if frame.kind != FrameKind::Raw {
             *rows = random.bytes(DIRECTIONS * HIDDEN as usize);
         }
     }
-    let frames = print.frames.len();
-    let template = print.units[0].clone();
-    print.units = (0..LAYERS).map(|layer| unit(&template, layer, frames, neurons_kept, random)).collect();
-    print.attentions.clear();
+    let frames = print.approximate.frames.len();
+    let template = print.approximate.units[0].clone();
+    print.approximate.units = (0..LAYERS).map(|layer| unit(&template, layer, frames, neurons_kept, random)).collect();
+    print.approximate.attentions.clear();
     print
 }
 
@@ -137,8 +137,8 @@ fn unit(template: &Unit, layer: u32, frames: usize, kept: &[u32], random: &mut R
 /// The suspect with the labels of channels and neurons drawn anew.
 fn shuffled(mut print: Fingerprint) -> Fingerprint {
     let random = &mut Random(7);
-    random.shuffle(&mut print.channels.profile);
-    for tensor in &mut print.tensors {
+    random.shuffle(&mut print.exact.channels.profile);
+    for tensor in &mut print.exact.tensors {
         tensor.stored_sha256 = std::array::from_fn(|_| random.next() as u8);
         if let Some(values) = &mut tensor.values {
             values.sha256 = None;
@@ -149,7 +149,7 @@ fn shuffled(mut print: Fingerprint) -> Fingerprint {
             values.sketch.iter_mut().for_each(|key| key.id = random.next());
         }
     }
-    for unit in &mut print.units {
+    for unit in &mut print.approximate.units {
         let mut order: Vec<usize> = (0..unit.labels.len()).collect();
         random.shuffle(&mut order);
         for numbers in unit.frames.iter_mut().flatten() {

@@ -213,11 +213,13 @@ mod tests {
         let key = Cache::key(&subject, &Settings::default()).unwrap();
         assert!(matches!(cache.get(&key), Lookup::Miss));
         let fingerprint = Fingerprint::take(&subject, &[], &|_| ()).unwrap();
-        assert!(fingerprint.units.iter().any(|unit| unit.labels.len() > crate::fingerprint::SAMPLED_NEURONS));
+        assert!(
+            fingerprint.approximate.units.iter().any(|unit| unit.labels.len() > crate::fingerprint::SAMPLED_NEURONS)
+        );
         cache.put(&key, &fingerprint).unwrap();
         let Lookup::Hit(found) = cache.get(&key) else { panic!("{:?}", cache.get(&key)) };
         assert_eq!(found.to_bytes().unwrap(), fingerprint.to_bytes().unwrap());
-        for (found, taken) in found.units.iter().zip(&fingerprint.units) {
+        for (found, taken) in found.approximate.units.iter().zip(&fingerprint.approximate.units) {
             assert_eq!((&found.labels, &found.frames, &found.shapes), (&taken.labels, &taken.frames, &taken.shapes));
         }
         let other = Settings { descriptors: false, ..Settings::default() };
@@ -235,7 +237,7 @@ mod tests {
         for name in ["base-a", "moe-scratch"] {
             let mut fingerprint = Fingerprint::take(&zoo(name), &[], &|_| ()).unwrap();
             // The version is in the key for itself.
-            fingerprint.subject.tool_version.clear();
+            fingerprint.exact.subject.tool_version.clear();
             digest.update(fingerprint.to_bytes().unwrap());
             fingerprint.descriptors().for_each(|numbers| digest.update(bytemuck::cast_slice::<i8, u8>(numbers)));
         }

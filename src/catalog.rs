@@ -81,8 +81,12 @@ impl Catalog {
             return Err(bad("not a fingerprint; a catalog holds nothing else".to_owned()));
         }
         let (fingerprint, digest) = Fingerprint::read_with_digest(file)?;
-        let id =
-            fingerprint.subject.id.as_deref().ok_or_else(|| bad("the fingerprint has no identifier".to_owned()))?;
+        let id = fingerprint
+            .exact
+            .subject
+            .id
+            .as_deref()
+            .ok_or_else(|| bad("the fingerprint has no identifier".to_owned()))?;
         if file.file_name() != Some(file_name(id).as_ref()) {
             return Err(bad(format!("holds `{id}`, which belongs into {}", file_name(id))));
         }
@@ -115,7 +119,7 @@ impl Catalog {
         self.check(id, replace)?;
         fingerprint.require_model(&self.folder)?;
         std::fs::create_dir_all(&self.folder).map_err(|source| Error::io(&self.folder, "make", source))?;
-        fingerprint.subject.id = Some(id.to_owned());
+        fingerprint.exact.subject.id = Some(id.to_owned());
         let file = self.folder.join(file_name(id));
         fingerprint.write(&file, replace)?;
         if let Err(place) = self.files.binary_search(&file) {

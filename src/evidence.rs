@@ -109,7 +109,7 @@ pub fn compare_to(known: &Suspect<'_>, reference: &Fingerprint, depth: Depth) ->
     let suspect = known.fingerprint;
     let matches = matching::matches(suspect, reference);
     let bits = bits::totals(suspect, &known.rows, reference, &matches);
-    let agreement = known::compare(&suspect.architecture, &reference.architecture);
+    let agreement = known::compare(&suspect.exact.architecture, &reference.exact.architecture);
     let mut evidence = vec![bits.test(suspect), channels::test_with(suspect, &known.scores, reference)];
     let neurons = match depth {
         Depth::Full => neurons::look(suspect, reference),
@@ -131,7 +131,7 @@ pub fn compare_to(known: &Suspect<'_>, reference: &Fingerprint, depth: Depth) ->
         layers: clearer(layers(suspect, reference, &matches), neurons.layers()),
         changes: changes::changes(suspect, reference, &neurons),
         same_blocks,
-        same_family: suspect.architecture.family == reference.architecture.family,
+        same_family: suspect.exact.architecture.family == reference.exact.architecture.family,
         coverage: coverage(suspect),
         matches,
         bits,
@@ -167,28 +167,29 @@ pub fn coverage(suspect: &Fingerprint) -> f64 {
     }
     // Types that are not decoded may state any shape.
     let sum = |sum: u64, tensor: &TensorPrint| sum.saturating_add(tensor.weights());
-    let all = suspect.tensors.iter().filter(|tensor| tensor.counts()).fold(0, sum);
-    let seen = suspect.tensors.iter().filter(|tensor| tensor.dtype.is_float() && tensor.informative().is_some());
+    let all = suspect.exact.tensors.iter().filter(|tensor| tensor.counts()).fold(0, sum);
+    let seen = suspect.exact.tensors.iter().filter(|tensor| tensor.dtype.is_float() && tensor.informative().is_some());
     let seen = seen.fold(0, sum);
     if all == 0 { 0.0 } else { seen as f64 / all as f64 }
 }
 
 fn parts(suspect: &Fingerprint, reference: &Fingerprint, matches: &[matching::Match]) -> Vec<PartShare> {
     let mut shares: std::collections::BTreeMap<Part, (u64, u64, f64)> = std::collections::BTreeMap::new();
-    let mut counterpart = vec![None; suspect.tensors.len()];
+    let mut counterpart = vec![None; suspect.exact.tensors.len()];
     for found in matches {
         counterpart[found.suspect] = Some(found);
     }
-    for (tensor, found) in suspect.tensors.iter().zip(counterpart) {
+    for (tensor, found) in suspect.exact.tensors.iter().zip(counterpart) {
         if tensor.informative().is_none() || !tensor.dtype.is_float() {
             continue;
         }
         let own = Part::of(&tensor.assignment.roles);
         // The counterpart's role speaks where the suspect's own could not be settled.
-        let part = found.map_or(own, |found| match Part::of(&reference.tensors[found.reference].assignment.roles) {
-            Part::Unknown => own,
-            part => part,
-        });
+        let part =
+            found.map_or(own, |found| match Part::of(&reference.exact.tensors[found.reference].assignment.roles) {
+                Part::Unknown => own,
+                part => part,
+            });
         let (all, matched, correlation) = shares.entry(part).or_default();
         *all += tensor.elements();
         if let Some(found) = found {
@@ -208,13 +209,13 @@ fn parts(suspect: &Fingerprint, reference: &Fingerprint, matches: &[matching::Ma
 fn layers(suspect: &Fingerprint, reference: &Fingerprint, matches: &[matching::Match]) -> Vec<LayerShare> {
     let mut pairs: std::collections::BTreeMap<(u32, u32), u64> = std::collections::BTreeMap::new();
     for found in matches {
-        let (ours, theirs) = (&suspect.tensors[found.suspect], &reference.tensors[found.reference]);
+        let (ours, theirs) = (&suspect.exact.tensors[found.suspect], &reference.exact.tensors[found.reference]);
         if let (Some(ours_layer), Some(theirs_layer)) = (ours.assignment.layer, theirs.assignment.layer) {
             *pairs.entry((ours_layer, theirs_layer)).or_default() += ours.elements();
         }
     }
     let mut totals: std::collections::BTreeMap<u32, u64> = std::collections::BTreeMap::new();
-    for tensor in suspect.tensors.iter().filter(|tensor| tensor.informative().is_some()) {
+    for tensor in suspect.exact.tensors.iter().filter(|tensor| tensor.informative().is_some()) {
         if let Some(layer) = tensor.assignment.layer {
             *totals.entry(layer).or_default() += tensor.elements();
         }

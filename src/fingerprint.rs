@@ -75,6 +75,16 @@ const MIN_VOCABULARY: u64 = 256;
 /// The fingerprint of one checkpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fingerprint {
+    /// What is bit-identical on every machine.
+    pub exact: Exact,
+    /// What comes out of products.
+    pub approximate: Approximate,
+}
+
+/// The half of a fingerprint that is the same for the same checkpoint on every machine: digests, integer sums, sampled
+/// values, and sums whose terms are added in a fixed order. It is what two parties can hold against each other.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Exact {
     /// Where the checkpoint came from and what its headers say.
     pub subject: Origin,
     /// The architecture record.
@@ -83,6 +93,14 @@ pub struct Fingerprint {
     pub tensors: Vec<TensorPrint>,
     /// The profile of the residual channels.
     pub channels: Channels,
+    /// Remarks made while the values were read.
+    pub findings: Vec<Finding>,
+}
+
+/// The half of a fingerprint that comes out of matrix products, rounded to 8 bits: on another processor or device their
+/// terms are added in another order, and a number between two steps may fall on the other one.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Approximate {
     /// The frames along which neurons are described.
     pub frames: Vec<FrameRecord>,
     /// For each token frame, the embedding rows that span it, `DIRECTIONS` rows of the hidden size.
@@ -91,8 +109,6 @@ pub struct Fingerprint {
     pub units: Vec<Unit>,
     /// The heads of each attention.
     pub attentions: Vec<Attention>,
-    /// Remarks made while the values were read.
-    pub findings: Vec<Finding>,
 }
 
 /// A file of the checkpoint.
@@ -305,21 +321,23 @@ impl Fingerprint {
 
     /// All descriptors that it holds, in one order: of all neurons right after a pass.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = &Numbers> {
-        self.units.iter().flat_map(|unit| unit.frames.iter().flatten())
+        self.approximate.units.iter().flat_map(|unit| unit.frames.iter().flatten())
     }
 
     /// The fingerprint with all neurons' descriptors, as [`Fingerprint::descriptors`] gave them. `None` where there are
     /// too few or too many.
-    pub(crate) fn with_descriptors(self, numbers: &Numbers) -> Option<Self> {
+    pub(crate) fn with_descriptors(mut self, numbers: &Numbers) -> Option<Self> {
         let mut at = 0;
-        let units = self.units.into_iter().map(|unit| unit.whole(numbers, &mut at)).collect::<Option<_>>()?;
-        (at == numbers.len()).then_some(Self { units, ..self })
+        let units = std::mem::take(&mut self.approximate.units);
+        let units = units.into_iter().map(|unit| unit.whole(numbers, &mut at)).collect::<Option<_>>()?;
+        let approximate = Approximate { units, ..self.approximate };
+        (at == numbers.len()).then_some(Self { approximate, ..self })
     }
 
     /// Whether it is of a model that others can be compared with: not of pointers without weights, nor of an adapter
     /// without its base.
     pub fn holds_model(&self) -> bool {
-        !self.tensors.is_empty() && !self.tensors.iter().any(|tensor| is_adapter_part(&tensor.name))
+        !self.exact.tensors.is_empty() && !self.exact.tensors.iter().any(|tensor| is_adapter_part(&tensor.name))
     }
 
     /// Refuses what cannot be a reference; errors name `path`.
@@ -330,13 +348,14 @@ impl Fingerprint {
         if self.holds_model() {
             return Ok(());
         }
-        let what = if self.tensors.is_empty() { "pointers without weights" } else { "an adapter without its base" };
+        let what =
+            if self.exact.tensors.is_empty() { "pointers without weights" } else { "an adapter without its base" };
         Err(Error::nothing(path, format!("{what} cannot serve as a reference")))
     }
 
     /// The anchors of its own token frame, if it has one.
     pub fn anchors(&self) -> Option<&Vec<Anchor>> {
-        self.frames.iter().find_map(|frame| match &frame.kind {
+        self.approximate.frames.iter().find_map(|frame| match &frame.kind {
             FrameKind::Token(anchors) => Some(anchors),
             FrameKind::Raw => None,
         })

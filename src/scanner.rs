@@ -56,7 +56,7 @@ impl Prepared {
 
     /// A fingerprint that is at hand; `shown` is the path that the report names.
     pub fn of(fingerprint: Fingerprint, shown: String) -> Self {
-        let findings = fingerprint.findings.clone();
+        let findings = fingerprint.exact.findings.clone();
         Self { path: shown, fingerprint, anatomy: None, claims: Claims::default(), findings }
     }
 
@@ -92,7 +92,7 @@ impl Prepared {
         let subject = Subject::of(checkpoint);
         let (fingerprint, cached) = cached_or_taken(&subject, settings, cache, progress)?;
         findings.extend(config_findings(checkpoint, subject.anatomy()));
-        findings.extend(fingerprint.findings.iter().cloned());
+        findings.extend(fingerprint.exact.findings.iter().cloned());
         let claims = checkpoint.claims.clone();
         Ok((Self { path: shown, fingerprint, anatomy: Some(subject.into_anatomy()), claims, findings }, cached))
     }
@@ -198,7 +198,7 @@ fn compare_one(suspect: &evidence::Suspect<'_>, reference: &Fingerprint, tries: 
     let related = judgement.class.shares_weights();
     let counterparts = related.then(|| Counterparts::of(suspect.fingerprint(), reference, &comparison));
     Assessment {
-        id: reference.subject.id.clone().unwrap_or_else(|| reference.subject.name.clone()),
+        id: reference.exact.subject.id.clone().unwrap_or_else(|| reference.exact.subject.name.clone()),
         judgement,
         evidence: comparison.evidence,
         changes: if related { comparison.changes } else { Vec::new() },
@@ -221,7 +221,7 @@ fn report(
     let digest_matches = if embedded { published::file_matches(fingerprint) } else { Vec::new() };
     let published_digests = if embedded { published::held_against(fingerprint) } else { 0 };
     let tested = Tested { weights: compared.len(), in_full, published_norms: norms.tested, published_digests };
-    let nearest = known::nearest(&fingerprint.architecture, SHOWN_ARCHITECTURES);
+    let nearest = known::nearest(&fingerprint.exact.architecture, SHOWN_ARCHITECTURES);
     let mut findings = subject.findings.clone();
     findings.extend(untested(&nearest, &compared).filter(|_| embedded));
     findings.extend(ordered(fingerprint));
@@ -232,7 +232,7 @@ fn report(
     candidates.extend(shown(compared));
     candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.judgement.class));
     let results: Vec<_> = candidates.iter().map(|c| TestedReference { id: &c.id, class: c.judgement.class }).collect();
-    let declaration = declared::declared(&subject.claims, &fingerprint.subject.name, &results);
+    let declaration = declared::declared(&subject.claims, &fingerprint.exact.subject.name, &results);
     Results {
         path: &subject.path,
         fingerprint,
@@ -276,6 +276,6 @@ fn untested(nearest: &[known::Nearest], compared: &[Assessment]) -> Option<Findi
 
 /// Says that labels of channels mean less, where they do.
 fn ordered(fingerprint: &Fingerprint) -> Option<Finding> {
-    evidence::channels::is_ordered(&fingerprint.channels.profile)
+    evidence::channels::is_ordered(&fingerprint.exact.channels.profile)
         .then(|| Finding::new(Code::OrderedChannels, Level::Note, words::ordered_channels(), None))
 }

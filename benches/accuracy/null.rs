@@ -53,8 +53,8 @@ struct Outcome {
 
 fn outcome(places: (usize, usize), suspect: &Fingerprint, reference: &Fingerprint) -> Outcome {
     let comparison = evidence::compare(suspect, reference);
-    let matched: u64 = comparison.matches.iter().map(|found| suspect.tensors[found.suspect].elements()).sum();
-    let all: u64 = suspect.tensors.iter().map(|tensor| tensor.elements()).sum();
+    let matched: u64 = comparison.matches.iter().map(|found| suspect.exact.tensors[found.suspect].elements()).sum();
+    let all: u64 = suspect.exact.tensors.iter().map(|tensor| tensor.elements()).sum();
     let class = verdict::judge(&comparison, 1).class.into();
     let tests = comparison.evidence.iter().filter_map(|evidence| {
         let measure = evidence.measure()?;

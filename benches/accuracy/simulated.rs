@@ -43,23 +43,23 @@ impl Subject {
 
     /// A model whose fingerprint samples every channel.
     fn of_print(print: &Fingerprint) -> Self {
-        assert!(print.channels.profile.len() <= SAMPLE_GRID.1);
+        assert!(print.exact.channels.profile.len() <= SAMPLE_GRID.1);
         Self::new(print, |tensor| tensor.values.as_ref().unwrap().sample.values().into_owned())
     }
 
     fn new(print: &Fingerprint, whole_rows: impl Fn(&TensorPrint) -> Vec<f32>) -> Self {
-        let channels = print.channels.profile.len();
+        let channels = print.exact.channels.profile.len();
         let columns = |tensor: &TensorPrint| {
             let by_column = matches!(tensor.assignment.residual, Residual::Reads(1) | Residual::Embeds(1));
             by_column && tensor.shape.len() == 2 && tensor.shape[1] == channels as u64 && tensor.values.is_some()
         };
         let (mut by_channel, mut by_neuron) = (print.clone(), print.clone());
-        by_channel.tensors.retain(columns);
-        by_channel.units.clear();
-        by_neuron.tensors.clear();
+        by_channel.exact.tensors.retain(columns);
+        by_channel.approximate.units.clear();
+        by_neuron.exact.tensors.clear();
         // Shapes take time, and have no labels.
-        by_neuron.units.iter_mut().for_each(|unit| unit.shapes = Default::default());
-        let rows = by_channel.tensors.iter().map(whole_rows).collect();
+        by_neuron.approximate.units.iter_mut().for_each(|unit| unit.shapes = Default::default());
+        let rows = by_channel.exact.tensors.iter().map(whole_rows).collect();
         let kept = labels::chosen(channels as u64, SAMPLE_GRID.1);
         let subject = Self { by_channel, rows, kept, by_neuron };
         let unchanged = subject.with_channels(&(0..channels).collect::<Vec<_>>());
@@ -70,8 +70,9 @@ impl Subject {
     /// The model with its channels in another order.
     fn with_channels(&self, order: &[usize]) -> Fingerprint {
         let mut print = self.by_channel.clone();
-        print.channels.profile = order.iter().map(|&channel| self.by_channel.channels.profile[channel]).collect();
-        for (tensor, rows) in print.tensors.iter_mut().zip(&self.rows) {
+        print.exact.channels.profile =
+            order.iter().map(|&channel| self.by_channel.exact.channels.profile[channel]).collect();
+        for (tensor, rows) in print.exact.tensors.iter_mut().zip(&self.rows) {
             let sampled = |row: &[f32]| self.kept.iter().map(|&label| row[order[label as usize]]).collect::<Vec<f32>>();
             tensor.values.as_mut().unwrap().sample =
                 rows.chunks_exact(order.len()).flat_map(sampled).collect::<Vec<f32>>().into();
@@ -82,7 +83,7 @@ impl Subject {
     /// The model with the key-value groups of each attention in another order, and the heads within each group.
     fn with_heads(&self, random: &mut Random) -> Fingerprint {
         let mut print = self.by_neuron.clone();
-        for attention in &mut print.attentions {
+        for attention in &mut print.approximate.attentions {
             let per_group = (attention.heads / attention.groups) as usize;
             let mut groups: Vec<usize> = (0..attention.groups as usize).collect();
             random.shuffle(&mut groups);
@@ -104,7 +105,7 @@ impl Subject {
     fn with_neurons(&self, random: &mut Random, key: Key) -> Fingerprint {
         let mut print = self.by_neuron.clone();
         let mut drawn: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
-        for (index, unit) in print.units.iter_mut().enumerate() {
+        for (index, unit) in print.approximate.units.iter_mut().enumerate() {
             let labels = drawn.entry(key(index, unit)).or_insert_with(|| {
                 let mut labels = unit.labels.clone();
                 random.shuffle(&mut labels);
@@ -128,7 +129,7 @@ const COPIES_OF_A_LAYER: Key = |_, unit| [0, 1, 2, 1, 2, 3][unit.layer.unwrap_or
 type Outcome = Vec<(TestKind, f64)>;
 
 fn channels_of(suspect: &Subject, reference: &Subject, random: &mut Random) -> Outcome {
-    let mut order: Vec<usize> = (0..suspect.by_channel.channels.profile.len()).collect();
+    let mut order: Vec<usize> = (0..suspect.by_channel.exact.channels.profile.len()).collect();
     random.shuffle(&mut order);
     let test = channels::test(&suspect.with_channels(&order), &reference.by_channel);
     p_of(&test).into_iter().collect()

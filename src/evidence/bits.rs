@@ -41,7 +41,9 @@ impl RowFilter {
 
     pub(crate) fn of(fingerprint: &Fingerprint) -> Self {
         let mut bits = vec![0; (Self::BITS / 64) as usize];
-        for key in fingerprint.tensors.iter().filter_map(TensorPrint::informative).flat_map(|values| &values.sketch) {
+        for key in
+            fingerprint.exact.tensors.iter().filter_map(TensorPrint::informative).flat_map(|values| &values.sketch)
+        {
             let place = key.id % Self::BITS;
             bits[(place / 64) as usize] |= 1 << (place % 64);
         }
@@ -57,12 +59,12 @@ impl RowFilter {
 
 pub(crate) fn totals(suspect: &Fingerprint, known: &RowFilter, reference: &Fingerprint, matches: &[Match]) -> Bits {
     let informative = |tensor: &&TensorPrint| tensor.informative().is_some();
-    let all: u64 = suspect.tensors.iter().filter(informative).map(TensorPrint::elements).sum();
-    let mut bits = Bits { tensors: suspect.tensors.iter().filter(informative).count() as u64, ..Bits::default() };
+    let all: u64 = suspect.exact.tensors.iter().filter(informative).map(TensorPrint::elements).sum();
+    let mut bits = Bits { tensors: suspect.exact.tensors.iter().filter(informative).count() as u64, ..Bits::default() };
     let (mut equal, mut accounted) = (0, 0);
     let (mut covered, mut whole) = (HashSet::new(), HashSet::new());
     for found in matches.iter().filter(|found| found.how != How::Close) {
-        let tensor = &suspect.tensors[found.suspect];
+        let tensor = &suspect.exact.tensors[found.suspect];
         accounted += tensor.elements();
         covered.insert(found.reference);
         whole.insert(found.suspect);
@@ -75,7 +77,7 @@ pub(crate) fn totals(suspect: &Fingerprint, known: &RowFilter, reference: &Finge
         let (rows, cols) = tensor.matrix();
         bits.labels = bits.labels.max(rows.min(cols));
     }
-    bits.reference_whole = reference.tensors.iter().enumerate().all(|(index, tensor)| {
+    bits.reference_whole = reference.exact.tensors.iter().enumerate().all(|(index, tensor)| {
         covered.contains(&index) || tensor.informative().is_none() || is_twin(reference, index, &covered)
     });
     let rows: f64 = rows_shared(suspect, known, reference, &whole);
@@ -88,7 +90,7 @@ pub(crate) fn totals(suspect: &Fingerprint, known: &RowFilter, reference: &Finge
 
 /// Whether another covered tensor of the reference has the same values (a tied head stored twice).
 fn is_twin(reference: &Fingerprint, index: usize, covered: &HashSet<usize>) -> bool {
-    let digest = |at: usize| reference.tensors[at].values.as_ref().and_then(|values| values.sha256);
+    let digest = |at: usize| reference.exact.tensors[at].values.as_ref().and_then(|values| values.sha256);
     digest(index).is_some() && covered.iter().any(|&other| digest(other) == digest(index))
 }
 
@@ -100,7 +102,7 @@ fn is_twin(reference: &Fingerprint, index: usize, covered: &HashSet<usize>) -> b
 fn rows_shared(suspect: &Fingerprint, known: &RowFilter, reference: &Fingerprint, whole: &HashSet<usize>) -> f64 {
     // Rows of the reference by width and identity, with the tensors that keep them.
     let mut by_width: BTreeMap<u64, Vec<(u64, usize)>> = BTreeMap::new();
-    for (index, tensor) in reference.tensors.iter().enumerate() {
+    for (index, tensor) in reference.exact.tensors.iter().enumerate() {
         if let Some(values) = tensor.informative() {
             let common = values.sketch.iter().filter(|key| known.may_hold(key.id)).map(|key| (key.id, index));
             by_width.entry(tensor.matrix().1).or_default().extend(common);
@@ -112,7 +114,7 @@ fn rows_shared(suspect: &Fingerprint, known: &RowFilter, reference: &Fingerprint
     }
     by_width.values_mut().for_each(|rows| rows.sort_unstable());
     let mut shared = 0.0;
-    for (index, tensor) in suspect.tensors.iter().enumerate() {
+    for (index, tensor) in suspect.exact.tensors.iter().enumerate() {
         let Some(values) = tensor.informative().filter(|values| !whole.contains(&index) && !values.sketch.is_empty())
         else {
             continue;
@@ -127,7 +129,7 @@ fn rows_shared(suspect: &Fingerprint, known: &RowFilter, reference: &Fingerprint
             equal.for_each(|row| *common.entry(row.1).or_default() += 1);
         }
         let best = common.into_iter().filter(|&(_, common)| common >= MIN_ROWS).filter_map(|(candidate, common)| {
-            let theirs = &reference.tensors[candidate].informative()?.sketch;
+            let theirs = &reference.exact.tensors[candidate].informative()?.sketch;
             let ceiling = if theirs.len() < crate::fingerprint::SKETCH_ROWS { u64::MAX } else { theirs.last()?.order };
             let comparable = values.sketch.iter().filter(|key| key.order <= ceiling).count();
             Some(common as f64 / comparable.max(1) as f64)
@@ -144,7 +146,7 @@ impl Bits {
     pub(crate) fn test(&self, suspect: &Fingerprint) -> Evidence {
         let Self { tensors, equal, re_encoded, row_share, .. } = *self;
         if tensors == 0 {
-            let why = if suspect.tensors.is_empty() { WhyNot::NoTensors } else { WhyNot::NothingInformative };
+            let why = if suspect.exact.tensors.is_empty() { WhyNot::NoTensors } else { WhyNot::NothingInformative };
             return Evidence::not_applicable(TestKind::Bits, why);
         }
         let measure = Measure {

@@ -83,7 +83,7 @@ pub(crate) fn changes(suspect: &Fingerprint, reference: &Fingerprint, neurons: &
 }
 
 fn sizes(suspect: &Fingerprint, reference: &Fingerprint) -> Vec<Change> {
-    let (ours, theirs) = (&suspect.architecture, &reference.architecture);
+    let (ours, theirs) = (&suspect.exact.architecture, &reference.exact.architecture);
     let known = |ours: Option<u64>, theirs: Option<u64>| Sizes::unequal(ours?, theirs?);
     let sizes = [
         Sizes::unequal(ours.hidden_size, theirs.hidden_size).map(Change::Channels),
@@ -102,12 +102,15 @@ const PERMUTED: f64 = 0.5;
 /// If it was permuted, each channel of the anchors' embedding rows has a partner, up to its sign; if it was rotated,
 /// none has.
 fn basis(suspect: &Fingerprint, reference: &Fingerprint, neurons: &Neurons) -> Option<Change> {
-    let hidden = usize::try_from(suspect.architecture.hidden_size).ok()?;
-    if suspect.architecture.hidden_size != reference.architecture.hidden_size || !neurons.only_along_tokens() {
+    let hidden = usize::try_from(suspect.exact.architecture.hidden_size).ok()?;
+    if suspect.exact.architecture.hidden_size != reference.exact.architecture.hidden_size
+        || !neurons.only_along_tokens()
+    {
         return None;
     }
-    let theirs = reference.frames.iter().position(|frame| frame.kind != FrameKind::Raw)?;
-    let ours = suspect.frames.iter().position(|frame| frame.kind == reference.frames[theirs].kind)?;
+    let theirs = reference.approximate.frames.iter().position(|frame| frame.kind != FrameKind::Raw)?;
+    let ours =
+        suspect.approximate.frames.iter().position(|frame| frame.kind == reference.approximate.frames[theirs].kind)?;
     let columns = |rows: &[i8]| -> Vec<f32> {
         let mut values = vec![0.0f32; hidden * DIRECTIONS];
         for (direction, row) in rows.chunks_exact(hidden).enumerate() {
@@ -119,7 +122,7 @@ fn basis(suspect: &Fingerprint, reference: &Fingerprint, neurons: &Neurons) -> O
         }
         values
     };
-    let (a, b) = (columns(&reference.anchor_rows[theirs]), columns(&suspect.anchor_rows[ours]));
+    let (a, b) = (columns(&reference.approximate.anchor_rows[theirs]), columns(&suspect.approximate.anchor_rows[ours]));
     let mut cosines = Vec::new();
     linalg::by_rows(&a, &b, DIRECTIONS, &mut cosines);
     cosines.iter_mut().for_each(|cosine| *cosine = cosine.abs());
@@ -135,9 +138,10 @@ fn basis(suspect: &Fingerprint, reference: &Fingerprint, neurons: &Neurons) -> O
 /// Whether every norm gain is the same number throughout.
 fn is_flat(fingerprint: &Fingerprint) -> bool {
     let mut gains = fingerprint
+        .exact
         .tensors
         .iter()
-        .filter(|tensor| tensor.shape.len() == 1 && tensor.shape[0] == fingerprint.architecture.hidden_size)
+        .filter(|tensor| tensor.shape.len() == 1 && tensor.shape[0] == fingerprint.exact.architecture.hidden_size)
         .filter_map(|tensor| Some(&tensor.values.as_ref()?.summary))
         .peekable();
     gains.peek().is_some() && gains.all(|gain| gain.std <= FLAT * gain.mean.abs())
@@ -145,13 +149,13 @@ fn is_flat(fingerprint: &Fingerprint) -> bool {
 
 /// Layers that were dropped or repeated.
 fn layers(suspect: &Fingerprint, reference: &Fingerprint, neurons: &Neurons) -> Vec<Change> {
-    let known = suspect.units.iter().all(|unit| unit.layer.is_some() && unit.expert.is_none());
+    let known = suspect.approximate.units.iter().all(|unit| unit.layer.is_some() && unit.expert.is_none());
     let matched: Vec<u32> =
         neurons.layers().iter().filter(|layer| layer.share >= REORDERED).map(|layer| layer.reference).collect();
-    if !known || matched.len() < suspect.units.len() {
+    if !known || matched.len() < suspect.approximate.units.len() {
         return Vec::new();
     }
-    let mut of_reference: Vec<u32> = reference.units.iter().filter_map(|unit| unit.layer).collect();
+    let mut of_reference: Vec<u32> = reference.approximate.units.iter().filter_map(|unit| unit.layer).collect();
     of_reference.sort_unstable();
     of_reference.dedup();
     let times = |layer: u32| matched.iter().filter(|&&other| other == layer).count();

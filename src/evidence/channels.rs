@@ -51,7 +51,7 @@ pub(crate) struct Scores {
 
 impl Scores {
     pub(crate) fn of(fingerprint: &Fingerprint) -> Self {
-        let profile = &fingerprint.channels.profile;
+        let profile = &fingerprint.exact.channels.profile;
         Self { scores: ranks::normal_scores(profile), ordered: is_ordered(profile) }
     }
 }
@@ -64,7 +64,7 @@ pub fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Evidence {
 /// The test for one pair; `known` is the suspect's.
 pub(crate) fn test_with(suspect: &Fingerprint, known: &Scores, reference: &Fingerprint) -> Evidence {
     let not_applicable = |why| Evidence::not_applicable(TestKind::ChannelLabels, why);
-    let (ours, theirs) = (&suspect.channels, &reference.channels);
+    let (ours, theirs) = (&suspect.exact.channels, &reference.exact.channels);
     if ours.tensors < MIN_TENSORS || ours.profile.len() < MIN_CHANNELS {
         return not_applicable(WhyNot::NoResidualStream(Side::Suspect));
     }
@@ -160,9 +160,9 @@ type Place = (Role, Option<u32>);
 /// Tensors with channels along their columns, by settled role and layer; places that occur twice are left out, and
 /// experts, which have no order.
 fn by_place(print: &Fingerprint) -> HashMap<Place, &TensorPrint> {
-    let channels = print.channels.profile.len() as u64;
+    let channels = print.exact.channels.profile.len() as u64;
     let mut places: HashMap<Place, Option<&TensorPrint>> = HashMap::new();
-    for tensor in print.tensors.iter().filter(|tensor| tensor.informative().is_some()) {
+    for tensor in print.exact.tensors.iter().filter(|tensor| tensor.informative().is_some()) {
         let assignment = &tensor.assignment;
         let columns = matches!(assignment.residual, Residual::Reads(1) | Residual::Embeds(1));
         let [role] = assignment.roles[..] else { continue };

@@ -43,8 +43,8 @@ impl Counterparts {
     /// Names the matches of a comparison of these two.
     pub fn of(suspect: &Fingerprint, reference: &Fingerprint, comparison: &Comparison) -> Self {
         let named = comparison.matches.iter().map(|found| NamedMatch {
-            suspect: suspect.tensors[found.suspect].name.clone(),
-            reference: reference.tensors[found.reference].name.clone(),
+            suspect: suspect.exact.tensors[found.suspect].name.clone(),
+            reference: reference.exact.tensors[found.reference].name.clone(),
             how: found.how,
             correlation: found.correlation,
         });
@@ -57,7 +57,8 @@ fn renamed(suspect: &Fingerprint, reference: &Fingerprint, comparison: &Comparis
     let mut rows: Vec<RenamedPattern> = Vec::new();
     let mut at = HashMap::new();
     for found in &comparison.matches {
-        let [from, to] = [&suspect.tensors[found.suspect], &reference.tensors[found.reference]].map(pattern);
+        let [from, to] =
+            [&suspect.exact.tensors[found.suspect], &reference.exact.tensors[found.reference]].map(pattern);
         // Equal patterns at unequal layers are a matter of layer alignment, not of names.
         if from == to {
             continue;

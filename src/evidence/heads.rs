@@ -40,7 +40,7 @@ const TIE: f32 = 1e-6;
 /// The test for one pair.
 pub fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Evidence {
     for (side, fingerprint) in [(Side::Suspect, suspect), (Side::Reference, reference)] {
-        if fingerprint.attentions.is_empty() {
+        if fingerprint.approximate.attentions.is_empty() {
             return Evidence::not_applicable(TestKind::HeadLabels, WhyNot::NoAttention(side));
         }
     }
@@ -55,12 +55,12 @@ pub fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Evidence {
         if kept.len() < MIN_PLACES {
             continue;
         }
-        let mut sizes: Vec<u32> = reference.attentions.iter().map(|attention| attention.head_dim).collect();
+        let mut sizes: Vec<u32> = reference.approximate.attentions.iter().map(|attention| attention.head_dim).collect();
         sizes.sort_unstable();
         sizes.dedup();
         for size in sizes {
             let layers = |print: &'_ Fingerprint, frame: usize| -> Vec<Layer> {
-                let of_size = print.attentions.iter().filter(|attention| attention.head_dim == size);
+                let of_size = print.approximate.attentions.iter().filter(|attention| attention.head_dim == size);
                 of_size.filter_map(|attention| Layer::new(attention, frame, &kept)).collect()
             };
             found.extend(look(&layers(suspect, ours), &layers(reference, theirs)));
@@ -74,7 +74,7 @@ pub fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Evidence {
 }
 
 fn token_frames(print: &Fingerprint) -> Vec<&FrameRecord> {
-    print.frames.iter().filter(|frame| matches!(frame.kind, FrameKind::Token(_))).collect()
+    print.approximate.frames.iter().filter(|frame| matches!(frame.kind, FrameKind::Token(_))).collect()
 }
 
 /// The heads of a layer along one frame: a row of length one for each head and form.

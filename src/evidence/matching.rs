@@ -60,7 +60,7 @@ const MIN_TALL_ROWS: u64 = 256;
 /// Finds counterparts. At most one for each tensor of the suspect; one tensor of the reference may serve several, as
 /// it does for repeated layers and upcycled experts.
 pub fn matches(suspect: &Fingerprint, reference: &Fingerprint) -> Vec<Match> {
-    let mut found: Vec<Option<Match>> = vec![None; suspect.tensors.len()];
+    let mut found: Vec<Option<Match>> = vec![None; suspect.exact.tensors.len()];
     by_digest(suspect, reference, &mut found);
     by_value(suspect, reference, &mut found);
     found.into_iter().flatten().collect()
@@ -113,7 +113,7 @@ impl<'a> Rounded<'a> {
                 map.entry(key).or_default().push(index);
             }
         }
-        Self { reference, by_digest, survives: vec![[None; 2]; reference.tensors.len()] }
+        Self { reference, by_digest, survives: vec![[None; 2]; reference.exact.tensors.len()] }
     }
 
     /// The tensors that are equal to a tensor of the suspect after a rounding that both survive.
@@ -123,7 +123,7 @@ impl<'a> Rounded<'a> {
         tried.find_map(|(which, ((round, map), key))| {
             let mut hits = map.get(&key).filter(|_| survives(values, round))?.clone();
             hits.retain(|&hit| {
-                let ask = || reference.tensors[hit].informative().is_some_and(|values| survives(values, round));
+                let ask = || reference.exact.tensors[hit].informative().is_some_and(|values| survives(values, round));
                 *known[hit][which].get_or_insert_with(ask)
             });
             Some(hits).filter(|hits| !hits.is_empty())
@@ -139,14 +139,15 @@ fn by_digest(suspect: &Fingerprint, reference: &Fingerprint, found: &mut [Option
         }
     }
     let mut rounded = Rounded::new(reference);
-    let mut used = vec![0u32; reference.tensors.len()];
+    let mut used = vec![0u32; reference.exact.tensors.len()];
     for (index, values) in informative(suspect) {
         let equal = digests(values).find_map(|digest| by_values.get(&digest)).map(|hits| (How::Equal, Cow::from(hits)));
         let rounded = || Some((How::ReEncoded, Cow::from(rounded.equal_to(values)?)));
         let Some((how, hits)) = equal.or_else(rounded) else { continue };
-        let tensor = &suspect.tensors[index];
-        let same_size = hits.iter().copied().filter(|&hit| reference.tensors[hit].elements() == tensor.elements());
-        let preference = |hit: &usize| (used[*hit], !same_place(tensor, &reference.tensors[*hit]), *hit);
+        let tensor = &suspect.exact.tensors[index];
+        let same_size =
+            hits.iter().copied().filter(|&hit| reference.exact.tensors[hit].elements() == tensor.elements());
+        let preference = |hit: &usize| (used[*hit], !same_place(tensor, &reference.exact.tensors[*hit]), *hit);
         let Some(hit) = same_size.min_by_key(preference) else { continue };
         used[hit] += 1;
         found[index] = Some(Match { suspect: index, reference: hit, how, correlation: 1.0 });
@@ -166,7 +167,7 @@ fn same_place(a: &TensorPrint, b: &TensorPrint) -> bool {
 }
 
 fn informative(print: &Fingerprint) -> impl Iterator<Item = (usize, &ValuePrint)> {
-    print.tensors.iter().enumerate().filter_map(|(index, tensor)| Some((index, tensor.informative()?)))
+    print.exact.tensors.iter().enumerate().filter_map(|(index, tensor)| Some((index, tensor.informative()?)))
 }
 
 /// Tensors of one shape, by index.
@@ -182,10 +183,10 @@ type Groups = BTreeMap<(u64, u64), Group>;
 fn by_value(suspect: &Fingerprint, reference: &Fingerprint, found: &mut [Option<Match>]) {
     let mut groups = Groups::new();
     for (index, _) in informative(suspect).filter(|&(index, _)| found[index].is_none()) {
-        groups.entry(suspect.tensors[index].matrix()).or_default().ours.push(index);
+        groups.entry(suspect.exact.tensors[index].matrix()).or_default().ours.push(index);
     }
     for (index, _) in informative(reference) {
-        groups.entry(reference.tensors[index].matrix()).or_default().theirs.push(index);
+        groups.entry(reference.exact.tensors[index].matrix()).or_default().theirs.push(index);
     }
     for Group { ours, theirs } in groups.values() {
         if ours.len().saturating_mul(theirs.len()) <= MAX_PAIRS {
@@ -205,7 +206,7 @@ fn match_group(
 ) {
     let Some(Nearest { rows, cols }) = correlations(suspect, reference, ours, theirs) else { return };
     for ((column, correlation), &index) in rows.into_iter().zip(ours) {
-        let tensor = &suspect.tensors[index];
+        let tensor = &suspect.exact.tensors[index];
         // Vectors of neighbouring layers resemble each other: only a mutual best counts.
         let vector = tensor.matrix().0 == 1;
         let rival = vector && cols[column] > correlation;
@@ -214,7 +215,7 @@ fn match_group(
             continue;
         }
         let counterpart = theirs[column];
-        if let Some(agreement) = agreement(tensor, &reference.tensors[counterpart]).filter(|_| !rival) {
+        if let Some(agreement) = agreement(tensor, &reference.exact.tensors[counterpart]).filter(|_| !rival) {
             found[index] = Some(Match { suspect: index, reference: counterpart, ..agreement });
         }
     }
@@ -270,7 +271,7 @@ fn correlations(suspect: &Fingerprint, reference: &Fingerprint, ours: &[usize], 
         let (print, indices) = if of_theirs { (reference, theirs) } else { (suspect, ours) };
         let mut rows = Vec::new();
         for &index in &indices[block] {
-            rows.extend_from_slice(&print.tensors[index].informative()?.sample.values());
+            rows.extend_from_slice(&print.exact.tensors[index].informative()?.sample.values());
         }
         Some(rows)
     })
@@ -396,12 +397,12 @@ fn match_tall(suspect: &Fingerprint, reference: &Fingerprint, groups: &Groups, f
         if found[index].is_some() {
             continue;
         }
-        let tensor = &suspect.tensors[index];
+        let tensor = &suspect.exact.tensors[index];
         let best = theirs
             .iter()
-            .filter(|&&other| reference.tensors[other].matrix().1 == tensor.matrix().1)
+            .filter(|&&other| reference.exact.tensors[other].matrix().1 == tensor.matrix().1)
             .filter_map(|&other| {
-                let (a, b) = common_sample(tensor, &reference.tensors[other])?;
+                let (a, b) = common_sample(tensor, &reference.exact.tensors[other])?;
                 let side = |values| Sampled { values, dtype: &tensor.dtype, steps: &[] };
                 let agreement = judge(side(&a), side(&b), false)?;
                 // Equal at common labels is not equal as a whole.
@@ -483,7 +484,7 @@ mod tests {
         // All zero in f16, all infinite in f16, all one in bf16.
         for (what, offset, scale) in [("tiny", 1e-9, 2.5e-8), ("huge", 7e4, 1e5), ("near one", 1.0, 1e-3)] {
             let (ours, theirs) = (print_of(&scaled(&a, offset, scale)), print_of(&scaled(&b, offset, scale)));
-            let rounded = |print: &Fingerprint| print.tensors[0].values.as_ref().unwrap().rounded;
+            let rounded = |print: &Fingerprint| print.exact.tensors[0].values.as_ref().unwrap().rounded;
             assert!(rounded(&ours).iter().zip(rounded(&theirs)).any(|(x, y)| *x == y), "{what}: nothing to refuse");
             assert_eq!(matches(&ours, &theirs), [], "{what}");
         }

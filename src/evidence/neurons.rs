@@ -98,25 +98,25 @@ impl FrameCounts {
 
 /// Looks at the neurons of a pair in every frame that both have.
 pub(crate) fn look(suspect: &Fingerprint, reference: &Fingerprint) -> Neurons {
-    let references: Vec<Unit> = reference.units.iter().map(Unit::sampled).collect();
-    if suspect.units.is_empty() || references.is_empty() {
-        let side = if suspect.units.is_empty() { Side::Suspect } else { Side::Reference };
+    let references: Vec<Unit> = reference.approximate.units.iter().map(Unit::sampled).collect();
+    if suspect.approximate.units.is_empty() || references.is_empty() {
+        let side = if suspect.approximate.units.is_empty() { Side::Suspect } else { Side::Reference };
         return Neurons::unknown(WhyNot::NoMlp(side));
     }
     let mut frames = Vec::new();
-    for (theirs, record) in reference.frames.iter().enumerate() {
+    for (theirs, record) in reference.approximate.frames.iter().enumerate() {
         let same = |frame: &FrameRecord| frame.kind == record.kind;
-        let Some(ours) = suspect.frames.iter().position(same) else { continue };
+        let Some(ours) = suspect.approximate.frames.iter().position(same) else { continue };
         let raw = record.kind == FrameKind::Raw;
-        if raw && suspect.architecture.hidden_size != reference.architecture.hidden_size {
+        if raw && suspect.exact.architecture.hidden_size != reference.exact.architecture.hidden_size {
             continue;
         }
-        let missing = [&suspect.frames[ours].missing, &record.missing];
+        let missing = [&suspect.approximate.frames[ours].missing, &record.missing];
         let kept: Vec<usize> =
             (0..DIRECTIONS).filter(|&d| missing.iter().all(|list| !list.contains(&(d as u32)))).collect();
         if kept.len() >= MIN_DIRECTIONS {
             let along = if raw { Directions::Raw } else { Directions::Tokens };
-            frames.extend(in_frame(&suspect.units, ours, &references, theirs, &kept, along));
+            frames.extend(in_frame(&suspect.approximate.units, ours, &references, theirs, &kept, along));
         }
     }
     let why_not = frames.is_empty().then_some(WhyNot::NoCommonFrame);

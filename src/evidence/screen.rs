@@ -31,8 +31,8 @@ pub struct Probe {
 impl Probe {
     /// A few neurons of a few MLPs, spread evenly.
     pub fn new(reference: &Fingerprint) -> Self {
-        let step = reference.units.len().div_ceil(UNITS).max(1);
-        let units: Vec<&Unit> = reference.units.iter().skip(step / 2).step_by(step).collect();
+        let step = reference.approximate.units.len().div_ceil(UNITS).max(1);
+        let units: Vec<&Unit> = reference.approximate.units.iter().skip(step / 2).step_by(step).collect();
         let gated = units.iter().all(|unit| unit.frames.iter().all(|[gate, ..]| !gate.is_empty()));
         let rows = |frame: usize| {
             let mut all: [Vec<i8>; 3] = Default::default();
@@ -50,12 +50,13 @@ impl Probe {
             }
             all
         };
-        let frames = reference.frames.iter().enumerate().map(|(index, record)| (record.clone(), rows(index)));
-        Self { hidden: reference.architecture.hidden_size, frames: frames.collect() }
+        let frames =
+            reference.approximate.frames.iter().enumerate().map(|(index, record)| (record.clone(), rows(index)));
+        Self { hidden: reference.exact.architecture.hidden_size, frames: frames.collect() }
     }
 
     fn in_frame(&self, suspect: &Fingerprint, record: &FrameRecord) -> Option<Vectors> {
-        let fits = record.kind != FrameKind::Raw || self.hidden == suspect.architecture.hidden_size;
+        let fits = record.kind != FrameKind::Raw || self.hidden == suspect.exact.architecture.hidden_size;
         let (own, descriptors) = self.frames.iter().find(|(own, _)| fits && own.kind == record.kind)?;
         let there = |d: &usize| !own.missing.contains(&(*d as u32));
         let kept: Vec<usize> = (0..DIRECTIONS).filter(there).collect();
@@ -67,7 +68,7 @@ impl Probe {
 /// suspect, in the frame where it is nearest; 0 where no frame is common.
 pub fn nearness(suspect: &Fingerprint, probes: &[Probe]) -> Vec<f32> {
     let mut scores = vec![0.0f32; probes.len()];
-    for (frame, record) in suspect.frames.iter().enumerate() {
+    for (frame, record) in suspect.approximate.frames.iter().enumerate() {
         let found: Vec<(usize, Vectors)> = probes
             .iter()
             .enumerate()
@@ -98,7 +99,7 @@ pub fn nearness(suspect: &Fingerprint, probes: &[Probe]) -> Vec<f32> {
             }
             a
         };
-        let all = suspect.units.par_iter().map(nearest).reduce(|| vec![Vec::new(); joined.len()], larger);
+        let all = suspect.approximate.units.par_iter().map(nearest).reduce(|| vec![Vec::new(); joined.len()], larger);
         for (batch, nearest) in batches.iter().zip(all) {
             let mut rows = nearest.into_iter();
             for (index, vectors) in batch {

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Anchor, Attention, Channels, DIRECTIONS, FORM_NUMBERS, Fingerprint, FrameKind, FrameRecord, Origin, RowKey,
-    SAMPLED_NEURONS, SCHEMA, SHAPE_NUMBERS, Sample, Summary, TensorPrint, Unit, ValuePrint, energy_counts, labels,
-    sample_labels,
+    Anchor, Approximate, Attention, Channels, DIRECTIONS, Exact, FORM_NUMBERS, Fingerprint, FrameKind, FrameRecord,
+    Origin, RowKey, SAMPLED_NEURONS, SCHEMA, SHAPE_NUMBERS, Sample, Summary, TensorPrint, Unit, ValuePrint,
+    energy_counts, labels, sample_labels,
 };
 use crate::anatomy::Assignment;
 use crate::bytes::{Numbers, write_whole};
@@ -134,14 +134,18 @@ impl Fingerprint {
     /// Only if the record cannot be written as JSON, which no fingerprint that was taken or read causes.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut arrays = Arrays::default();
-        let tensors = self.tensors.iter().map(|tensor| arrays.push(tensor)).collect();
-        let units = self.units.iter().map(|unit| arrays.push_unit(&unit.sampled())).collect();
-        let attentions = self.attentions.iter().map(|attention| arrays.push_attention(attention)).collect();
-        let layer_bytes: Vec<u8> = self.channels.layers.iter().map(|&score| score as u8).collect();
+        let tensors = self.exact.tensors.iter().map(|tensor| arrays.push(tensor)).collect();
+        let units = self.approximate.units.iter().map(|unit| arrays.push_unit(&unit.sampled())).collect();
+        let attentions = self.approximate.attentions.iter().map(|attention| arrays.push_attention(attention)).collect();
+        let layer_bytes: Vec<u8> = self.exact.channels.layers.iter().map(|&score| score as u8).collect();
         let mut pieces = vec![
             ("channels.layers", Dtype::I8, layer_bytes),
-            ("channels.profile", Dtype::F32, le(&self.channels.profile, f32::to_le_bytes)),
-            ("frames.anchor_rows", Dtype::I8, self.anchor_rows.iter().flatten().map(|&v| v as u8).collect()),
+            ("channels.profile", Dtype::F32, le(&self.exact.channels.profile, f32::to_le_bytes)),
+            (
+                "frames.anchor_rows",
+                Dtype::I8,
+                self.approximate.anchor_rows.iter().flatten().map(|&v| v as u8).collect(),
+            ),
             ("heads.forms", Dtype::I8, arrays.forms),
             ("neurons.descriptors", Dtype::I8, arrays.descriptors),
             ("neurons.shapes", Dtype::U8, arrays.shapes),
@@ -162,13 +166,13 @@ impl Fingerprint {
         }
         let record = Record {
             schema: SCHEMA.to_owned(),
-            subject: self.subject.clone(),
-            architecture: self.architecture.clone(),
-            channel_tensors: self.channels.tensors,
-            frames: self.frames.clone(),
+            subject: self.exact.subject.clone(),
+            architecture: self.exact.architecture.clone(),
+            channel_tensors: self.exact.channels.tensors,
+            frames: self.approximate.frames.clone(),
             units,
             attentions,
-            findings: self.findings.clone(),
+            findings: self.exact.findings.clone(),
             arrays_sha256: arrays_sha256(pieces.iter().map(|(_, _, bytes)| bytes.as_slice())),
             tensors,
         };
@@ -190,7 +194,7 @@ impl Fingerprint {
     /// # Errors
     /// If the file exists and `force` is not given, or it cannot be written.
     pub fn write(&self, path: &Path, force: bool) -> Result<()> {
-        if self.tensors.is_empty() {
+        if self.exact.tensors.is_empty() {
             self.require_model(path)?;
         }
         write_whole(path, &self.to_bytes()?, force)
@@ -321,17 +325,14 @@ impl Fingerprint {
             attentions.collect::<Option<Vec<_>>>().ok_or_else(|| bad("its heads contradict its arrays"))?;
         let profile = numbers(array("channels.profile")?, f32::from_le_bytes);
         let layers: Vec<i8> = array("channels.layers")?.iter().map(|&byte| byte as i8).collect();
-        Ok(Self {
+        let exact = Exact {
             subject: record.subject,
             architecture: record.architecture,
             tensors,
             channels: Channels { profile, tensors: record.channel_tensors, layers },
-            frames: record.frames,
-            anchor_rows,
-            units,
-            attentions,
             findings: record.findings,
-        })
+        };
+        Ok(Self { exact, approximate: Approximate { frames: record.frames, anchor_rows, units, attentions } })
     }
 }
 

@@ -27,7 +27,7 @@ use super::projection::{Target, Weights};
 use super::relay::{Giver, Taker, relay};
 use super::schedule::{Next, Queue, StopOnPanic};
 use super::segment::{Ground, Part, Walk};
-use super::{FileRecord, Fingerprint, MAX_AXIS, Origin, Settings, remarks, shape, steps};
+use super::{Approximate, Exact, FileRecord, Fingerprint, MAX_AXIS, Origin, Settings, remarks, shape, steps};
 use crate::anatomy::Assignment;
 use crate::assemble::Subject;
 use crate::bytes::spool::Spool;
@@ -100,15 +100,8 @@ pub(super) fn run(subject: &Subject, settings: &Settings<'_>, progress: Progress
     let (frames, anchor_rows) = (frames.records(), frames.anchor_rows());
     let (attentions, channels) = (heads.finish(), sums.finish());
     Ok(Fingerprint {
-        subject: origin,
-        architecture,
-        tensors,
-        channels,
-        frames,
-        anchor_rows,
-        units,
-        attentions,
-        findings,
+        exact: Exact { subject: origin, architecture, tensors, channels, findings },
+        approximate: Approximate { frames, anchor_rows, units, attentions },
     })
 }
 
@@ -465,7 +458,7 @@ mod tests {
             let settings = Settings { memory, ..Settings::default() };
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let fingerprint = pool.install(|| run(&Subject::of(&checkpoint), &settings, &|_| ())).unwrap();
-            (fingerprint.to_bytes().unwrap(), fingerprint.units, fingerprint.attentions)
+            (fingerprint.to_bytes().unwrap(), fingerprint.approximate.units, fingerprint.approximate.attentions)
         };
         let one = take(1, u64::MAX, true);
         assert_eq!((one.1.len(), one.1[1].labels.len(), one.2.is_empty()), (2, NEURONS, false));
@@ -524,7 +517,7 @@ mod tests {
         write_model(&path);
         let checkpoint = Checkpoint::open(&path, OpenOptions::default()).unwrap();
         let fingerprint = run(&Subject::of(&checkpoint), &Settings::default(), &|_| ()).unwrap();
-        assert!(fingerprint.units.iter().all(|unit| !unit.shapes[0].is_empty()), "landmarks were read");
+        assert!(fingerprint.approximate.units.iter().all(|unit| !unit.shapes[0].is_empty()), "landmarks were read");
         let tally = &checkpoint.shards[0].tally;
         assert_eq!(tally.checked.load(Ordering::SeqCst), tally.read.load(Ordering::SeqCst));
     }

@@ -59,12 +59,12 @@ impl Fingerprint {
 
     /// The name under which the checkpoint is reported: its repository if known, otherwise that of its folder or file.
     pub fn name(&self) -> &str {
-        &self.0.subject.name
+        &self.0.exact.subject.name
     }
 
     /// Its identifier, if it is a reference of a catalog.
     pub fn id(&self) -> Option<&str> {
-        self.0.subject.id.as_deref()
+        self.0.exact.subject.id.as_deref()
     }
 
     /// What it was taken from, without the arrays.

@@ -58,7 +58,7 @@ impl From<Results<'_>> for Report {
 }
 
 fn subject(results: &Results<'_>) -> SubjectReport {
-    let subject = &results.fingerprint.subject;
+    let subject = &results.fingerprint.exact.subject;
     SubjectReport {
         path: results.path.to_owned(),
         name: subject.name.clone(),
@@ -72,7 +72,7 @@ fn subject(results: &Results<'_>) -> SubjectReport {
 
 fn verdict(results: &Results<'_>) -> Verdict {
     let Conclusion { class, references, log10_p, effect } = &results.conclusion;
-    let name = &results.fingerprint.subject.name;
+    let name = &results.fingerprint.exact.subject.name;
     Verdict {
         class: (*class).into(),
         references: references.iter().map(ReferenceShare::from).collect(),
@@ -88,7 +88,7 @@ fn architecture(
     nearest: Vec<Nearest>,
     by_content: Option<Vec<RenamedPattern>>,
 ) -> ArchitectureReport {
-    let architecture = &fingerprint.architecture;
+    let architecture = &fingerprint.exact.architecture;
     let fields = match serde_json::to_value(architecture) {
         Ok(serde_json::Value::Object(fields)) => {
             fields.into_iter().filter(|(name, value)| name != "family" && !value.is_null()).collect()

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::FileReport;
 use super::inspect::Fields;
-use crate::fingerprint::Fingerprint;
+use crate::fingerprint::{Exact, Fingerprint};
 use crate::model::known;
 
 /// What a fingerprint was taken from.
@@ -34,7 +34,7 @@ pub struct FingerprintReport {
 
 impl From<&Fingerprint> for FingerprintReport {
     fn from(fingerprint: &Fingerprint) -> Self {
-        let Fingerprint { subject, architecture, tensors, .. } = fingerprint;
+        let Exact { subject, architecture, tensors, .. } = &fingerprint.exact;
         Self {
             id: subject.id.clone(),
             name: subject.name.clone(),

@@ -21,6 +21,7 @@ pub(crate) struct Norms {
 /// Holds every embedding of the subject against every list of published norms.
 pub(crate) fn norms(fingerprint: &Fingerprint) -> Norms {
     let embeddings: Vec<_> = fingerprint
+        .exact
         .tensors
         .iter()
         .filter_map(|tensor| Some((tensor, tensor.values.as_ref()?.row_norms.as_ref()?)))
@@ -51,20 +52,20 @@ pub(crate) fn norms(fingerprint: &Fingerprint) -> Norms {
 /// How many published digests of weight files every file of the subject was held against.
 pub(crate) fn held_against(fingerprint: &Fingerprint) -> usize {
     // The files are not what an adapter and its base make together.
-    if fingerprint.subject.merged.is_some() {
+    if fingerprint.exact.subject.merged.is_some() {
         return 0;
     }
-    let container = Container::of_format(&fingerprint.subject.format);
+    let container = Container::of_format(&fingerprint.exact.subject.format);
     let held = |file: &FileRecord| digests::held_against(file.sha256.is_some(), container);
-    fingerprint.subject.files.iter().map(held).min().unwrap_or(0)
+    fingerprint.exact.subject.files.iter().map(held).min().unwrap_or(0)
 }
 
 /// Models of which the subject has published weight files, byte for byte: all of them, and nothing else, or some.
 pub(crate) fn file_matches(fingerprint: &Fingerprint) -> Vec<Assessment> {
-    if fingerprint.subject.merged.is_some() {
+    if fingerprint.exact.subject.merged.is_some() {
         return Vec::new();
     }
-    let hashes: Vec<Option<&str>> = fingerprint.subject.files.iter().map(|file| file.sha256.as_deref()).collect();
+    let hashes: Vec<Option<&str>> = fingerprint.exact.subject.files.iter().map(|file| file.sha256.as_deref()).collect();
     let known: BTreeSet<&str> = hashes.iter().flatten().copied().collect();
     let mut best: Vec<FileMatch> = Vec::new();
     for form in digests::forms_with(&known) {
