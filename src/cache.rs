@@ -104,10 +104,10 @@ impl Cache {
             return Lookup::Miss;
         }
         match read(&path) {
-            Ok(print) => {
+            Ok(fingerprint) => {
                 // Only the order in which entries go depends on it.
                 let _ = File::options().append(true).open(&path).and_then(|file| file.set_modified(SystemTime::now()));
-                Lookup::Hit(Box::new(print))
+                Lookup::Hit(Box::new(fingerprint))
             }
             Err(error) => Lookup::Ignored(error.to_string()),
         }
@@ -118,14 +118,14 @@ impl Cache {
     ///
     /// # Errors
     /// If the folder cannot be made, or the entry not be written.
-    pub fn put(&self, key: &Key, print: &Fingerprint) -> Result<()> {
+    pub fn put(&self, key: &Key, fingerprint: &Fingerprint) -> Result<()> {
         let failed = |source| Error::io(&self.folder, "write to the cache in", source);
         fs::create_dir_all(&self.folder).map_err(failed)?;
-        let record = print.to_bytes()?;
+        let record = fingerprint.to_bytes()?;
         let mut digest = Sha256::new();
         digest.update(&record);
         let mut bytes = (HEAD + record.len()) as u64;
-        for numbers in print.descriptors() {
+        for numbers in fingerprint.descriptors() {
             digest.update(bytemuck::cast_slice::<i8, u8>(numbers));
             bytes += numbers.len() as u64;
         }
@@ -139,7 +139,7 @@ impl Cache {
             out.write_all(&(record.len() as u64).to_le_bytes())?;
             out.write_all(&digest.finalize())?;
             out.write_all(&record)?;
-            for numbers in print.descriptors() {
+            for numbers in fingerprint.descriptors() {
                 out.write_all(bytemuck::cast_slice(numbers))?;
             }
             out.flush()
@@ -191,8 +191,8 @@ fn read(path: &Path) -> Result<Fingerprint> {
     if Sha256::digest(&bytes[HEAD..])[..] != *stated {
         return Err(bad("its digest is not that of its bytes"));
     }
-    let print = Fingerprint::from_numbers(all.part(HEAD..end), path)?;
-    print.with_descriptors(&all.part(end..all.len())).ok_or_else(|| bad("descriptors are missing"))
+    let fingerprint = Fingerprint::from_numbers(all.part(HEAD..end), path)?;
+    fingerprint.with_descriptors(&all.part(end..all.len())).ok_or_else(|| bad("descriptors are missing"))
 }
 
 #[cfg(test)]

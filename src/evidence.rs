@@ -20,7 +20,7 @@ pub mod shape;
 pub use self::changes::Change;
 pub use self::facts::{Evidence, Facts, Measure, WhyNot};
 pub use self::kind::TestKind;
-use crate::fingerprint::{Fingerprint, TensorPrint};
+use crate::fingerprint::{Fingerprint, TensorFingerprint};
 use crate::model::Part;
 use crate::model::known::{self, Agreement};
 
@@ -166,7 +166,7 @@ pub fn coverage(suspect: &Fingerprint) -> f64 {
         return 0.0;
     }
     // Types that are not decoded may state any shape.
-    let sum = |sum: u64, tensor: &TensorPrint| sum.saturating_add(tensor.weights());
+    let sum = |sum: u64, tensor: &TensorFingerprint| sum.saturating_add(tensor.weights());
     let all = suspect.exact.tensors.iter().filter(|tensor| tensor.counts()).fold(0, sum);
     let seen = suspect.exact.tensors.iter().filter(|tensor| tensor.dtype.is_float() && tensor.informative().is_some());
     let seen = seen.fold(0, sum);

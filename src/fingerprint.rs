@@ -90,7 +90,7 @@ pub struct Exact {
     /// The architecture record.
     pub architecture: Architecture,
     /// One entry for each tensor, in file order.
-    pub tensors: Vec<TensorPrint>,
+    pub tensors: Vec<TensorFingerprint>,
     /// The profile of the residual channels.
     pub channels: Channels,
     /// Remarks made while the values were read.
@@ -150,7 +150,7 @@ pub struct Origin {
 
 /// What is kept of one tensor.
 #[derive(Debug, Clone, PartialEq)]
-pub struct TensorPrint {
+pub struct TensorFingerprint {
     /// Name in the file.
     pub name: String,
     /// Element type.
@@ -164,12 +164,12 @@ pub struct TensorPrint {
     /// SHA-256 of the stored bytes.
     pub stored_sha256: [u8; 32],
     /// Everything that needs the values; `None` where the type is unknown or the tensor is empty.
-    pub values: Option<ValuePrint>,
+    pub values: Option<ValueFingerprint>,
 }
 
 /// What is kept of a tensor's values.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ValuePrint {
+pub struct ValueFingerprint {
     /// Moments, extrema and counts.
     pub summary: Summary,
     /// SHA-256 over the values widened to `f32` (see [`TensorDigests::values`]).
@@ -179,7 +179,7 @@ pub struct ValuePrint {
     pub less_one_sha256: Option<[u8; 32]>,
     /// XXH3-128 of the values rounded to `bf16` and to `f16`.
     pub rounded: [u128; 2],
-    /// Values on the grid of chosen rows and columns, row by row (see [`TensorPrint::sample_labels`]).
+    /// Values on the grid of chosen rows and columns, row by row (see [`TensorFingerprint::sample_labels`]).
     pub sample: Sample,
     /// For a type in blocks, and for gains that are stored less one, how far apart the levels are to which each sampled
     /// value was rounded; empty for others, whose values tell it, and for code books, which have no such distance.
@@ -194,7 +194,7 @@ pub struct ValuePrint {
     pub row_norms: Option<Vec<f32>>,
 }
 
-impl TensorPrint {
+impl TensorFingerprint {
     /// Number of elements.
     pub fn elements(&self) -> u64 {
         self.shape.iter().product()
@@ -212,7 +212,7 @@ impl TensorPrint {
     }
 
     /// Whether agreement with another tensor can say anything: decoded, finite enough, not constant, not a formula.
-    pub fn informative(&self) -> Option<&ValuePrint> {
+    pub fn informative(&self) -> Option<&ValueFingerprint> {
         self.values.as_ref().filter(|values| {
             !self.formula
                 && !values.summary.is_constant()
@@ -235,7 +235,7 @@ impl TensorPrint {
     }
 }
 
-impl ValuePrint {
+impl ValueFingerprint {
     /// The quantile at each of `probabilities`, by linear interpolation in the sorted sample. With 2,048 sampled values
     /// the rank of the true quantile `p` is off by `sqrt(p(1-p)/2048)`, one standard error; tensors of up to 2,048
     /// values are exact.

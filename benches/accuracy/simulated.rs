@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 use weightprint::anatomy::Residual;
 use weightprint::evidence::{self, Evidence, TestKind, channels, heads};
-use weightprint::fingerprint::{FORM_NUMBERS, Fingerprint, SAMPLE_GRID, TensorPrint, Unit, labels};
+use weightprint::fingerprint::{FORM_NUMBERS, Fingerprint, SAMPLE_GRID, TensorFingerprint, Unit, labels};
 use weightprint::report::TestCode;
 
 use super::levels::Levels;
@@ -47,9 +47,9 @@ impl Subject {
         Self::new(print, |tensor| tensor.values.as_ref().unwrap().sample.values().into_owned())
     }
 
-    fn new(print: &Fingerprint, whole_rows: impl Fn(&TensorPrint) -> Vec<f32>) -> Self {
+    fn new(print: &Fingerprint, whole_rows: impl Fn(&TensorFingerprint) -> Vec<f32>) -> Self {
         let channels = print.exact.channels.profile.len();
-        let columns = |tensor: &TensorPrint| {
+        let columns = |tensor: &TensorFingerprint| {
             let by_column = matches!(tensor.assignment.residual, Residual::Reads(1) | Residual::Embeds(1));
             by_column && tensor.shape.len() == 2 && tensor.shape[1] == channels as u64 && tensor.values.is_some()
         };

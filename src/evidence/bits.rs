@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::matching::{How, Match};
 use super::{Evidence, Facts, Measure, TestKind, WhyNot};
-use crate::fingerprint::{Fingerprint, TensorPrint};
+use crate::fingerprint::{Fingerprint, TensorFingerprint};
 use crate::math::tails;
 
 /// Totals over the digests of a pair. Only informative tensors count: decoded, not constant, not a formula.
@@ -41,8 +41,12 @@ impl RowFilter {
 
     pub(crate) fn of(fingerprint: &Fingerprint) -> Self {
         let mut bits = vec![0; (Self::BITS / 64) as usize];
-        for key in
-            fingerprint.exact.tensors.iter().filter_map(TensorPrint::informative).flat_map(|values| &values.sketch)
+        for key in fingerprint
+            .exact
+            .tensors
+            .iter()
+            .filter_map(TensorFingerprint::informative)
+            .flat_map(|values| &values.sketch)
         {
             let place = key.id % Self::BITS;
             bits[(place / 64) as usize] |= 1 << (place % 64);
@@ -58,8 +62,8 @@ impl RowFilter {
 }
 
 pub(crate) fn totals(suspect: &Fingerprint, known: &RowFilter, reference: &Fingerprint, matches: &[Match]) -> Bits {
-    let informative = |tensor: &&TensorPrint| tensor.informative().is_some();
-    let all: u64 = suspect.exact.tensors.iter().filter(informative).map(TensorPrint::elements).sum();
+    let informative = |tensor: &&TensorFingerprint| tensor.informative().is_some();
+    let all: u64 = suspect.exact.tensors.iter().filter(informative).map(TensorFingerprint::elements).sum();
     let mut bits = Bits { tensors: suspect.exact.tensors.iter().filter(informative).count() as u64, ..Bits::default() };
     let (mut equal, mut accounted) = (0, 0);
     let (mut covered, mut whole) = (HashSet::new(), HashSet::new());

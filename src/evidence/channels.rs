@@ -27,7 +27,7 @@ use std::collections::HashMap;
 use super::facts::Side;
 use super::{Evidence, Facts, Measure, TestKind, WhyNot};
 use crate::anatomy::Residual;
-use crate::fingerprint::{Fingerprint, TensorPrint};
+use crate::fingerprint::{Fingerprint, TensorFingerprint};
 use crate::math::lanes::standardise;
 use crate::math::mutual::mutual;
 use crate::math::{linalg, ranks, tails};
@@ -159,10 +159,10 @@ type Place = (Role, Option<u32>);
 
 /// Tensors with channels along their columns, by settled role and layer; places that occur twice are left out, and
 /// experts, which have no order.
-fn by_place(print: &Fingerprint) -> HashMap<Place, &TensorPrint> {
-    let channels = print.exact.channels.profile.len() as u64;
-    let mut places: HashMap<Place, Option<&TensorPrint>> = HashMap::new();
-    for tensor in print.exact.tensors.iter().filter(|tensor| tensor.informative().is_some()) {
+fn by_place(fingerprint: &Fingerprint) -> HashMap<Place, &TensorFingerprint> {
+    let channels = fingerprint.exact.channels.profile.len() as u64;
+    let mut places: HashMap<Place, Option<&TensorFingerprint>> = HashMap::new();
+    for tensor in fingerprint.exact.tensors.iter().filter(|tensor| tensor.informative().is_some()) {
         let assignment = &tensor.assignment;
         let columns = matches!(assignment.residual, Residual::Reads(1) | Residual::Embeds(1));
         let [role] = assignment.roles[..] else { continue };
@@ -174,7 +174,7 @@ fn by_place(print: &Fingerprint) -> HashMap<Place, &TensorPrint> {
 }
 
 /// Appends the sampled rows, each centred and scaled to length one, so that no row or tensor outweighs another.
-fn spread(tensor: &TensorPrint, width: usize, rows: &mut Vec<f32>) {
+fn spread(tensor: &TensorFingerprint, width: usize, rows: &mut Vec<f32>) {
     let Some(values) = tensor.informative() else { return };
     let start = rows.len();
     rows.extend_from_slice(&values.sample.values());

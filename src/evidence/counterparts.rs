@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::Comparison;
 use super::matching::How;
-use crate::fingerprint::{Fingerprint, TensorPrint};
+use crate::fingerprint::{Fingerprint, TensorFingerprint};
 
 /// The counterparts of a pair by their names.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -73,7 +73,7 @@ fn renamed(suspect: &Fingerprint, reference: &Fingerprint, comparison: &Comparis
 }
 
 /// The name with the segments that are its layer and expert number replaced.
-fn pattern(tensor: &TensorPrint) -> String {
+fn pattern(tensor: &TensorFingerprint) -> String {
     let assignment = &tensor.assignment;
     let (mut layer, mut expert) = (assignment.layer, assignment.expert);
     let segments = tensor.name.split('.').map(|segment| match segment.parse::<u32>().ok() {

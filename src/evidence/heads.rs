@@ -59,8 +59,8 @@ pub fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Evidence {
         sizes.sort_unstable();
         sizes.dedup();
         for size in sizes {
-            let layers = |print: &'_ Fingerprint, frame: usize| -> Vec<Layer> {
-                let of_size = print.approximate.attentions.iter().filter(|attention| attention.head_dim == size);
+            let layers = |fingerprint: &'_ Fingerprint, frame: usize| -> Vec<Layer> {
+                let of_size = fingerprint.approximate.attentions.iter().filter(|attention| attention.head_dim == size);
                 of_size.filter_map(|attention| Layer::new(attention, frame, &kept)).collect()
             };
             found.extend(look(&layers(suspect, ours), &layers(reference, theirs)));
@@ -73,8 +73,8 @@ pub fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Evidence {
     Evidence::measured(TestKind::HeadLabels, counts.measure(found.len() as u64))
 }
 
-fn token_frames(print: &Fingerprint) -> Vec<&FrameRecord> {
-    print.approximate.frames.iter().filter(|frame| matches!(frame.kind, FrameKind::Token(_))).collect()
+fn token_frames(fingerprint: &Fingerprint) -> Vec<&FrameRecord> {
+    fingerprint.approximate.frames.iter().filter(|frame| matches!(frame.kind, FrameKind::Token(_))).collect()
 }
 
 /// The heads of a layer along one frame: a row of length one for each head and form.

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use crate::fingerprint::{Fingerprint, TensorPrint, ValuePrint};
+use crate::fingerprint::{Fingerprint, TensorFingerprint, ValueFingerprint};
 use crate::math::lanes::standardise;
 use crate::math::linalg;
 use crate::tensor::DType;
@@ -66,11 +66,11 @@ pub fn matches(suspect: &Fingerprint, reference: &Fingerprint) -> Vec<Match> {
     found.into_iter().flatten().collect()
 }
 
-/// The types to which [`ValuePrint::rounded`] rounds.
+/// The types to which [`ValueFingerprint::rounded`] rounds.
 const ROUNDED: [fn(f32) -> f32; 2] = [|value| bf16::from_f32(value).to_f32(), |value| f16::from_f32(value).to_f32()];
 
 /// Whether equality after rounding says that tensors are equal: whether rounding leaves the values apart.
-fn survives(values: &ValuePrint, round: fn(f32) -> f32) -> bool {
+fn survives(values: &ValueFingerprint, round: fn(f32) -> f32) -> bool {
     let sample = values.sample.values();
     small_beside(sample.iter().map(|&value| (round(value) - value).abs()), &sample)
 }
@@ -117,7 +117,7 @@ impl<'a> Rounded<'a> {
     }
 
     /// The tensors that are equal to a tensor of the suspect after a rounding that both survive.
-    fn equal_to(&mut self, values: &ValuePrint) -> Option<Vec<usize>> {
+    fn equal_to(&mut self, values: &ValueFingerprint) -> Option<Vec<usize>> {
         let Self { reference, by_digest, survives: known } = self;
         let mut tried = ROUNDED.into_iter().zip(by_digest).zip(values.rounded).enumerate();
         tried.find_map(|(which, ((round, map), key))| {
@@ -156,18 +156,18 @@ fn by_digest(suspect: &Fingerprint, reference: &Fingerprint, found: &mut [Option
 
 /// The digests over a tensor's values, of a gain that is stored less one under either convention: of a copy without claims
 /// the convention is not known.
-fn digests(values: &ValuePrint) -> impl Iterator<Item = [u8; 32]> {
+fn digests(values: &ValueFingerprint) -> impl Iterator<Item = [u8; 32]> {
     values.sha256.into_iter().chain(values.less_one_sha256)
 }
 
 /// Whether two tensors have the same name, or the same settled role in the same layer.
-fn same_place(a: &TensorPrint, b: &TensorPrint) -> bool {
+fn same_place(a: &TensorFingerprint, b: &TensorFingerprint) -> bool {
     let (x, y) = (&a.assignment, &b.assignment);
     a.name == b.name || x.roles.len() == 1 && (&x.roles, x.layer, x.expert) == (&y.roles, y.layer, y.expert)
 }
 
-fn informative(print: &Fingerprint) -> impl Iterator<Item = (usize, &ValuePrint)> {
-    print.exact.tensors.iter().enumerate().filter_map(|(index, tensor)| Some((index, tensor.informative()?)))
+fn informative(fingerprint: &Fingerprint) -> impl Iterator<Item = (usize, &ValueFingerprint)> {
+    fingerprint.exact.tensors.iter().enumerate().filter_map(|(index, tensor)| Some((index, tensor.informative()?)))
 }
 
 /// Tensors of one shape, by index.
@@ -268,10 +268,10 @@ fn correlations(suspect: &Fingerprint, reference: &Fingerprint, ours: &[usize], 
         return None;
     }
     nearest(ours.len(), theirs.len(), |of_theirs, block| {
-        let (print, indices) = if of_theirs { (reference, theirs) } else { (suspect, ours) };
+        let (fingerprint, indices) = if of_theirs { (reference, theirs) } else { (suspect, ours) };
         let mut rows = Vec::new();
         for &index in &indices[block] {
-            rows.extend_from_slice(&print.exact.tensors[index].informative()?.sample.values());
+            rows.extend_from_slice(&fingerprint.exact.tensors[index].informative()?.sample.values());
         }
         Some(rows)
     })
@@ -304,7 +304,7 @@ fn nearest(ours: usize, theirs: usize, samples: impl Fn(bool, Range<usize>) -> O
 }
 
 /// What two tensors of one shape have in common, if enough to be counterparts. The indices are left at 0.
-fn agreement(ours: &TensorPrint, theirs: &TensorPrint) -> Option<Match> {
+fn agreement(ours: &TensorFingerprint, theirs: &TensorFingerprint) -> Option<Match> {
     let (a, b) = (ours.informative()?, theirs.informative()?);
     let (x, y) = (a.sample.values(), b.sample.values());
     let ours_sampled = Sampled { values: &x, dtype: &ours.dtype, steps: &a.steps };
@@ -414,7 +414,7 @@ fn match_tall(suspect: &Fingerprint, reference: &Fingerprint, groups: &Groups, f
 }
 
 /// Sampled values at the labels that both tensors keep.
-fn common_sample(ours: &TensorPrint, theirs: &TensorPrint) -> Option<(Vec<f32>, Vec<f32>)> {
+fn common_sample(ours: &TensorFingerprint, theirs: &TensorFingerprint) -> Option<(Vec<f32>, Vec<f32>)> {
     let (a, b) = (ours.informative()?.sample.values(), theirs.informative()?.sample.values());
     let ((our_rows, our_cols), (their_rows, their_cols)) = (ours.sample_labels(), theirs.sample_labels());
     let (mut left, mut right) = (Vec::new(), Vec::new());
@@ -484,7 +484,7 @@ mod tests {
         // All zero in f16, all infinite in f16, all one in bf16.
         for (what, offset, scale) in [("tiny", 1e-9, 2.5e-8), ("huge", 7e4, 1e5), ("near one", 1.0, 1e-3)] {
             let (ours, theirs) = (print_of(&scaled(&a, offset, scale)), print_of(&scaled(&b, offset, scale)));
-            let rounded = |print: &Fingerprint| print.exact.tensors[0].values.as_ref().unwrap().rounded;
+            let rounded = |fingerprint: &Fingerprint| fingerprint.exact.tensors[0].values.as_ref().unwrap().rounded;
             assert!(rounded(&ours).iter().zip(rounded(&theirs)).any(|(x, y)| *x == y), "{what}: nothing to refuse");
             assert_eq!(matches(&ours, &theirs), [], "{what}");
         }

@@ -50,8 +50,8 @@ struct Shapes {
 }
 
 /// Shapes of all units: each number less its mean over the model's landmarks, by its standard deviation.
-fn standardised(print: &Fingerprint) -> Option<Vec<Shapes>> {
-    let shaped: Vec<&Unit> = print.approximate.units.iter().filter(|unit| !unit.shapes[0].is_empty()).collect();
+fn standardised(fingerprint: &Fingerprint) -> Option<Vec<Shapes>> {
+    let shaped: Vec<&Unit> = fingerprint.approximate.units.iter().filter(|unit| !unit.shapes[0].is_empty()).collect();
     let scales: Vec<Vec<(f32, f32)>> = (0..3).map(|slot| moments(&shaped, slot)).collect();
     let unit = |unit: &&Unit| -> Option<Shapes> {
         let rows = unit.shapes[0].len() / SHAPE_NUMBERS;

@@ -11,7 +11,7 @@ use super::heads::Projected;
 use super::projection::Along;
 use super::remarks::{has_formula_role, is_formula};
 use super::segment::ReadValues;
-use super::{ENERGY_LABELS, MIN_VOCABULARY, TensorPrint, ValuePrint, labels};
+use super::{ENERGY_LABELS, MIN_VOCABULARY, TensorFingerprint, ValueFingerprint, labels};
 use crate::anatomy::{Assignment, Residual};
 use crate::bytes::spool::Spool;
 use crate::error::Result;
@@ -20,7 +20,7 @@ use crate::tensor::TensorMeta;
 
 /// What the pass makes of one tensor.
 pub(super) struct Outcome {
-    pub(super) print: TensorPrint,
+    pub(super) tensor_fingerprint: TensorFingerprint,
     pub(super) square: Option<Square>,
     /// Where its neurons' descriptors were put for each frame, and the RMS of each neuron's vector.
     pub(super) neurons: Option<(Vec<Range<usize>>, Vec<f32>)>,
@@ -36,7 +36,7 @@ pub(super) fn describe(
     sums: &Mutex<ScoreSums>,
     spool: &Spool,
 ) -> Result<(Outcome, Option<Projected>)> {
-    let mut print = TensorPrint {
+    let mut tensor_fingerprint = TensorFingerprint {
         name: tensor.name.clone(),
         dtype: tensor.dtype.clone(),
         shape: tensor.shape.clone(),
@@ -46,14 +46,14 @@ pub(super) fn describe(
         values: None,
     };
     let Some(mut values) = values else {
-        print.formula = has_formula_role(assignment);
-        return Ok((Outcome { print, square: None, neurons: None }, None));
+        tensor_fingerprint.formula = has_formula_role(assignment);
+        return Ok((Outcome { tensor_fingerprint, square: None, neurons: None }, None));
     };
     let (rows, cols) = tensor.matrix();
     let row_rms = root_mean(&values.energies.rows, cols);
     let col_rms = root_mean(&values.energies.cols, rows);
-    print.formula = is_formula(tensor, assignment, (&values.summary, &values.sample), &row_rms);
-    let usable = !print.formula
+    tensor_fingerprint.formula = is_formula(tensor, assignment, (&values.summary, &values.sample), &row_rms);
+    let usable = !tensor_fingerprint.formula
         && !values.summary.is_constant()
         && values.summary.nonfinite_share() <= MAX_NONFINITE_SHARE
         && tensor.dtype.is_float();
@@ -80,7 +80,7 @@ pub(super) fn describe(
     }
     let embeds = matches!(assignment.residual, Residual::Embeds(1)) && rows >= MIN_VOCABULARY;
     let row_norms = embeds.then(|| values.energies.rows.iter().map(|energy| energy.sqrt() as f32).collect());
-    print.values = Some(ValuePrint {
+    tensor_fingerprint.values = Some(ValueFingerprint {
         sha256: digests.values,
         less_one_sha256: None,
         rounded: [digests.as_bf16, digests.as_f16],
@@ -92,7 +92,7 @@ pub(super) fn describe(
         sketch: values.sketch,
         row_norms,
     });
-    Ok((Outcome { print, square, neurons }, heads))
+    Ok((Outcome { tensor_fingerprint, square, neurons }, heads))
 }
 
 /// The energies of the chosen labels, relative to the tensor's own.

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Anchor, Approximate, Attention, Channels, DIRECTIONS, Exact, FORM_NUMBERS, Fingerprint, FrameKind, FrameRecord,
-    Origin, RowKey, SAMPLED_NEURONS, SCHEMA, SHAPE_NUMBERS, Sample, Summary, TensorPrint, Unit, ValuePrint,
+    Origin, RowKey, SAMPLED_NEURONS, SCHEMA, SHAPE_NUMBERS, Sample, Summary, TensorFingerprint, Unit, ValueFingerprint,
     energy_counts, labels, sample_labels,
 };
 use crate::anatomy::Assignment;
@@ -358,7 +358,7 @@ fn check_version(json: &str, path: &Path) -> Result<()> {
 }
 
 impl Arrays {
-    fn push(&mut self, tensor: &TensorPrint) -> TensorRecord {
+    fn push(&mut self, tensor: &TensorFingerprint) -> TensorRecord {
         self.stored_sha256.extend(tensor.stored_sha256);
         let values = tensor.values.as_ref();
         let record = TensorRecord {
@@ -458,10 +458,10 @@ impl Pieces<'_> {
         Some(Attention { layer, heads, groups, head_dim, forms })
     }
 
-    fn take_tensor(&mut self, record: TensorRecord) -> Option<TensorPrint> {
+    fn take_tensor(&mut self, record: TensorRecord) -> Option<TensorFingerprint> {
         let stored_sha256 = take(&mut self.stored_sha256, 32)?.try_into().ok()?;
         let values = if record.decoded { Some(self.take_values(&record)?) } else { None };
-        Some(TensorPrint {
+        Some(TensorFingerprint {
             name: record.name,
             dtype: record.dtype,
             shape: record.shape,
@@ -472,7 +472,7 @@ impl Pieces<'_> {
         })
     }
 
-    fn take_values(&mut self, record: &TensorRecord) -> Option<ValuePrint> {
+    fn take_values(&mut self, record: &TensorRecord) -> Option<ValueFingerprint> {
         record.shape.iter().try_fold(1u64, |product, &size| product.checked_mul(size))?;
         let (rows, cols) = crate::tensor::matrix(&record.shape);
         let (sample_rows, sample_cols) = sample_labels(rows, cols);
@@ -496,7 +496,7 @@ impl Pieces<'_> {
             Some(len) => Some(numbers(take(&mut self.row_norms, len)?, f32::from_le_bytes)),
             None => None,
         };
-        Some(ValuePrint {
+        Some(ValueFingerprint {
             summary: Summary {
                 finite: s[0] as u64,
                 zeros: s[1] as u64,

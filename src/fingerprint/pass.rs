@@ -78,15 +78,15 @@ pub(super) fn run(subject: &Subject, settings: &Settings<'_>, progress: Progress
     let (mut tensors, mut squares, mut described) = (Vec::with_capacity(flights.len()), Vec::new(), Vec::new());
     for (index, flight) in flights.into_iter().enumerate() {
         let flight = flight.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let Some(Outcome { print, square, neurons }) = flight.outcome else { continue };
+        let Some(Outcome { tensor_fingerprint, square, neurons }) = flight.outcome else { continue };
         squares.extend(square);
         described.extend(neurons.map(|(places, energies)| Described {
             tensor: index,
-            assignment: print.assignment.clone(),
+            assignment: tensor_fingerprint.assignment.clone(),
             frames: places.into_iter().map(|place| numbers.part(place)).collect(),
             energies,
         }));
-        tensors.push(print);
+        tensors.push(tensor_fingerprint);
     }
     let mut sums = sums.into_inner().unwrap_or_else(PoisonError::into_inner);
     settle_squares(&mut sums, &squares);
@@ -325,7 +325,7 @@ impl<'a> Pass<'a> {
             let target = ground.as_ref().and_then(|ground| ground.target.as_ref());
             let values = whole.map(|whole| whole.finish(target, self.frames.hidden()));
             let mut outcome = describe(job.tensor, job.assignment, digests, values, &self.sums, &self.spool)?;
-            if let Some(values) = &mut outcome.0.print.values {
+            if let Some(values) = &mut outcome.0.tensor_fingerprint.values {
                 values.steps = steps::sampled(self.checkpoint, job.tensor, &mut scratch.values, &mut scratch.bytes)?;
                 values.less_one_sha256 = self.less_one(job.tensor, scratch)?;
             }

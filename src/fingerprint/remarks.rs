@@ -1,6 +1,6 @@
 //! What is remarkable about values: tensors that follow from a formula, hold one value, or are not finite.
 
-use super::{FileRecord, Summary, TensorPrint};
+use super::{FileRecord, Summary, TensorFingerprint};
 use crate::anatomy::Assignment;
 use crate::finding::{Code, Finding, Level};
 use crate::limits::MAX_NONFINITE_SHARE;
@@ -49,9 +49,9 @@ fn is_geometric(values: &[f32]) -> bool {
 }
 
 /// Remarks on values: one for each kind, naming how many tensors and the first.
-pub(super) fn findings(tensors: &[TensorPrint], files: &[FileRecord]) -> Vec<Finding> {
+pub(super) fn findings(tensors: &[TensorFingerprint], files: &[FileRecord]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut tell = |code, level, what: &str, which: &dyn Fn(&TensorPrint) -> bool| {
+    let mut tell = |code, level, what: &str, which: &dyn Fn(&TensorFingerprint) -> bool| {
         let mut hits = tensors.iter().filter(|tensor| which(tensor));
         let Some(first) = hits.next() else { return };
         let count = 1 + hits.count();
@@ -59,7 +59,7 @@ pub(super) fn findings(tensors: &[TensorPrint], files: &[FileRecord]) -> Vec<Fin
         findings.push(Finding::new(code, level, message, first.name.clone()));
     };
     let nonfinite = |share: f64| {
-        move |tensor: &TensorPrint| tensor.values.as_ref().is_some_and(|v| v.summary.nonfinite_share() > share)
+        move |tensor: &TensorFingerprint| tensor.values.as_ref().is_some_and(|v| v.summary.nonfinite_share() > share)
     };
     let untested =
         format!("with NaN or infinite values in more than {} % of places: not tested", MAX_NONFINITE_SHARE * 1e2);
