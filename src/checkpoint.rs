@@ -20,9 +20,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
 use self::claims::Sidecars;
 pub use self::claims::Tokenizer;
 use self::plan::Plan;
@@ -58,25 +55,14 @@ impl Default for OpenOptions {
 }
 
 /// How the weights are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// One safetensors file.
-    Safetensors,
-    /// Several safetensors files, with an index or numbered names.
-    ShardedSafetensors,
-    /// One file that `torch.save` wrote, in either of its forms.
-    Torch,
-    /// Several such files, with an index or numbered names.
-    ShardedTorch,
+    /// One file, with the files that hold values for it.
+    File(Kind),
+    /// Several files, with an index or numbered names.
+    Shards(Kind),
     /// Git-LFS pointers in place of weights, of some files or of all. There are no tensors.
     LfsPointers,
-    /// One GGUF file.
-    Gguf,
-    /// Several GGUF files with numbered names.
-    ShardedGguf,
-    /// One ONNX file, with the files that hold values for it.
-    Onnx,
     /// An adapter and the base that it changes, each in a format of its own.
     Merged,
 }
@@ -85,29 +71,16 @@ impl Format {
     /// The name that reports use.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Safetensors => "safetensors",
-            Self::ShardedSafetensors => "sharded-safetensors",
-            Self::Torch => "torch",
-            Self::ShardedTorch => "sharded-torch",
+            Self::File(kind) => kind.as_str(),
+            Self::Shards(kind) => kind.sharded(),
             Self::LfsPointers => "lfs-pointers",
-            Self::Gguf => "gguf",
-            Self::ShardedGguf => "sharded-gguf",
-            Self::Onnx => "onnx",
             Self::Merged => "merged",
         }
     }
 
     /// The format of one file of this kind, or of several.
     fn of(kind: Kind, sharded: bool) -> Self {
-        match (kind, sharded) {
-            (Kind::Torch, false) => Self::Torch,
-            (Kind::Torch, true) => Self::ShardedTorch,
-            (Kind::Gguf, false) => Self::Gguf,
-            (Kind::Gguf, true) => Self::ShardedGguf,
-            (Kind::Onnx, _) => Self::Onnx,
-            (Kind::Safetensors, false) => Self::Safetensors,
-            (Kind::Safetensors, true) => Self::ShardedSafetensors,
-        }
+        if sharded { Self::Shards(kind) } else { Self::File(kind) }
     }
 }
 

@@ -10,7 +10,7 @@ use super::index::Index;
 use super::meta;
 use crate::bytes::Store;
 use crate::finding::{Capped, Code, Finding, Level};
-use crate::format::recognise::{self, GGUF_SUFFIX, ONNX_SUFFIX, PICKLE_SUFFIXES, SAFETENSORS_SUFFIX as SUFFIX};
+use crate::format::recognise::{self, GGUF_SUFFIX, Kind, ONNX_SUFFIX, PICKLE_SUFFIXES, SAFETENSORS_SUFFIX as SUFFIX};
 use crate::limits::MAX_SHARDS;
 use crate::text::{listed, shown};
 use crate::{Error, Result};
@@ -112,8 +112,8 @@ fn plan_index(store: &dyn Store, index: Index, findings: Vec<Finding>) -> Result
 
 /// Without an index: one file, or one complete set of numbered ones.
 fn plan_set(store: &dyn Store, listing: &Listing, mut findings: Vec<Finding>) -> Result<Plan> {
-    let [weights, ggufs, onnx] = [&listing.weights, &listing.ggufs, &listing.onnx];
-    let names = [weights, ggufs, onnx].into_iter().find(|names| !names.is_empty()).unwrap_or(weights);
+    let Listing { weights, ggufs, onnx, others, .. } = listing;
+    let names = [weights, ggufs, onnx, others].into_iter().find(|names| !names.is_empty()).unwrap_or(weights);
     let mut models = Model::sets(names);
     if models.len() > 1 {
         let (known, own): (Vec<_>, Vec<_>) = models.into_iter().partition(|model| !is_second_layout(&model.files[0]));
@@ -271,6 +271,8 @@ struct Listing {
     /// Vision and audio towers that llama.cpp keeps in files of their own.
     towers: Vec<String>,
     onnx: Vec<String>,
+    /// Weights in formats that have no place of their own among the others.
+    others: Vec<String>,
     /// Weights in formats that are not read.
     foreign: Vec<String>,
     /// Weight files that loaders pass over because their names begin with a dot.
@@ -292,13 +294,25 @@ impl Listing {
             ggufs,
             towers,
             onnx,
+            others,
             foreign,
             hidden,
             repositories,
         } = &mut listing;
-        for names in
-            [weights, indexes, pickles, pickle_indexes, training, ggufs, towers, onnx, foreign, hidden, repositories]
-        {
+        for names in [
+            weights,
+            indexes,
+            pickles,
+            pickle_indexes,
+            training,
+            ggufs,
+            towers,
+            onnx,
+            others,
+            foreign,
+            hidden,
+            repositories,
+        ] {
             names.sort_unstable();
         }
         Ok(listing)
@@ -334,6 +348,8 @@ impl Listing {
             &mut self.hidden
         } else if lower.ends_with(ONNX_SUFFIX) {
             &mut self.onnx
+        } else if Kind::of_name(&lower).is_some() {
+            &mut self.others
         } else if recognise::foreign_name(&name, &[]).is_some() {
             &mut self.foreign
         } else {

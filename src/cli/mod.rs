@@ -55,9 +55,9 @@ fn run(cli: Cli) -> Result<u8> {
             refuse_overwriting(Some(&output), force)?;
             let fingerprint = plan.scanner(true)?.fingerprint(plan::input(path, &base))?;
             if force {
-                fingerprint.replace(&output)?
+                fingerprint.replace(&output)?;
             } else {
-                fingerprint.write(&output)?
+                fingerprint.write(&output)?;
             }
             Ok(exit::CLEAN)
         }

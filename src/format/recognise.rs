@@ -22,15 +22,52 @@ pub(crate) const ONNX_SUFFIX: &str = ".onnx";
 /// Endings of the names of files that `torch.save` wrote.
 pub(crate) const PICKLE_SUFFIXES: [&str; 5] = [".bin", ".pt", ".pth", ".ckpt", ".pkl"];
 
-/// A format of weight files that is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $sharded:literal, $endings:expr;)*) => {
+        /// A format of weight files that is read.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Kind {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Kind {
+            /// Every format.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// The name that reports give one file in this format.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// The name that reports give several files of one model.
+            pub fn sharded(self) -> &'static str {
+                match self { $(Self::$variant => $sharded,)* }
+            }
+
+            /// Endings of the names of such files, in lower case.
+            fn endings(self) -> &'static [&'static str] {
+                match self { $(Self::$variant => &$endings,)* }
+            }
+        }
+    };
+}
+
+kinds! {
     /// Safetensors; whatever is not recognised is read as this, and refused there if it is none.
-    Safetensors,
+    Safetensors = "safetensors", "sharded-safetensors", [SAFETENSORS_SUFFIX];
     /// What `torch.save` writes.
-    Torch,
-    Gguf,
-    Onnx,
+    Torch = "torch", "sharded-torch", PICKLE_SUFFIXES;
+    /// llama.cpp's format.
+    Gguf = "gguf", "sharded-gguf", [GGUF_SUFFIX];
+    /// A graph with its weights, and the files that hold values for it.
+    Onnx = "onnx", "onnx", [ONNX_SUFFIX];
+}
+
+impl Kind {
+    /// The format that files of this name, in lower case, are in as a rule.
+    pub(crate) fn of_name(lower: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.endings().iter().any(|ending| lower.ends_with(ending)))
+    }
 }
 
 /// What a file is.

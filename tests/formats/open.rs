@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::support::{ErrorClass, error_class};
 use weightprint::Error;
 use weightprint::ErrorKind;
-use weightprint::checkpoint::{Checkpoint, Format, OpenOptions};
+use weightprint::checkpoint::{Checkpoint, OpenOptions};
 use weightprint::finding::{Code, Level};
 use weightprint::tensor::{Extent, Storage};
 
@@ -78,7 +78,7 @@ fn a_single_file_is_opened_by_its_path_by_its_folder_and_through_a_link() {
     symlink(&path, &link).unwrap();
     for target in [path.as_path(), folder.path(), &link] {
         let checkpoint = open(target);
-        assert_eq!(checkpoint.format, Format::Safetensors);
+        assert_eq!(checkpoint.format.as_str(), "safetensors");
         assert_eq!(names(&checkpoint), ["a", "b"]);
         assert_eq!(checkpoint.total_bytes(), 7);
         assert_eq!(checkpoint.parameters(), 0, "U8 is no floating-point type");
@@ -183,7 +183,7 @@ fn an_indexed_folder_is_read_in_the_order_of_its_shards() {
     let index = put_index(folder.path().join("model.safetensors.index.json"), &map, 6);
     for path in [folder.path(), index.as_path()] {
         let checkpoint = open(path);
-        assert_eq!(checkpoint.format, Format::ShardedSafetensors);
+        assert_eq!(checkpoint.format.as_str(), "sharded-safetensors");
         assert_eq!(shards(&checkpoint), ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]);
         assert_eq!(names(&checkpoint), ["c", "b", "a"]);
         assert_eq!(checkpoint.tensors[2].first_extent().shard, 1);
@@ -207,7 +207,7 @@ fn a_complete_set_of_numbered_files_needs_no_index() {
         put(folder.path().join(name), bytes(&[(&format!("t{number}"), number)]));
     }
     let checkpoint = open(folder.path());
-    assert_eq!(checkpoint.format, Format::ShardedSafetensors);
+    assert_eq!(checkpoint.format.as_str(), "sharded-safetensors");
     assert_eq!(names(&checkpoint)[8..], ["t9", "t10", "t11"], "by number, not by spelling");
     assert!(checkpoint.findings.is_empty());
 

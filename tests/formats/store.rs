@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use weightprint::bytes::{Object, Origin, Store};
-use weightprint::checkpoint::{Checkpoint, Format, OpenOptions};
+use weightprint::checkpoint::{Checkpoint, OpenOptions};
 use weightprint::scanner::Prepared;
 use weightprint::{Error, Result};
 
@@ -117,7 +117,7 @@ fn a_model_in_memory_is_the_model_on_disk() {
     drop(place);
     assert!(!folder.exists());
     let memory = Checkpoint::open_in(&store, None).unwrap();
-    assert_eq!((memory.format, &memory.tensors), (Format::Safetensors, &disk.tensors));
+    assert_eq!((memory.format.as_str(), &memory.tensors), ("safetensors", &disk.tensors));
     assert_eq!((&memory.claims, &memory.findings), (&disk.claims, &disk.findings));
     assert_eq!(memory.claims.card.as_ref().unwrap().base_models, ["org/base-a"]);
     assert_eq!(memory.claims.config.as_ref().unwrap()["model_type"], "llama");
