@@ -130,6 +130,8 @@ mod verdict;
 #[doc(hidden)]
 pub mod verdict;
 
+// The command line writes files as the library does.
+#[doc(hidden)]
 pub use self::bytes::write_whole;
 pub use self::error::{Error, ErrorKind, Result};
 pub use self::front::{Catalog, Event, Fingerprint, Input, Scanner};

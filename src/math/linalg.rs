@@ -93,14 +93,16 @@ impl Device {
         self.trouble.get().map(String::as_str)
     }
 
-    /// As [`by_rows`], on this device.
+    /// As the function of this name, on this device.
+    #[doc(hidden)]
     pub fn by_rows(&self, left: &[f32], right: &[f32], width: usize, out: &mut Vec<f32>) {
         let (left, right) = (Matrix::of_width(left, width), Matrix::of_width(right, width));
         out.resize(left.rows * right.rows, 0.0);
         self.multiply(left, right.transposed(), Update::Replace, out);
     }
 
-    /// As [`append`], on this device.
+    /// As the function of this name, on this device.
+    #[doc(hidden)]
     pub fn append(&self, block: &[f32], inner: usize, weights: &[f32], out: &mut Vec<f32>) {
         let (block, start) = (Matrix::of_width(block, inner), out.len());
         let width = weights.len().checked_div(inner).unwrap_or(0);
@@ -109,7 +111,8 @@ impl Device {
         self.multiply(block, weights, Update::Replace, &mut out[start..]);
     }
 
-    /// As [`add_transposed`], on this device.
+    /// As the function of this name, on this device.
+    #[doc(hidden)]
     pub fn add_transposed(&self, block: &[f32], cols: usize, weights: &[f32], out: &mut [f32]) {
         let block = Matrix::of_width(block, cols);
         let weights = Matrix { values: weights, rows: block.rows, cols: out.len() / cols.max(1), turned: false };
