@@ -295,6 +295,7 @@ pub struct Fields(Vec<(String, Field)>);
 /// The value of a field.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
+#[non_exhaustive]
 pub enum Field {
     /// A record of its own.
     Record(Fields),
