@@ -336,22 +336,23 @@ fn judge(ours: Sampled<'_>, theirs: Sampled<'_>, vector: bool) -> Option<Match> 
     let (a, b) = (ours.values, theirs.values);
     let wide = |values: &[f32]| -> Vec<f64> { values.iter().map(|&v| f64::from(v)).collect() };
     let correlation = crate::math::ranks::correlation(&wide(a), &wide(b));
-    let how = if within_grid(ours, theirs) { How::ReEncoded } else { How::Close };
     let least = if vector { MIN_VECTOR_CORRELATION } else { MIN_CORRELATION };
     let strong = correlation >= least && correlation * (a.len() as f64).sqrt() >= MIN_SCORE;
+    // Where a grid leaves few levels, as 8 bits do to gains about one, being on it says little by itself.
+    let is_rounded = on_grid(ours, theirs) && (strong || leaves_apart(ours, theirs));
+    let how = if is_rounded { How::ReEncoded } else { How::Close };
     (strong || how == How::ReEncoded).then_some(Match { suspect: 0, reference: 0, how, correlation })
 }
 
 /// Whether the coarser of two types explains every difference: 99 % of sampled values within half a step of its grid
-/// and none off by more than one, where that leaves values apart ([`small_beside`]). Types with the same grid explain
-/// none.
+/// and none off by more than one. Types with the same grid explain none.
 ///
 /// A block type rounds each value to levels whose distance its block states, so the same holds for it, with two
 /// allowances: its scale is itself rounded to `f16`, and quantisers cut off what lies beyond the last level, so that
 /// [`MOST_CUT_OFF`] of the values may be further away. What this cannot exclude: a change that is small beside the
 /// levels of a coarse type (a light fine-tune in two bits) moves few values across half a step and passes for rounding.
 /// What it does not see: copies in code-book types (IQ1, IQ2, IQ3), which are told to be close, never re-encoded.
-fn within_grid(ours: Sampled<'_>, theirs: Sampled<'_>) -> bool {
+fn on_grid(ours: Sampled<'_>, theirs: Sampled<'_>) -> bool {
     if ours.dtype == theirs.dtype || ours.values.is_empty() || ours.values.len() != theirs.values.len() {
         return false;
     }
@@ -373,9 +374,15 @@ fn within_grid(ours: Sampled<'_>, theirs: Sampled<'_>) -> bool {
         within_half += usize::from(gap <= 0.51 * step);
     }
     let least = if blocks { 1.0 - MOST_CUT_OFF } else { 0.99 };
-    let gaps = || ours.values.iter().zip(theirs.values).map(|(x, y)| (x - y).abs());
     within_half as f64 >= least * n as f64
-        && (blocks || small_beside(gaps(), ours.values) && small_beside(gaps(), theirs.values))
+}
+
+/// Whether the differences leave the values of both apart ([`small_beside`]), so that agreement within a grid says that
+/// they are equal even where they do not vary together. Blocks state levels of their own.
+fn leaves_apart(ours: Sampled<'_>, theirs: Sampled<'_>) -> bool {
+    let in_blocks = |side: Sampled<'_>| matches!(side.dtype, DType::Block(_) | DType::Packed(_));
+    let gaps = || ours.values.iter().zip(theirs.values).map(|(x, y)| (x - y).abs());
+    in_blocks(ours) || in_blocks(theirs) || small_beside(gaps(), ours.values) && small_beside(gaps(), theirs.values)
 }
 
 /// Share of a value by which the rounding of its block's scale to `f16` may move it.
@@ -434,6 +441,10 @@ mod tests {
     use safetensors::tensor::{Dtype, TensorView, serialize};
 
     use super::*;
+
+    fn within_grid(ours: Sampled<'_>, theirs: Sampled<'_>) -> bool {
+        on_grid(ours, theirs) && leaves_apart(ours, theirs)
+    }
     use crate::checkpoint::{Checkpoint, OpenOptions};
     use crate::scanner::Prepared;
 
