@@ -20,7 +20,7 @@ mod table;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use weightprint::math::tails;
+use weightprint::internals::math::tails;
 
 /// A computed part of the document: the name in its marker, and the text.
 type Block = (&'static str, String);

@@ -13,14 +13,14 @@ use std::process::Command;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use model::Shape;
 use sha2::{Digest, Sha256};
-use weightprint::anatomy::{self, Hints};
-use weightprint::assemble::Subject;
-use weightprint::checkpoint::{Checkpoint, OpenOptions};
-use weightprint::fingerprint::Fingerprint;
-use weightprint::math::linalg::Device;
-use weightprint::model::known;
-use weightprint::tensor::decode::decode;
-use weightprint::tensor::{Block, DType};
+use weightprint::internals::anatomy::{self, Hints};
+use weightprint::internals::assemble::Subject;
+use weightprint::internals::checkpoint::{Checkpoint, OpenOptions};
+use weightprint::internals::fingerprint::{Fingerprint, Settings};
+use weightprint::internals::math::linalg::Device;
+use weightprint::internals::model::known;
+use weightprint::internals::tensor::decode::decode;
+use weightprint::internals::tensor::{Block, DType};
 use xxhash_rust::xxh3::xxh3_128;
 
 const SMALL: Shape = Shape { hidden: 2048, kv: 256, neurons: 5632, vocabulary: 32_000, layers: 4, shards: 1 };
@@ -57,7 +57,7 @@ fn pass(c: &mut Criterion) {
             b.iter(|| {
                 let checkpoint = open(&path);
                 let subject = Subject::of(&checkpoint);
-                pool.install(|| Fingerprint::take(&subject, &[], &|_| ()).unwrap())
+                pool.install(|| Fingerprint::take(&subject, &Settings::default(), &|_| ()).unwrap())
             });
         });
     }

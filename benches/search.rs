@@ -9,11 +9,14 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rayon::prelude::*;
-use weightprint::catalog::Catalog;
-use weightprint::checkpoint::OpenOptions;
-use weightprint::fingerprint::{DIRECTIONS, Fingerprint, FrameKind, SAMPLED_NEURONS, Unit, labels};
-use weightprint::model::Architecture;
-use weightprint::scanner::{self, Prepared};
+use weightprint::internals::assemble::Subject;
+use weightprint::internals::catalog::Catalog;
+use weightprint::internals::checkpoint::{Checkpoint, OpenOptions};
+use weightprint::internals::fingerprint::{
+    DIRECTIONS, Fingerprint, FrameKind, SAMPLED_NEURONS, Settings, Unit, labels,
+};
+use weightprint::internals::model::Architecture;
+use weightprint::internals::scanner::{self, Prepared};
 
 const REFERENCES: u64 = 200;
 const LAYERS: u32 = 32;
@@ -21,7 +24,7 @@ const HIDDEN: u64 = 4096;
 const NEURONS: u64 = 11008;
 const VOCABULARY: u64 = 32_000;
 /// Rows and columns whose energies are kept.
-const ENERGIES: u64 = weightprint::fingerprint::ENERGY_LABELS as u64;
+const ENERGIES: u64 = weightprint::internals::fingerprint::ENERGY_LABELS as u64;
 
 /// SplitMix64.
 struct Random(u64);
@@ -59,7 +62,8 @@ fn zoo(name: &str) -> PathBuf {
 /// A fingerprint in the shape of LLaMA-7B with random content: base-a's, stretched.
 fn model(seed: u64, neurons_kept: &[u32]) -> Fingerprint {
     let random = &mut Random(seed << 32);
-    let mut print = Prepared::read(&zoo("base-a"), OpenOptions::default(), &[], &|_| {}).unwrap().into_fingerprint();
+    let checkpoint = Checkpoint::open(&zoo("base-a"), OpenOptions::default()).unwrap();
+    let mut print = Fingerprint::take(&Subject::of(&checkpoint), &Settings::default(), &|_| ()).unwrap();
     print.exact.architecture = Architecture {
         hidden_size: HIDDEN,
         layers: u64::from(LAYERS),

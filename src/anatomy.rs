@@ -13,7 +13,6 @@ mod slots;
 
 use std::collections::HashMap;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -25,7 +24,7 @@ use names::{Group, ResidualStream, SchemeMatch};
 use shapes::Shapes;
 
 /// How a role was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
     /// By the tensor's name, with a shape that agrees.
@@ -45,7 +44,7 @@ impl Source {
 }
 
 /// How a tensor touches the residual stream. Axes count from zero, outermost first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Residual {
     /// A matrix that reads the stream; its channels lie along this axis.
@@ -65,7 +64,7 @@ pub enum Residual {
 }
 
 /// What is known of one tensor.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignment {
     /// Its role; several where shape cannot tell, none where it is unknown.
     pub roles: Vec<Role>,
@@ -92,7 +91,7 @@ impl Assignment {
 }
 
 /// The naming scheme that a checkpoint follows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamingMatch {
     /// Id of the scheme.
     pub scheme: String,
@@ -107,7 +106,7 @@ pub struct NamingMatch {
 }
 
 /// A tensor, or one of every layer, that does not have its usual name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Renamed {
     /// The name found, with `{layer}` and `{expert}` for numbers that vary.
     pub found: String,
@@ -120,7 +119,7 @@ pub struct Renamed {
 }
 
 /// A checkpoint taken apart.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Anatomy {
     /// What is known of each tensor, in the order of the tensors.
     pub assignments: Vec<Assignment>,
@@ -206,29 +205,6 @@ pub fn dissect(tensors: &[TensorMeta], hints: Hints<'_>) -> Anatomy {
         assignments,
         architecture,
         notes,
-    }
-}
-
-/// Takes a checkpoint apart by shapes and counts alone: the names and the order of its tensors change nothing.
-pub fn dissect_by_shape(tensors: &[TensorMeta]) -> Anatomy {
-    let mut shapes = shapes::analyse(tensors.iter(), None);
-    shapes.architecture.norm_gain = gain::convention(Hints::default(), &shapes.architecture);
-    let mut assignments: Vec<Assignment> = tensors
-        .iter()
-        .map(|meta| {
-            let roles = shapes.roles.get(&meta.shape).cloned().unwrap_or_default();
-            let by = (!roles.is_empty()).then_some(Source::Shapes);
-            Assignment { roles, by, ..Assignment::UNKNOWN }
-        })
-        .collect();
-    finish(tensors, &shapes.architecture, &mut assignments);
-    Anatomy {
-        assignments,
-        architecture: shapes.architecture,
-        naming: None,
-        renamed: Vec::new(),
-        by: Source::Shapes,
-        notes: shapes.notes,
     }
 }
 

@@ -12,5 +12,7 @@ mod whole;
 
 pub use self::folder::Folder;
 pub use self::spool::Numbers;
-pub use self::store::{Object, Origin, Store};
+#[cfg(feature = "_internals")]
+pub use self::store::Origin;
+pub use self::store::{Object, Store};
 pub use self::whole::write_whole;

@@ -212,7 +212,7 @@ mod tests {
         let subject = zoo("base-a");
         let key = Cache::key(&subject, &Settings::default()).unwrap();
         assert!(matches!(cache.get(&key), Lookup::Miss));
-        let fingerprint = Fingerprint::take(&subject, &[], &|_| ()).unwrap();
+        let fingerprint = Fingerprint::take(&subject, &Settings::default(), &|_| ()).unwrap();
         assert!(
             fingerprint.approximate.units.iter().any(|unit| unit.labels.len() > crate::fingerprint::SAMPLED_NEURONS)
         );
@@ -235,7 +235,7 @@ mod tests {
         }
         let mut digest = Sha256::new();
         for name in ["base-a", "moe-scratch"] {
-            let mut fingerprint = Fingerprint::take(&zoo(name), &[], &|_| ()).unwrap();
+            let mut fingerprint = Fingerprint::take(&zoo(name), &Settings::default(), &|_| ()).unwrap();
             // The version is in the key for itself.
             fingerprint.exact.subject.tool_version.clear();
             digest.update(fingerprint.to_bytes().unwrap());

@@ -61,11 +61,6 @@ impl Catalog {
         }
     }
 
-    /// The folder.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     /// The files of the references.
     pub fn files(&self) -> &[PathBuf] {
         &self.files

@@ -37,6 +37,23 @@ pub struct PartShare {
     pub correlation: f64,
 }
 
+impl PartShare {
+    /// Parameters with a counterpart.
+    pub(crate) fn matched_parameters(&self) -> f64 {
+        self.matched * self.parameters as f64
+    }
+}
+
+/// Share of the parameters of these parts that have a counterpart, 0 to 1.
+pub(crate) fn matched_share<'a>(parts: impl IntoIterator<Item = &'a PartShare>) -> f64 {
+    let (mut matched, mut all) = (0.0, 0.0);
+    for share in parts {
+        matched += share.matched_parameters();
+        all += share.parameters as f64;
+    }
+    if all > 0.0 { matched / all } else { 0.0 }
+}
+
 /// How much of a layer of the suspect has its counterpart in a layer of the reference.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LayerShare {
@@ -99,18 +116,13 @@ impl<'a> Suspect<'a> {
     }
 }
 
-/// Compares two fingerprints in full.
-pub fn compare(suspect: &Fingerprint, reference: &Fingerprint) -> Comparison {
-    compare_to(&Suspect::new(suspect), reference, Depth::Full)
-}
-
 /// Compares two fingerprints as far as asked.
-pub fn compare_to(known: &Suspect<'_>, reference: &Fingerprint, depth: Depth) -> Comparison {
+pub fn compare(known: &Suspect<'_>, reference: &Fingerprint, depth: Depth) -> Comparison {
     let suspect = known.fingerprint;
     let matches = matching::matches(suspect, reference);
     let bits = bits::totals(suspect, &known.rows, reference, &matches);
     let agreement = known::compare(&suspect.exact.architecture, &reference.exact.architecture);
-    let mut evidence = vec![bits.test(suspect), channels::test_with(suspect, &known.scores, reference)];
+    let mut evidence = vec![bits.test(suspect), channels::test(suspect, &known.scores, reference)];
     let neurons = match depth {
         Depth::Full => neurons::look(suspect, reference),
         Depth::Labels => neurons::Neurons::unknown(WhyNot::NotSearched),

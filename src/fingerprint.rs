@@ -28,18 +28,17 @@ mod steps;
 use std::path::Path;
 
 use half::f16;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::bytes::spool::Numbers;
-pub use accumulate::{RowKey, Summary, TensorDigests};
+pub use accumulate::{RowKey, Summary};
 pub use channels::Channels;
 pub use frame::{Anchor, DIRECTIONS, FrameKind, FrameRecord, SAMPLED_NEURONS};
 pub use heads::{Attention, FORM_NUMBERS, form_places};
 pub use neurons::{Matrix, Unit};
 pub use pass::Progress;
 pub use sample::Sample;
-pub use shape::{LANDMARKS, SHAPE_NUMBERS};
+pub use shape::SHAPE_NUMBERS;
 
 use crate::anatomy::Assignment;
 use crate::assemble::Subject;
@@ -112,7 +111,7 @@ pub struct Approximate {
 }
 
 /// A file of the checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRecord {
     /// Path relative to the checkpoint's folder.
     pub path: String,
@@ -302,20 +301,11 @@ impl Fingerprint {
     /// Reads every tensor of the checkpoint in one pass, and beside it what the pass shows to be needed again (see
     /// DESIGN.md, section 4), and takes its fingerprint, in parallel on the current rayon pool.
     ///
-    /// `lists` are anchors of references with which it will be compared: neurons are described along them too. The
-    /// result does not depend on the number of threads.
+    /// The result does not depend on the number of threads.
     ///
     /// # Errors
     /// If a read fails, or if a file changed meanwhile.
-    pub fn take(subject: &Subject, lists: &[Vec<Anchor>], progress: Progress<'_>) -> Result<Self> {
-        Self::take_with(subject, &Settings { lists, ..Settings::default() }, progress)
-    }
-
-    /// As [`Fingerprint::take`], with settings.
-    ///
-    /// # Errors
-    /// As for [`Fingerprint::take`].
-    pub fn take_with(subject: &Subject, settings: &Settings<'_>, progress: Progress<'_>) -> Result<Self> {
+    pub fn take(subject: &Subject, settings: &Settings<'_>, progress: Progress<'_>) -> Result<Self> {
         pass::run(subject, settings, progress)
     }
 

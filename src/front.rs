@@ -289,7 +289,7 @@ impl Scanner {
         let settings = Settings { lists: anchors, memory: self.memory, scratch, ..Settings::default() };
         self.tell(Event::Begin { path, bytes: checkpoint.total_bytes() });
         let progress = |bytes| self.tell(Event::Read { bytes });
-        let taken = scanner::Prepared::take_with(&checkpoint, shown, &settings, self.cache.as_ref(), &progress);
+        let taken = scanner::Prepared::take(&checkpoint, shown, &settings, self.cache.as_ref(), &progress);
         self.tell(Event::End { path });
         let (subject, cached) = taken?;
         match &cached {

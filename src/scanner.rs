@@ -13,12 +13,12 @@ use crate::anatomy::{self, Anatomy, Hints};
 use crate::assemble::{self, Subject};
 use crate::cache::{Cache, Lookup};
 use crate::catalog::Catalog;
-use crate::checkpoint::{Checkpoint, Format, OpenOptions};
+use crate::checkpoint::{Checkpoint, Format};
 use crate::error::{Error, Result};
 use crate::evidence::counterparts::Counterparts;
 use crate::evidence::{self, Depth};
 use crate::finding::{Code, Finding, Level};
-use crate::fingerprint::{Anchor, Fingerprint, Progress, Settings};
+use crate::fingerprint::{Fingerprint, Progress, Settings};
 use crate::format::Claims;
 use crate::model::known;
 use crate::published::{digests, norms};
@@ -40,41 +40,19 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Reads a fingerprint file, or opens a checkpoint and takes its fingerprint. `lists` are the anchors of the
-    /// references with which it will be compared ([`Fingerprint::anchors`], [`Catalog::anchors`]).
-    ///
-    /// # Errors
-    /// If it cannot be read, is malformed, or holds nothing to scan.
-    pub fn read(path: &Path, options: OpenOptions, lists: &[Vec<Anchor>], progress: Progress<'_>) -> Result<Self> {
-        let shown = path.display().to_string();
-        if Fingerprint::is_fingerprint(path) {
-            return Ok(Self::of(Fingerprint::read(path)?, shown));
-        }
-        let checkpoint = Checkpoint::open(path, options)?;
-        Self::take(&checkpoint, shown, lists, progress)
-    }
-
     /// A fingerprint that is at hand; `shown` is the path that the report names.
     pub fn of(fingerprint: Fingerprint, shown: String) -> Self {
         let findings = fingerprint.exact.findings.clone();
         Self { path: shown, fingerprint, anatomy: None, claims: Claims::default(), findings }
     }
 
-    /// Takes the fingerprint of an open checkpoint; `shown` is the path that the report names.
+    /// Takes the fingerprint of an open checkpoint; `shown` is the path that the report names. With a cache, a
+    /// fingerprint that is there is not taken again, and one that is not is put there. What is wrong with the cache
+    /// never fails a scan; it is told.
     ///
     /// # Errors
     /// If a read fails, or a file changed meanwhile.
-    pub fn take(checkpoint: &Checkpoint, shown: String, lists: &[Vec<Anchor>], progress: Progress<'_>) -> Result<Self> {
-        let settings = Settings { lists, ..Settings::default() };
-        Ok(Self::take_with(checkpoint, shown, &settings, None, progress)?.0)
-    }
-
-    /// As [`Prepared::take`], with settings, and with a cache if one is given: a fingerprint that is there is not taken
-    /// again, and one that is not is put there. What is wrong with the cache never fails a scan; it is told.
-    ///
-    /// # Errors
-    /// As for [`Prepared::take`].
-    pub fn take_with(
+    pub fn take(
         checkpoint: &Checkpoint,
         shown: String,
         settings: &Settings<'_>,
@@ -125,7 +103,7 @@ fn cached_or_taken(
     cache: Option<&Cache>,
     progress: Progress<'_>,
 ) -> Result<(Fingerprint, Cached)> {
-    let take = || Fingerprint::take_with(subject, settings, progress);
+    let take = || Fingerprint::take(subject, settings, progress);
     let Some(cache) = cache else { return Ok((take()?, Cached::Miss)) };
     let key = Cache::key(subject, settings)?;
     let mut cached = match cache.get(&key) {
@@ -193,7 +171,7 @@ fn embedded_digest() -> Sha256 {
 }
 
 fn compare_one(suspect: &evidence::Suspect<'_>, reference: &Fingerprint, tries: u64, depth: Depth) -> Assessment {
-    let comparison = evidence::compare_to(suspect, reference, depth);
+    let comparison = evidence::compare(suspect, reference, depth);
     let judgement = verdict::judge(&comparison, tries);
     let related = judgement.class.shares_weights();
     let counterparts = related.then(|| Counterparts::of(suspect.fingerprint(), reference, &comparison));

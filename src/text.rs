@@ -1,8 +1,39 @@
-//! How messages and reports show what a file says: its names, its digest, and where in its JSON an error lies.
+//! How messages and reports show what a file says: its names, its digest, and where in its JSON an error lies; and JSON
+//! objects in the order in which they were written.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
 
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+
+/// The entries of an object in their own order, which JSON values of themselves do not keep. Errors call it `what`.
+pub(crate) fn in_order<'de, D, V>(deserializer: D, what: &'static str) -> Result<Vec<(String, V)>, D::Error>
+where
+    D: Deserializer<'de>,
+    V: Deserialize<'de>,
+{
+    struct Entries<V>(&'static str, PhantomData<V>);
+
+    impl<'de, V: Deserialize<'de>> Visitor<'de> for Entries<V> {
+        type Value = Vec<(String, V)>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut entries = Vec::new();
+            while let Some(entry) = map.next_entry()? {
+                entries.push(entry);
+            }
+            Ok(entries)
+        }
+    }
+
+    deserializer.deserialize_map(Entries(what, PhantomData))
+}
 
 /// The byte of `text` at which `error` was raised.
 pub(crate) fn byte_of(text: &[u8], error: &serde_json::Error) -> u64 {

@@ -12,4 +12,4 @@ pub mod thresholds;
 
 pub use self::class::VerdictClass;
 pub use self::overall::{Conclusion, conclude};
-pub use self::pair::{Assessment, Judgement, Reason, judge};
+pub use self::pair::{Assessment, Reason, judge};

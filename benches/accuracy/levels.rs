@@ -1,6 +1,6 @@
 //! Whether p-values keep their promise: P(p ≤ α) ≤ α.
 
-use weightprint::math::tails;
+use weightprint::internals::math::tails;
 
 /// The levels that are looked at.
 pub(crate) const LEVELS: [f64; 4] = [0.1, 0.01, 0.001, 0.0001];

@@ -1,10 +1,10 @@
 //! The null study: models that were trained by one recipe from different seeds, each compared with each.
 
 use rayon::prelude::*;
-use weightprint::evidence::{self, TestKind};
-use weightprint::fingerprint::Fingerprint;
+use weightprint::internals::evidence::{self, Depth, Suspect, TestKind};
+use weightprint::internals::fingerprint::Fingerprint;
+use weightprint::internals::verdict;
 use weightprint::report::{ClassCode, TestCode};
-use weightprint::verdict;
 
 use super::levels::Levels;
 use super::support::pairs::open;
@@ -52,7 +52,7 @@ struct Outcome {
 }
 
 fn outcome(places: (usize, usize), suspect: &Fingerprint, reference: &Fingerprint) -> Outcome {
-    let comparison = evidence::compare(suspect, reference);
+    let comparison = evidence::compare(&Suspect::new(suspect), reference, Depth::Full);
     let matched: u64 = comparison.matches.iter().map(|found| suspect.exact.tensors[found.suspect].elements()).sum();
     let all: u64 = suspect.exact.tensors.iter().map(|tensor| tensor.elements()).sum();
     let class = verdict::judge(&comparison, 1).class.into();

@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
-use weightprint::anatomy::Residual;
-use weightprint::evidence::{self, Evidence, TestKind, channels, heads};
-use weightprint::fingerprint::{FORM_NUMBERS, Fingerprint, SAMPLE_GRID, TensorFingerprint, Unit, labels};
+use weightprint::internals::anatomy::Residual;
+use weightprint::internals::evidence::channels::{self, Scores};
+use weightprint::internals::evidence::{self, Depth, Evidence, Suspect, TestKind, heads};
+use weightprint::internals::fingerprint::{FORM_NUMBERS, Fingerprint, SAMPLE_GRID, TensorFingerprint, Unit, labels};
 use weightprint::report::TestCode;
 
 use super::levels::Levels;
@@ -131,7 +132,8 @@ type Outcome = Vec<(TestKind, f64)>;
 fn channels_of(suspect: &Subject, reference: &Subject, random: &mut Random) -> Outcome {
     let mut order: Vec<usize> = (0..suspect.by_channel.exact.channels.profile.len()).collect();
     random.shuffle(&mut order);
-    let test = channels::test(&suspect.with_channels(&order), &reference.by_channel);
+    let suspect = suspect.with_channels(&order);
+    let test = channels::test(&suspect, &Scores::of(&suspect), &reference.by_channel);
     p_of(&test).into_iter().collect()
 }
 
@@ -140,7 +142,8 @@ fn p_of(evidence: &Evidence) -> Option<(TestKind, f64)> {
 }
 
 fn neurons_of(suspect: &Subject, reference: &Subject, key: Key, random: &mut Random) -> Outcome {
-    let comparison = evidence::compare(&suspect.with_neurons(random, key), &reference.by_neuron);
+    let comparison =
+        evidence::compare(&Suspect::new(&suspect.with_neurons(random, key)), &reference.by_neuron, Depth::Full);
     let labels = |test: &&Evidence| [TestKind::NeuronLabels, TestKind::NeuronOrder].contains(&test.test);
     comparison.evidence.iter().filter(labels).filter_map(p_of).collect()
 }

@@ -10,9 +10,9 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use weightprint::assemble::Subject;
-use weightprint::checkpoint::{Checkpoint, OpenOptions};
-use weightprint::fingerprint::{DIRECTIONS, Fingerprint, Settings};
+use weightprint::internals::assemble::Subject;
+use weightprint::internals::checkpoint::{Checkpoint, OpenOptions};
+use weightprint::internals::fingerprint::{DIRECTIONS, Fingerprint, Settings};
 
 /// What one run cost.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -72,7 +72,7 @@ impl Stage {
             return product(&checkpoint);
         }
         if self != Self::Open {
-            let fingerprint = Fingerprint::take_with(&subject, &settings, &|_| ()).unwrap();
+            let fingerprint = Fingerprint::take(&subject, &settings, &|_| ()).unwrap();
             assert_eq!(fingerprint.approximate.units.is_empty(), self == Self::Statistics);
         }
     }

@@ -8,10 +8,9 @@ pub(crate) mod config;
 
 use std::collections::BTreeSet;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::config::{Config, Patterns};
+pub use self::config::Config;
 use crate::finding::{Code, Finding, Level};
 use crate::format::{Card, Claims};
 use crate::model::naming::is_adapter_part;
@@ -19,7 +18,7 @@ use crate::tensor::TensorMeta;
 use crate::text::{listed, shown};
 
 /// What a merged view was put together from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Merged {
     /// The adapter: its repository, or the name of its folder.
     pub adapter: String,

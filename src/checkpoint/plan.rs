@@ -283,38 +283,10 @@ struct Listing {
 
 impl Listing {
     fn read(store: &dyn Store) -> Result<Self> {
+        let mut names = store.list()?;
+        names.sort_unstable();
         let mut listing = Self::default();
-        store.list()?.into_iter().for_each(|name| listing.sort_in(name));
-        let Self {
-            weights,
-            indexes,
-            pickles,
-            pickle_indexes,
-            training,
-            ggufs,
-            towers,
-            onnx,
-            others,
-            foreign,
-            hidden,
-            repositories,
-        } = &mut listing;
-        for names in [
-            weights,
-            indexes,
-            pickles,
-            pickle_indexes,
-            training,
-            ggufs,
-            towers,
-            onnx,
-            others,
-            foreign,
-            hidden,
-            repositories,
-        ] {
-            names.sort_unstable();
-        }
+        names.into_iter().for_each(|name| listing.sort_in(name));
         Ok(listing)
     }
 

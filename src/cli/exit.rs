@@ -17,6 +17,8 @@ pub(crate) const NOTHING: u8 = 4;
 /// Too little could be tested.
 pub(crate) const INCONCLUSIVE: u8 = 5;
 
+const FORCE: &str = "; give --force to replace it";
+
 /// A request of the command line that cannot be met.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -24,7 +26,7 @@ pub(crate) struct Usage(pub(crate) String);
 
 /// An output file that exists and may not be replaced.
 pub(crate) fn in_the_way(path: &Path) -> Usage {
-    Usage(format!("{} exists; give --force to replace it", path.display()))
+    Usage(format!("{} exists{FORCE}", path.display()))
 }
 
 /// The code of an error.
@@ -42,7 +44,7 @@ pub(crate) fn of_error(error: &anyhow::Error) -> u8 {
 /// What an option can do about an error of the library, to be said after it.
 pub(crate) fn hint(error: &anyhow::Error) -> &'static str {
     match error.downcast_ref::<weightprint::Error>().map(weightprint::Error::kind) {
-        Some(ErrorKind::Exists) => "; give --force to replace it",
+        Some(ErrorKind::Exists) => FORCE,
         _ => "",
     }
 }

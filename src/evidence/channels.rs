@@ -43,26 +43,22 @@ const MIN_TENSORS: u32 = 3;
 const ORDERED_LOG10_P: f64 = -9.0;
 
 /// What of a channel profile does not depend on the model that it is compared with.
-pub(crate) struct Scores {
+pub struct Scores {
     /// Normal scores of the channels.
     scores: Vec<f64>,
     ordered: bool,
 }
 
 impl Scores {
-    pub(crate) fn of(fingerprint: &Fingerprint) -> Self {
+    /// Those of a suspect.
+    pub fn of(fingerprint: &Fingerprint) -> Self {
         let profile = &fingerprint.exact.channels.profile;
         Self { scores: ranks::normal_scores(profile), ordered: is_ordered(profile) }
     }
 }
 
-/// The test for one pair.
-pub fn test(suspect: &Fingerprint, reference: &Fingerprint) -> Evidence {
-    test_with(suspect, &Scores::of(suspect), reference)
-}
-
 /// The test for one pair; `known` is the suspect's.
-pub(crate) fn test_with(suspect: &Fingerprint, known: &Scores, reference: &Fingerprint) -> Evidence {
+pub fn test(suspect: &Fingerprint, known: &Scores, reference: &Fingerprint) -> Evidence {
     let not_applicable = |why| Evidence::not_applicable(TestKind::ChannelLabels, why);
     let (ours, theirs) = (&suspect.exact.channels, &reference.exact.channels);
     if ours.tensors < MIN_TENSORS || ours.profile.len() < MIN_CHANNELS {

@@ -322,6 +322,11 @@ struct Sampled<'a> {
 }
 
 impl Sampled<'_> {
+    /// Whether they are stored in blocks, which state levels of their own.
+    fn in_blocks(&self) -> bool {
+        matches!(self.dtype, DType::Block(_) | DType::Packed(_))
+    }
+
     /// The distance of representable values near the larger of a pair; `None` where it is unknown.
     fn step(&self, at: usize, larger: f32) -> Option<f32> {
         match (self.steps.get(at), self.dtype) {
@@ -356,8 +361,7 @@ fn on_grid(ours: Sampled<'_>, theirs: Sampled<'_>) -> bool {
     if ours.dtype == theirs.dtype || ours.values.is_empty() || ours.values.len() != theirs.values.len() {
         return false;
     }
-    let in_blocks = |side: Sampled<'_>| matches!(side.dtype, DType::Block(_) | DType::Packed(_));
-    let blocks = in_blocks(ours) || in_blocks(theirs);
+    let blocks = ours.in_blocks() || theirs.in_blocks();
     let (mut within_half, n) = (0, ours.values.len());
     for (at, (&x, &y)) in ours.values.iter().zip(theirs.values).enumerate() {
         let larger = if x.abs() > y.abs() { x } else { y };
@@ -380,9 +384,9 @@ fn on_grid(ours: Sampled<'_>, theirs: Sampled<'_>) -> bool {
 /// Whether the differences leave the values of both apart ([`small_beside`]), so that agreement within a grid says that
 /// they are equal even where they do not vary together. Blocks state levels of their own.
 fn leaves_apart(ours: Sampled<'_>, theirs: Sampled<'_>) -> bool {
-    let in_blocks = |side: Sampled<'_>| matches!(side.dtype, DType::Block(_) | DType::Packed(_));
     let gaps = || ours.values.iter().zip(theirs.values).map(|(x, y)| (x - y).abs());
-    in_blocks(ours) || in_blocks(theirs) || small_beside(gaps(), ours.values) && small_beside(gaps(), theirs.values)
+    let small = || small_beside(gaps(), ours.values) && small_beside(gaps(), theirs.values);
+    ours.in_blocks() || theirs.in_blocks() || small()
 }
 
 /// Share of a value by which the rounding of its block's scale to `f16` may move it.
@@ -441,12 +445,13 @@ mod tests {
     use safetensors::tensor::{Dtype, TensorView, serialize};
 
     use super::*;
+    use crate::assemble::Subject;
+    use crate::checkpoint::{Checkpoint, OpenOptions};
+    use crate::fingerprint::Settings;
 
     fn within_grid(ours: Sampled<'_>, theirs: Sampled<'_>) -> bool {
         on_grid(ours, theirs) && leaves_apart(ours, theirs)
     }
-    use crate::checkpoint::{Checkpoint, OpenOptions};
-    use crate::scanner::Prepared;
 
     fn plain<'a>(values: &'a [f32], dtype: &'a DType) -> Sampled<'a> {
         Sampled { values, dtype, steps: &[] }
@@ -476,7 +481,7 @@ mod tests {
         let view = TensorView::new(Dtype::F32, vec![64, values.len() / 64], &bytes).unwrap();
         std::fs::write(&path, serialize([("weight", view)], None).unwrap()).unwrap();
         let checkpoint = Checkpoint::open(&path, OpenOptions::default()).unwrap();
-        Prepared::take(&checkpoint, String::new(), &[], &|_| ()).unwrap().into_fingerprint()
+        Fingerprint::take(&Subject::of(&checkpoint), &Settings::default(), &|_| ()).unwrap()
     }
 
     /// Values from 0 to 1 that are independent for different seeds.

@@ -152,6 +152,7 @@ impl SuspectEmbedding {
     /// # Errors
     ///
     /// [`NotApplicable`] where there are no rows, and where none is finite and above zero.
+    #[cfg_attr(not(feature = "_internals"), expect(dead_code, reason = "calibration alone has printed suspects"))]
     pub fn listed(rows: &[(u32, f64)]) -> Result<Self, NotApplicable> {
         if rows.is_empty() {
             return Err(NotApplicable::NoRows);

@@ -145,6 +145,7 @@ pub fn log10_factorial(n: u64) -> f64 {
 /// Both ends solve a binomial tail for (1 - confidence) / 2, so the interval covers the true proportion with at least
 /// the stated confidence, *provided the trials are independent*. Returns (low, high); (0, 1) where n = 0, k > n or
 /// `confidence` is not strictly between 0 and 1.
+#[cfg(feature = "_internals")]
 pub fn clopper_pearson(k: u64, n: u64, confidence: f64) -> (f64, f64) {
     if n == 0 || k > n || !(confidence > 0.0 && confidence < 1.0) {
         return (0.0, 1.0);
@@ -161,6 +162,7 @@ pub fn clopper_pearson(k: u64, n: u64, confidence: f64) -> (f64, f64) {
 }
 
 /// The p for which P(X >= k) = alpha, by bisection to the last bit; the tail grows with p.
+#[cfg(feature = "_internals")]
 fn quantile(k: u64, n: u64, alpha: f64) -> f64 {
     let target = alpha.log10();
     let (mut low, mut high) = (0.0, 1.0);

@@ -3,13 +3,12 @@
 //! Everything here is visible in tensor shapes, except the head count of a model without per-head tensors, which may
 //! come from a configuration.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Family;
 
 /// Norms of queries and keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum QkNorm {
     /// There are none.
@@ -21,7 +20,7 @@ pub enum QkNorm {
 }
 
 /// Sizes of multi-head latent attention (DeepSeek V2 and later).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Latent {
     /// Width of the queries' latent; absent where queries are projected directly.
     pub q_rank: Option<u64>,
@@ -46,7 +45,7 @@ impl Latent {
 }
 
 /// How a checkpoint stores the gains of its norms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NormGain {
     /// A stored value is what the norm multiplies with.
@@ -64,7 +63,7 @@ impl NormGain {
 }
 
 /// A model's architecture as its tensors show it. `None` is "cannot be told", not "no".
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Architecture {
     /// The family that the other fields make.
     pub family: Family,

@@ -42,11 +42,6 @@ impl Slot {
         };
         layers.saturating_mul(self.experts)
     }
-
-    /// How many parameters they have together.
-    pub fn parameters(&self, architecture: &Architecture) -> u64 {
-        self.shape.iter().fold(self.tensors(architecture), |product, &n| product.saturating_mul(n))
-    }
 }
 
 /// Every kind of tensor of `architecture`, in the order in which a forward pass meets them. Features that are not known
@@ -61,11 +56,6 @@ pub fn blueprint(architecture: &Architecture) -> Vec<Slot> {
     }
     plan.head();
     plan.slots
-}
-
-/// Number of parameters that `architecture` has.
-pub fn parameters(architecture: &Architecture) -> u64 {
-    blueprint(architecture).iter().map(|slot| slot.parameters(architecture)).fold(0, u64::saturating_add)
 }
 
 struct Plan<'a> {

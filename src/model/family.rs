@@ -5,13 +5,12 @@
 
 use std::fmt;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 macro_rules! families {
     ($($(#[$doc:meta])* $variant:ident = $name:literal;)*) => {
         /// A family of architectures, as its shapes show it. The spelling is that of reports and of the naming catalog.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, JsonSchema)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
         #[non_exhaustive]
         pub enum Family {
             $($(#[$doc])* #[serde(rename = $name)] $variant,)*

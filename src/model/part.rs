@@ -1,13 +1,9 @@
 //! The parts of a model that can be shared one without another.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
 use super::Role;
 
 /// Parts of a model that can be shared one without another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     /// Token, position and type embeddings, and the output head.
     Embedding,

@@ -7,13 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 /// The embedded data, as JSON.
 pub(crate) const DATA: &str = include_str!("../data/digests.json");
 
 /// How a digest was computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Algorithm {
     /// SHA-256: what hubs and Git-LFS publish.
@@ -33,7 +33,7 @@ impl Algorithm {
 }
 
 /// What a file holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Weights as their maker saved them, or in a plain conversion.
@@ -125,12 +125,17 @@ impl Container {
 
     /// The container of a file that was not opened, as its name has it.
     pub fn of_name(name: &str) -> Option<Self> {
-        match name.rsplit('.').next().unwrap_or_default() {
+        match ending(name) {
             "gguf" => Some(Self::Gguf),
             "bin" | "pt" | "pth" => Some(Self::Torch),
             _ => None,
         }
     }
+}
+
+/// What follows the last dot of a name; the name where it has none.
+fn ending(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or(name)
 }
 
 impl PublishedDigest {
@@ -141,12 +146,10 @@ impl PublishedDigest {
 
     /// What the file is by its content; `None` for containers of which all sizes were published.
     fn container(&self) -> Option<Container> {
-        let ending = self.file.rsplit('.').next().unwrap_or_default();
-        match (ending, self.kind) {
-            // Galleries and registries store quantised GGUF under other names too.
-            ("gguf", _) | ("bin" | "blob", Kind::QuantizedWeights) => Some(Container::Gguf),
-            ("bin" | "pt" | "pth", _) => Some(Container::Torch),
-            _ => None,
+        // Galleries and registries store quantised GGUF under other names too.
+        match (ending(&self.file), self.kind) {
+            ("bin" | "blob", Kind::QuantizedWeights) => Some(Container::Gguf),
+            _ => Container::of_name(&self.file),
         }
     }
 }

@@ -1,9 +1,7 @@
 //! What the headers of a checkpoint say, without a byte of weights being read: `weightprint/inspect/1`.
 
-use std::fmt;
 use std::path::Path;
 
-use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
@@ -14,6 +12,7 @@ use crate::checkpoint::Checkpoint;
 use crate::finding::Finding;
 use crate::model::known::Nearest;
 use crate::tensor::{Storage, TensorMeta};
+use crate::text::in_order;
 
 /// Name and version of the form.
 pub const SCHEMA: &str = "weightprint/inspect/1";
@@ -288,7 +287,7 @@ impl From<Residual> for ResidualCode {
     }
 }
 
-/// The fields of a record in its own order, which JSON values of themselves do not keep.
+/// The fields of a record in its own order.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Fields(Vec<(String, Field)>);
 
@@ -322,25 +321,7 @@ impl Serialize for Fields {
 
 impl<'de> Deserialize<'de> for Fields {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InOrder;
-
-        impl<'de> Visitor<'de> for InOrder {
-            type Value = Fields;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a record")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
-                let mut fields = Vec::new();
-                while let Some(field) = map.next_entry()? {
-                    fields.push(field);
-                }
-                Ok(Fields(fields))
-            }
-        }
-
-        deserializer.deserialize_map(InOrder)
+        in_order(deserializer, "a record").map(Self)
     }
 }
 

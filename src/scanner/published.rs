@@ -49,23 +49,25 @@ pub(crate) fn norms(fingerprint: &Fingerprint) -> Norms {
     Norms { tested: published.len(), accepted }
 }
 
+/// The files that hold the subject as it is; none where an adapter and its base make it together.
+fn files(fingerprint: &Fingerprint) -> &[FileRecord] {
+    let subject = &fingerprint.exact.subject;
+    if subject.merged.is_some() { &[] } else { &subject.files }
+}
+
 /// How many published digests of weight files every file of the subject was held against.
 pub(crate) fn held_against(fingerprint: &Fingerprint) -> usize {
-    // The files are not what an adapter and its base make together.
-    if fingerprint.exact.subject.merged.is_some() {
+    let files = files(fingerprint);
+    if files.is_empty() {
         return 0;
     }
     let container = Container::of_format(&fingerprint.exact.subject.format);
-    let held = |file: &FileRecord| digests::held_against(file.sha256.is_some(), container);
-    fingerprint.exact.subject.files.iter().map(held).min().unwrap_or(0)
+    digests::held_against(files.iter().all(|file| file.sha256.is_some()), container)
 }
 
 /// Models of which the subject has published weight files, byte for byte: all of them, and nothing else, or some.
 pub(crate) fn file_matches(fingerprint: &Fingerprint) -> Vec<Assessment> {
-    if fingerprint.exact.subject.merged.is_some() {
-        return Vec::new();
-    }
-    let hashes: Vec<Option<&str>> = fingerprint.exact.subject.files.iter().map(|file| file.sha256.as_deref()).collect();
+    let hashes: Vec<Option<&str>> = files(fingerprint).iter().map(|file| file.sha256.as_deref()).collect();
     let known: BTreeSet<&str> = hashes.iter().flatten().copied().collect();
     let mut best: Vec<FileMatch> = Vec::new();
     for form in digests::forms_with(&known) {

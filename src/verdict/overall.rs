@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 
 use super::thresholds::MIN_COVERAGE;
 use super::{Assessment, VerdictClass};
+use crate::evidence::{PartShare, matched_share};
 
 /// Whose weights a subject has.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,16 +39,10 @@ pub fn conclude(assessments: &[Assessment], coverage: f64) -> Conclusion {
         _ => VerdictClass::Inconclusive,
     };
     let sharing = assessments.iter().filter(|assessment| assessment.judgement.class.shares_weights());
-    let references = sharing.map(|one| ReferenceWeight { id: one.id.clone(), share: matched_share(one) }).collect();
+    let share = |parts: &[PartShare]| (!parts.is_empty()).then(|| matched_share(parts));
+    let references = sharing.map(|one| ReferenceWeight { id: one.id.clone(), share: share(&one.parts) }).collect();
     let (log10_p, effect) = best.map_or((None, 0.0), |best| (best.log10_p, best.effect));
     Conclusion { class, references, log10_p, effect }
-}
-
-fn matched_share(assessment: &Assessment) -> Option<f64> {
-    let parts = &assessment.parts;
-    let all: u64 = parts.iter().map(|share| share.parameters).sum();
-    let matched: f64 = parts.iter().map(|share| share.matched * share.parameters as f64).sum();
-    (!parts.is_empty()).then(|| if all == 0 { 0.0 } else { matched / all as f64 })
 }
 
 /// Orders references strongest first: by class, then by p, where none is weakest, then by name.
@@ -62,10 +57,10 @@ pub fn strongest_first(assessments: &mut [Assessment]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evidence::PartShare;
     use crate::evidence::counterparts::Counterparts;
     use crate::model::Part;
-    use crate::verdict::{Judgement, Reason};
+    use crate::verdict::Reason;
+    use crate::verdict::pair::Judgement;
 
     fn assessment(id: &str, class: VerdictClass, log10_p: Option<f64>) -> Assessment {
         let judgement = Judgement { class, log10_p, effect: 0.5, components: Vec::new(), reason: Reason::NoLabels };

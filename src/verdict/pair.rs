@@ -3,7 +3,7 @@
 use super::VerdictClass;
 use super::thresholds::{MAX_LOG10_P, MIN_CORRELATION, MIN_COVERAGE, MIN_EFFECT, MIN_LAYERS_MATCHED, MIN_PART_MATCHED};
 use crate::evidence::counterparts::Counterparts;
-use crate::evidence::{Change, Comparison, Evidence, Facts, LayerShare, Measure, PartShare, TestKind};
+use crate::evidence::{Change, Comparison, Evidence, Facts, LayerShare, Measure, PartShare, TestKind, matched_share};
 use crate::math::tails;
 use crate::model::Part;
 
@@ -214,18 +214,10 @@ fn equality(comparison: &Comparison) -> Option<VerdictClass> {
 /// Whether the whole model or only parts have a counterpart.
 fn extent(weighed: &Weighed<'_>) -> (VerdictClass, Vec<Part>, Extent) {
     let parts = &weighed.comparison.parts;
-    let matched = |wanted: &dyn Fn(Part) -> bool| {
-        let (mut hit, mut all) = (0.0, 0.0);
-        for share in parts.iter().filter(|share| wanted(share.part)) {
-            hit += share.matched * share.parameters as f64;
-            all += share.parameters as f64;
-        }
-        if all > 0.0 { hit / all } else { 0.0 }
-    };
     let neurons = [TestKind::NeuronLabels, TestKind::NeuronOrder, TestKind::NeuronAgreement, TestKind::NeuronShape];
     let neurons = neurons.map(|test| weighed.effect(test)).into_iter().fold(0.0, f64::max);
-    let layers = matched(&|part| matches!(part, Part::Attention | Part::Mlp)).max(neurons);
-    let everything = matched(&|_| true);
+    let in_layers = parts.iter().filter(|share| matches!(share.part, Part::Attention | Part::Mlp));
+    let (layers, everything) = (matched_share(in_layers).max(neurons), matched_share(parts));
     if layers >= MIN_LAYERS_MATCHED || weighed.improbable() && everything < MIN_EFFECT {
         return (VerdictClass::Derived, Vec::new(), corresponding(parts, everything, neurons));
     }
@@ -239,9 +231,8 @@ fn corresponding(parts: &[PartShare], everything: f64, neurons: f64) -> Extent {
     if everything < MIN_EFFECT {
         return Extent::Neurons { share: neurons };
     }
-    let weight = |share: &PartShare| share.matched * share.parameters as f64;
-    let all: f64 = parts.iter().map(weight).sum();
-    let correlation = parts.iter().map(|share| share.correlation * weight(share)).sum::<f64>() / all;
+    let all: f64 = parts.iter().map(PartShare::matched_parameters).sum();
+    let correlation = parts.iter().map(|share| share.correlation * share.matched_parameters()).sum::<f64>() / all;
     Extent::Tensors { share: everything, correlation }
 }
 

@@ -7,12 +7,12 @@ use std::time::Instant;
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
-use weightprint::anatomy::{Anatomy, Hints, Residual, Source, config_findings, dissect, dissect_by_shape};
-use weightprint::finding::Code;
-use weightprint::model::blueprint::{Layers, blueprint};
-use weightprint::model::known::{self, Record, nearest};
-use weightprint::model::{Architecture, Family, Role, naming};
-use weightprint::tensor::{DType, Extent, Storage, TensorMeta};
+use weightprint::internals::anatomy::{Anatomy, Hints, Residual, Source, config_findings, dissect};
+use weightprint::internals::finding::Code;
+use weightprint::internals::model::blueprint::{Layers, blueprint};
+use weightprint::internals::model::known::{self, Record, nearest};
+use weightprint::internals::model::{Architecture, Family, Role, naming};
+use weightprint::internals::tensor::{DType, Extent, Storage, TensorMeta};
 
 fn tensor(name: impl Into<String>, shape: &[u64]) -> TensorMeta {
     let storage = Storage::Plain(Extent::default());
@@ -72,6 +72,11 @@ fn disguised(tensors: &[TensorMeta]) -> Vec<TensorMeta> {
     disguised
 }
 
+/// What is read of them without names or order.
+fn nameless(tensors: &[TensorMeta]) -> Anatomy {
+    dissect(&disguised(tensors), Hints::default())
+}
+
 /// Fields in which `found` contradicts `expected`; a field that `found` leaves open does not contradict.
 fn contradictions(found: &Architecture, expected: &Architecture) -> Vec<String> {
     let fields = |a: &Architecture| match serde_json::to_value(a).unwrap() {
@@ -109,11 +114,7 @@ fn every_known_model_is_recognised_by_names_and_by_shapes_alone() {
     let mut failed: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for record in known::records() {
         let tensors = tensors(&record.architecture());
-        for (how, anatomy) in [
-            ("names", dissect(&tensors, Hints::default())),
-            ("shapes", dissect_by_shape(&disguised(&tensors))),
-            ("opaque names", dissect(&disguised(&tensors), Hints::default())),
-        ] {
+        for (how, anatomy) in [("names", dissect(&tensors, Hints::default())), ("opaque names", nameless(&tensors))] {
             let problems = problems(&anatomy, record);
             if !problems.is_empty() {
                 failed.entry(&record.name).or_default().push(format!("{how}: {}", problems.join("; ")));
@@ -327,7 +328,7 @@ fn rotary_buffers_are_no_weights_and_show_the_size_of_a_head() {
     for layer in 0..32 {
         llama.push(tensor(format!("model.layers.{layer}.self_attn.rotary_emb.inv_freq"), &[64]));
     }
-    for anatomy in [dissect(&llama, Hints::default()), dissect_by_shape(&disguised(&llama))] {
+    for anatomy in [dissect(&llama, Hints::default()), nameless(&llama)] {
         assert_eq!((anatomy.architecture.heads, anatomy.architecture.head_dim), (Some(32), Some(128)));
         assert_eq!(of_role(&anatomy, Role::RopeFreqs).len(), 32);
     }
@@ -335,7 +336,7 @@ fn rotary_buffers_are_no_weights_and_show_the_size_of_a_head() {
 
 #[test]
 fn latent_attention_shows_its_heads() {
-    let a = dissect_by_shape(&disguised(&model("DeepSeek-V3"))).architecture;
+    let a = nameless(&model("DeepSeek-V3")).architecture;
     assert_eq!((a.heads, a.head_dim), (Some(128), Some(192)));
 }
 
@@ -352,7 +353,7 @@ fn masks_and_indices_are_left_out() {
     let anatomy = dissect(&pythia, Hints::default());
     assert!(problems(&anatomy, record("Pythia-160M")).is_empty());
     assert_eq!(of_role(&anatomy, Role::Buffer).len(), 24);
-    assert_eq!(problems(&dissect_by_shape(&disguised(&pythia)), record("Pythia-160M")), Vec::<String>::new());
+    assert_eq!(problems(&nameless(&pythia), record("Pythia-160M")), Vec::<String>::new());
 }
 
 #[test]
@@ -433,7 +434,7 @@ fn shallow_models_are_read_too() {
         let a = Architecture { layers, ..record("Llama-3-8B").architecture() };
         let tensors = tensors(&a);
         assert_eq!(contradictions(&dissect(&tensors, Hints::default()).architecture, &a), Vec::<String>::new());
-        assert_eq!(contradictions(&dissect_by_shape(&disguised(&tensors)).architecture, &a), Vec::<String>::new());
+        assert_eq!(contradictions(&nameless(&tensors).architecture, &a), Vec::<String>::new());
     }
 }
 
@@ -471,7 +472,7 @@ fn the_fixtures_are_read_the_same_by_names_and_by_shapes() {
         assert_eq!(named.renamed, [], "{name}");
         assert!(named.architecture.heads.is_some(), "{name}");
         assert!(config_findings(&config, &named.architecture, "config.json").is_empty(), "{name}");
-        let shapes = dissect_by_shape(&disguised(&tensors));
+        let shapes = nameless(&tensors);
         assert_eq!(contradictions(&shapes.architecture, &named.architecture), Vec::<String>::new(), "{name}");
     }
     assert!(seen >= 16);
@@ -480,7 +481,7 @@ fn the_fixtures_are_read_the_same_by_names_and_by_shapes() {
 #[test]
 fn base_a_has_the_sizes_it_was_trained_with() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/zoo/base-a/model.safetensors");
-    let a = dissect_by_shape(&header(&path)).architecture;
+    let a = nameless(&header(&path)).architecture;
     assert_eq!((a.hidden_size, a.layers, a.q_size, a.kv_size), (128, 4, Some(128), Some(64)));
     assert_eq!((a.intermediate_size, a.vocab_size, a.family), (Some(256), Some(1024), Family::Llama));
 }
@@ -488,11 +489,11 @@ fn base_a_has_the_sizes_it_was_trained_with() {
 #[test]
 fn nothing_and_next_to_nothing_are_read_as_such() {
     assert_eq!(dissect(&[], Hints::default()).architecture.family, Family::Unknown);
-    assert_eq!(dissect_by_shape(&[]).assignments.len(), 0);
+    assert_eq!(nameless(&[]).assignments.len(), 0);
     for shape in [&[][..], &[0], &[7], &[5, 3], &[2, 3, 4], &[u64::MAX, u64::MAX], &[1, 1, 1, 1, 1, 1, 1, 1]] {
         let one = [tensor("model.norm.weight", shape)];
         assert_eq!(dissect(&one, Hints::default()).architecture.layers, 0);
-        assert_eq!(dissect_by_shape(&one).architecture.layers, 0);
+        assert_eq!(nameless(&one).architecture.layers, 0);
     }
 }
 
@@ -508,7 +509,7 @@ fn a_hundred_thousand_tensors_are_no_trouble() {
     let shaped: Vec<TensorMeta> = (0..100_000).map(|i| tensor(format!("a.1.b.{i}.c"), &[64, 2 + i])).collect();
     for tensors in [opaque, layered, dotted, shaped, model("Kimi-K2")] {
         assert_eq!(dissect(&tensors, Hints::default()).assignments.len(), tensors.len());
-        assert_eq!(dissect_by_shape(&tensors).assignments.len(), tensors.len());
+        assert_eq!(nameless(&tensors).assignments.len(), tensors.len());
     }
     assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
 }
@@ -518,7 +519,7 @@ fn heads_of_encoders_do_not_hide_the_encoder() {
     let mut bert = model("BERT-base-uncased");
     bert.push(tensor("pooler.dense.weight", &[768, 768]));
     bert.push(tensor("pooler.dense.bias", &[768]));
-    for anatomy in [dissect(&bert, Hints::default()), dissect_by_shape(&disguised(&bert))] {
+    for anatomy in [dissect(&bert, Hints::default()), nameless(&bert)] {
         assert_eq!(problems(&anatomy, record("BERT-base-uncased")), Vec::<String>::new());
     }
     bert.push(tensor("cls.predictions.transform.dense.weight", &[768, 768]));
@@ -534,7 +535,7 @@ fn heads_of_encoders_do_not_hide_the_encoder() {
     let named = dissect(&bert, Hints::default());
     assert_eq!(named.architecture.family, Family::Bert);
     assert_eq!(named.architecture.layers, 12);
-    assert_eq!(dissect_by_shape(&disguised(&bert)).architecture.layers, 12);
+    assert_eq!(nameless(&bert).architecture.layers, 12);
 }
 
 #[test]
@@ -574,7 +575,7 @@ fn the_gate_on_a_shared_expert_is_read_from_the_tensors() {
         let tensors = tensors(&a);
         let is_gate = |meta: &&TensorMeta| meta.shape == [1, a.hidden_size];
         assert_eq!(tensors.iter().filter(is_gate).count() as u64, if router { a.layers } else { 0 });
-        for found in [dissect(&tensors, Hints::default()), dissect_by_shape(&disguised(&tensors))] {
+        for found in [dissect(&tensors, Hints::default()), nameless(&tensors)] {
             assert_eq!(found.architecture.shared_expert_router, Some(router), "{bias} {router}");
             let missing = found.notes.iter().find(|note| note.contains("missing") || note.contains("no place"));
             assert_eq!(missing, None, "{bias} {router}");
@@ -604,7 +605,7 @@ fn families_without_a_record_are_recognised_by_their_features() {
         let named = dissect(&tensors, Hints::default());
         assert_eq!(contradictions(&named.architecture, &a), Vec::<String>::new(), "{family}");
         assert_eq!(named.naming.map(|naming| naming.matched), Some(tensors.len()));
-        let shapes = dissect_by_shape(&disguised(&tensors));
+        let shapes = nameless(&tensors);
         assert_eq!(contradictions(&shapes.architecture, &a), Vec::<String>::new(), "{family}");
     }
 }
@@ -619,7 +620,7 @@ fn a_few_layers_of_another_width_do_not_change_the_rest() {
             }
         }
     }
-    for anatomy in [dissect(&llama, Hints::default()), dissect_by_shape(&disguised(&llama))] {
+    for anatomy in [dissect(&llama, Hints::default()), nameless(&llama)] {
         assert_eq!(problems(&anatomy, record("Llama-3-8B")), Vec::<String>::new());
     }
     assert_eq!(of_role(&dissect(&llama, Hints::default()), Role::FfnDown).len(), 32);
@@ -630,7 +631,7 @@ fn a_few_missing_tensors_do_not_turn_the_reading_round() {
     for name in ["LLaMA-7B", "Mixtral-8x7B-v0.1", "DeepSeek-V2-Lite", "Gemma-3-1B", "Phi-3-mini-4k", "gpt-oss-20b"] {
         let damaged: Vec<TensorMeta> =
             model(name).into_iter().enumerate().filter(|(i, _)| i % 97 != 50).map(|(_, meta)| meta).collect();
-        let a = dissect_by_shape(&disguised(&damaged)).architecture;
+        let a = nameless(&damaged).architecture;
         let whole = record(name).architecture();
         assert_eq!((a.q_size, a.kv_size, a.experts), (whole.q_size, whole.kv_size, whole.experts), "{name}");
         assert!(nearest(&a, 1)[0].group.contains(&record(name).hf_repo), "{name}");
@@ -638,7 +639,7 @@ fn a_few_missing_tensors_do_not_turn_the_reading_round() {
     }
     let mut damaged = model("LLaMA-7B");
     damaged.retain(|meta| meta.name != "model.layers.5.self_attn.q_proj.weight");
-    let notes = dissect_by_shape(&disguised(&damaged)).notes;
+    let notes = nameless(&damaged).notes;
     assert!(notes.iter().any(|note| note.contains("missing from the architecture")), "{notes:?}");
 }
 
@@ -651,7 +652,7 @@ fn a_head_of_another_kind_is_unknown_and_changes_nothing() {
     let named = dissect(&classifier, Hints::default());
     assert_eq!(contradictions(&named.architecture, &whole), Vec::<String>::new());
     assert!(named.assignments.last().unwrap().roles.is_empty());
-    let shapes = dissect_by_shape(&disguised(&classifier));
+    let shapes = nameless(&classifier);
     assert_eq!(contradictions(&shapes.architecture, &whole), Vec::<String>::new());
 }
 
@@ -704,7 +705,7 @@ proptest! {
 
     #[test]
     fn shapes_alone_do_not_depend_on_names_or_order(tensors in proptest::collection::vec(any_tensor(), 0..60)) {
-        let anatomy = dissect_by_shape(&tensors);
-        prop_assert_eq!(anatomy.architecture, dissect_by_shape(&disguised(&tensors)).architecture);
+        let anatomy = nameless(&tensors);
+        prop_assert_eq!(anatomy.architecture, nameless(&tensors).architecture);
     }
 }

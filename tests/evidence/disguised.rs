@@ -5,8 +5,8 @@ use crate::support::pairs::{Disguise, Pair, Truth, open, pairs};
 use crate::support::{Random, Raw, load, write_file, zoo};
 
 use safetensors::tensor::Dtype;
+use weightprint::internals::scanner;
 use weightprint::report::{ClassCode, Report, TestCode};
-use weightprint::scanner;
 
 /// The one pair that this version cannot see: its embedding was replaced, its trunk trained on for half as long again,
 /// and then everything else was disguised. Only `neuron-shape` could tell, and it does not survive that much training.

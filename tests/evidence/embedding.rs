@@ -13,7 +13,8 @@ const VOCABULARY: usize = 32_000;
 
 /// The published rows of a model.
 fn published(model: &str) -> HashMap<usize, f64> {
-    let record = weightprint::published::norms::published().iter().find(|record| record.model == model).unwrap();
+    let record =
+        weightprint::internals::published::norms::published().iter().find(|record| record.model == model).unwrap();
     record.rows.iter().map(|&(id, norm)| (id as usize, norm)).collect()
 }
 

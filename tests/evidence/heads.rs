@@ -6,9 +6,9 @@ use crate::support::model::Model;
 use crate::support::pairs::{Disguise, open};
 use crate::support::{Random, Raw, disguise, write_file, zoo};
 use safetensors::tensor::Dtype;
-use weightprint::fingerprint::Fingerprint;
+use weightprint::internals::fingerprint::Fingerprint;
+use weightprint::internals::scanner::{self, Prepared};
 use weightprint::report::{TestCode, TestReport};
-use weightprint::scanner::{self, Prepared};
 
 /// Heads and key-value groups of each model here, over all its four layers.
 const HEADS: u64 = 16;

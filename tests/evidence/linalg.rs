@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::support::{Run, weightprint, zoo};
-use weightprint::fingerprint::Fingerprint;
+use weightprint::internals::fingerprint::Fingerprint;
 
 /// Every Rust file below a folder.
 fn sources(folder: &Path) -> Vec<PathBuf> {

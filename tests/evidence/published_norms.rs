@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
-use weightprint::evidence::norms::{NormsEvidence, NotApplicable, SuspectEmbedding, published_norms};
-use weightprint::math::tails::{clopper_pearson, log10_corrected};
-use weightprint::published::norms::{PublishedNorms, known_kin, published};
+use weightprint::internals::evidence::norms::{NormsEvidence, NotApplicable, SuspectEmbedding, published_norms};
+use weightprint::internals::math::tails::{clopper_pearson, log10_corrected};
+use weightprint::internals::published::norms::{PublishedNorms, known_kin, published};
 
 /// The kin pairs that published norms show; the other twelve went through long further training, or too few of their
 /// rows were printed.

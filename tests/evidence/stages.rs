@@ -4,13 +4,12 @@ use std::path::Path;
 
 use crate::support::model::Model;
 use crate::support::pairs::open;
-use crate::support::{Random, disguise, obfuscate, write_file, zoo};
+use crate::support::{Random, disguise, obfuscate, prepare, write_file, zoo};
 use safetensors::tensor::Dtype;
-use weightprint::catalog::Catalog;
-use weightprint::checkpoint::OpenOptions;
-use weightprint::fingerprint::Fingerprint;
+use weightprint::internals::catalog::Catalog;
+use weightprint::internals::fingerprint::Fingerprint;
+use weightprint::internals::scanner;
 use weightprint::report::{ClassCode, Report, TestCode};
-use weightprint::scanner::{self, Prepared};
 
 /// Models of another recipe, to fill a catalog with.
 const STRANGERS: usize = 12;
@@ -30,7 +29,7 @@ fn catalog(folder: &Path) -> Catalog {
 
 fn scan(path: &Path, catalog: &Catalog) -> Report {
     let lists = catalog.anchors().unwrap();
-    let subject = Prepared::read(path, OpenOptions::default(), &lists, &|_| {}).unwrap();
+    let subject = prepare(path, &lists).unwrap();
     scanner::scan(&subject, std::slice::from_ref(catalog)).unwrap()
 }
 

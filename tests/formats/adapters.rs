@@ -12,12 +12,12 @@ use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
-use weightprint::assemble;
-use weightprint::cache::Cache;
-use weightprint::checkpoint::{Checkpoint, OpenOptions};
-use weightprint::fingerprint::Settings;
-use weightprint::scanner::{Cached, Prepared};
-use weightprint::tensor::TensorMeta;
+use weightprint::internals::assemble;
+use weightprint::internals::cache::Cache;
+use weightprint::internals::checkpoint::{Checkpoint, OpenOptions};
+use weightprint::internals::fingerprint::Settings;
+use weightprint::internals::scanner::{Cached, Prepared};
+use weightprint::internals::tensor::TensorMeta;
 
 fn read(checkpoint: &Checkpoint, tensor: &TensorMeta, first: u64, count: u64) -> Vec<f32> {
     let (mut out, mut buf) = (vec![f32::NAN; count as usize], Vec::new());
@@ -478,8 +478,7 @@ fn neither_threads_nor_the_way_of_reading_nor_a_cache_leave_a_trace() {
     let take = || {
         let checkpoint = assemble::open_merged(&adapter, &base, OpenOptions::default()).unwrap();
         let settings = Settings::default();
-        let (input, cached) =
-            Prepared::take_with(&checkpoint, "tuned".into(), &settings, Some(&cache), &|_| ()).unwrap();
+        let (input, cached) = Prepared::take(&checkpoint, "tuned".into(), &settings, Some(&cache), &|_| ()).unwrap();
         (input.into_fingerprint().to_bytes().unwrap(), cached)
     };
     let (first, second) = (take(), take());

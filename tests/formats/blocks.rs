@@ -9,7 +9,7 @@ use crate::support::quantise::{Quantiser, levels};
 use crate::support::reports::{class, report, say, test};
 use crate::support::{Random, Raw, write_file};
 use candle_core::quantized::GgmlDType;
-use weightprint::tensor::Block;
+use weightprint::internals::tensor::Block;
 
 const HIDDEN: usize = 256;
 const LAYERS: usize = 2;

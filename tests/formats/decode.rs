@@ -2,8 +2,8 @@
 
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType as Candle, Device, Tensor};
-use weightprint::tensor::decode::decode;
-use weightprint::tensor::{Block, DType};
+use weightprint::internals::tensor::decode::decode;
+use weightprint::internals::tensor::{Block, DType};
 
 /// Values of the type, and candle's, bit for bit; a NaN is a NaN.
 fn assert_same(ours: &[f32], theirs: &[f32], what: &str) {

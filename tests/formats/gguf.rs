@@ -7,8 +7,8 @@ use crate::support::reports::{class, report, say, test};
 use crate::support::{Raw, load, weightprint, zoo};
 use candle_core::quantized::GgmlDType;
 use serde_json::Value;
-use weightprint::anatomy;
-use weightprint::checkpoint::{Checkpoint, OpenOptions};
+use weightprint::internals::anatomy;
+use weightprint::internals::checkpoint::{Checkpoint, OpenOptions};
 
 /// Heads of the zoo's models.
 const HEADS: (usize, usize) = (4, 2);
@@ -302,9 +302,12 @@ fn a_real_file_is_recognised_and_its_conversion_is_re_encoded() {
     assert_eq!(named["anatomy"]["architecture"]["family"], "llama");
     assert_eq!(named["anatomy"]["architecture"]["heads"], 9);
     assert!(named["nearest"][0]["group"].as_array().unwrap().contains(&"HuggingFaceTB/SmolLM2-135M".into()));
-    let checkpoint = Checkpoint::open(&file, OpenOptions::default()).unwrap();
-    let nameless = anatomy::dissect_by_shape(&checkpoint.tensors);
-    assert_eq!(nameless.architecture.family, weightprint::model::Family::Llama);
+    let mut tensors = Checkpoint::open(&file, OpenOptions::default()).unwrap().tensors;
+    for (index, tensor) in tensors.iter_mut().enumerate() {
+        tensor.name = format!("t{index:03}");
+    }
+    let nameless = anatomy::dissect(&tensors, anatomy::Hints::default());
+    assert_eq!(nameless.architecture.family, weightprint::internals::model::Family::Llama);
     assert_eq!((nameless.architecture.layers, nameless.architecture.hidden_size), (30, 576));
     let found = report(&folder, &file);
     say(&format!("conversion against the file: {} ({})", class(&found), test(&found, "bits")["says"]));

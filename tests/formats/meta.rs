@@ -5,14 +5,14 @@ use std::path::Path;
 
 use crate::support::reports::verdict;
 use crate::support::torch::{legacy, zip};
-use crate::support::{Raw, load, write_file, zoo};
+use crate::support::{Raw, load, prepare, write_file, zoo};
 use safetensors::tensor::Dtype;
-use weightprint::cache::{Cache, DEFAULT_LIMIT};
-use weightprint::checkpoint::{Checkpoint, OpenOptions};
-use weightprint::finding::Code;
-use weightprint::fingerprint::Settings;
+use weightprint::internals::cache::{Cache, DEFAULT_LIMIT};
+use weightprint::internals::checkpoint::{Checkpoint, OpenOptions};
+use weightprint::internals::finding::Code;
+use weightprint::internals::fingerprint::Settings;
+use weightprint::internals::scanner::{self, Cached, Prepared};
 use weightprint::report::ClassCode;
-use weightprint::scanner::{self, Cached, Prepared};
 
 /// How the token embeddings are cut.
 #[derive(Clone, Copy, PartialEq)]
@@ -240,13 +240,13 @@ fn a_cached_fingerprint_is_not_that_of_another_layout() {
     write(&model, &in_meta_layout("base-a"), 1, Generation::Llama2);
     let params = fs::read(model.join("params.json")).unwrap();
     fs::remove_file(model.join("params.json")).unwrap();
-    let reference = Prepared::read(&zoo("base-a"), OpenOptions::default(), &[], &|_| ()).unwrap();
+    let reference = prepare(&zoo("base-a"), &[]).unwrap();
     let lists: Vec<_> = reference.fingerprint().anchors().cloned().into_iter().collect();
     let cache = Cache::new(&kept, DEFAULT_LIMIT);
     let class = |cache: Option<&Cache>| {
         let checkpoint = Checkpoint::open(&model, OpenOptions::default()).unwrap();
         let settings = Settings { lists: &lists, ..Settings::default() };
-        let (input, cached) = Prepared::take_with(&checkpoint, "model".into(), &settings, cache, &|_| ()).unwrap();
+        let (input, cached) = Prepared::take(&checkpoint, "model".into(), &settings, cache, &|_| ()).unwrap();
         (scanner::compare(&input, &reference).verdict.class, cached)
     };
     let (without, _) = class(Some(&cache));

@@ -10,9 +10,9 @@ use crate::support::onnx::{self, Form};
 use crate::support::reports::{class, report, say, test};
 use crate::support::{Raw, load, weightprint, zoo};
 use safetensors::tensor::Dtype;
-use weightprint::checkpoint::{Checkpoint, OpenOptions};
-use weightprint::finding::{Code, Level};
-use weightprint::tensor::TensorMeta;
+use weightprint::internals::checkpoint::{Checkpoint, OpenOptions};
+use weightprint::internals::finding::{Code, Level};
+use weightprint::internals::tensor::TensorMeta;
 
 fn open(path: &Path) -> Checkpoint {
     Checkpoint::open(path, OpenOptions::default()).unwrap()

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use crate::support::{ErrorClass, error_class};
 use weightprint::Error;
 use weightprint::ErrorKind;
-use weightprint::checkpoint::{Checkpoint, OpenOptions};
-use weightprint::finding::{Code, Level};
-use weightprint::tensor::{Extent, Storage};
+use weightprint::internals::checkpoint::{Checkpoint, OpenOptions};
+use weightprint::internals::finding::{Code, Level};
+use weightprint::internals::tensor::{Extent, Storage};
 
 fn open(path: impl AsRef<Path>) -> Checkpoint {
     Checkpoint::open(path.as_ref(), OpenOptions::default()).unwrap()

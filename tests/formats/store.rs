@@ -5,9 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use weightprint::bytes::{Object, Origin, Store};
-use weightprint::checkpoint::{Checkpoint, OpenOptions};
-use weightprint::scanner::Prepared;
+use weightprint::internals::bytes::{Object, Origin, Store};
+use weightprint::internals::checkpoint::{Checkpoint, OpenOptions};
+use weightprint::internals::fingerprint::Settings;
+use weightprint::internals::scanner::Prepared;
 use weightprint::{Error, Result};
 
 /// The files of a folder that need not be there any more.
@@ -103,7 +104,7 @@ fn model(into: &Path) -> PathBuf {
 }
 
 fn fingerprint(checkpoint: &Checkpoint) -> Vec<u8> {
-    let input = Prepared::take(checkpoint, "model".to_owned(), &[], &|_| ()).unwrap();
+    let (input, _) = Prepared::take(checkpoint, "model".to_owned(), &Settings::default(), None, &|_| ()).unwrap();
     input.fingerprint().to_bytes().unwrap()
 }
 

@@ -10,8 +10,8 @@ use crate::support::torch::{LEGACY_HEAD, Pickler, legacy, state_pickle, zip, zip
 use crate::support::{ErrorClass, error_class};
 use crate::support::{Raw, load};
 use safetensors::tensor::{Dtype, SafeTensors};
-use weightprint::checkpoint::{Checkpoint, OpenOptions};
-use weightprint::finding::{Code, Level};
+use weightprint::internals::checkpoint::{Checkpoint, OpenOptions};
+use weightprint::internals::finding::{Code, Level};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/torch").join(name)
@@ -25,7 +25,7 @@ fn open(path: &Path, mmap: bool) -> Checkpoint {
 type Tensors = BTreeMap<String, (String, Vec<u64>, Vec<f32>)>;
 
 fn read(checkpoint: &Checkpoint) -> Tensors {
-    let tensor = |tensor: &weightprint::tensor::TensorMeta| {
+    let tensor = |tensor: &weightprint::internals::tensor::TensorMeta| {
         let (mut out, mut buf) = (vec![f32::NAN; tensor.elements() as usize], Vec::new());
         checkpoint.values(tensor, 0, &mut out, &mut buf).unwrap().expect("a type that is decoded");
         (tensor.name.clone(), (tensor.dtype.to_string(), tensor.shape.clone(), out))

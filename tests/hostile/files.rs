@@ -8,12 +8,11 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use crate::support::{ErrorClass, error_class};
+use crate::support::{ErrorClass, error_class, prepare};
 use weightprint::Error;
 use weightprint::ErrorKind;
-use weightprint::checkpoint::{Checkpoint, OpenOptions};
-use weightprint::finding::{Code, Level};
-use weightprint::scanner::Prepared;
+use weightprint::internals::checkpoint::{Checkpoint, OpenOptions};
+use weightprint::internals::finding::{Code, Level};
 
 const FILE: &str = "model.safetensors";
 const POINTER: &str = "version https://git-lfs.github.com/spec/v1\n\
@@ -249,9 +248,7 @@ fn names_cannot_write_to_the_terminal() {
 
 #[test]
 fn git_lfs_pointers_are_no_weights() {
-    let refuse = |path: &Path, class, parts: &[&str]| {
-        check(Prepared::read(path, OpenOptions::default(), &[], &|_| ()).unwrap_err(), class, parts)
-    };
+    let refuse = |path: &Path, class, parts: &[&str]| check(prepare(path, &[]).unwrap_err(), class, parts);
     let folder = tempfile::tempdir().unwrap();
     put(folder.path().join(FILE), POINTER);
     let parts = [FILE, "Git-LFS pointer", "sha256:4d7a2146", "12345 bytes", "not downloaded", "git lfs pull"];

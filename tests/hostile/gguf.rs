@@ -9,9 +9,9 @@ use crate::support::{ErrorClass, error_class};
 use proptest::prelude::*;
 use weightprint::Error;
 use weightprint::ErrorKind;
-use weightprint::anatomy::{self, Hints};
-use weightprint::checkpoint::{Checkpoint, OpenOptions};
-use weightprint::finding::Code;
+use weightprint::internals::anatomy::{self, Hints};
+use weightprint::internals::checkpoint::{Checkpoint, OpenOptions};
+use weightprint::internals::finding::Code;
 
 fn open(path: &Path) -> Result<Checkpoint, Error> {
     let begin = Instant::now();

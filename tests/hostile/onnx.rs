@@ -11,7 +11,7 @@ use crate::support::{Raw, load, open_in_time as open};
 use proptest::prelude::*;
 use safetensors::tensor::Dtype;
 use weightprint::Error;
-use weightprint::checkpoint::Checkpoint;
+use weightprint::internals::checkpoint::Checkpoint;
 
 fn open_bytes(content: &[u8]) -> Result<Checkpoint, Error> {
     let folder = tempfile::tempdir().unwrap();

@@ -12,8 +12,8 @@ use crate::support::{Raw, load, open_in_time, weightprint, zoo};
 use proptest::prelude::*;
 use safetensors::tensor::Dtype;
 use weightprint::Error;
-use weightprint::checkpoint::Checkpoint;
-use weightprint::finding::{Code, Level};
+use weightprint::internals::checkpoint::Checkpoint;
+use weightprint::internals::finding::{Code, Level};
 
 /// Opens a file of these bytes under that name, in less than a second and a half, and reads what it holds.
 fn open_as(name: &str, bytes: &[u8]) -> Result<Checkpoint, Error> {

@@ -9,8 +9,8 @@ use crate::support::pairs::open;
 use crate::support::{Random, Raw, disguise, load_file, obfuscate, weightprint, write_file};
 use half::f16;
 use safetensors::tensor::Dtype;
+use weightprint::internals::scanner::{self, Prepared};
 use weightprint::report::{ClassCode, Report, TestCode, TestReport};
-use weightprint::scanner::{self, Prepared};
 
 const SMOLLM2: &str = "SmolLM2-135M-Instruct";
 const MINILM: &str = "all-MiniLM-L6-v2";

@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::Value;
-use weightprint::checkpoint::{Checkpoint, OpenOptions};
+use weightprint::internals::checkpoint::{Checkpoint, OpenOptions};
+use weightprint::internals::fingerprint::{Anchor, Settings};
+use weightprint::internals::scanner::Prepared;
 use weightprint::{Error, ErrorKind};
 
 /// What the program makes of an error: its exit codes 2, 3 and 4.
@@ -54,6 +56,14 @@ pub fn open_in_time(path: &Path) -> Result<Checkpoint, Error> {
 
 pub fn zoo(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/zoo").join(name)
+}
+
+/// A checkpoint made ready for comparison with the references of which `lists` are the anchors.
+pub fn prepare(path: &Path, lists: &[Vec<Anchor>]) -> weightprint::Result<Prepared> {
+    let checkpoint = Checkpoint::open(path, OpenOptions::default())?;
+    let settings = Settings { lists, ..Settings::default() };
+    let (prepared, _) = Prepared::take(&checkpoint, path.display().to_string(), &settings, None, &|_| ())?;
+    Ok(prepared)
 }
 
 /// A tensor that can be changed and written again.

@@ -3,12 +3,11 @@
 use std::path::Path;
 
 use safetensors::tensor::Dtype;
-use weightprint::checkpoint::OpenOptions;
+use weightprint::internals::scanner::{self, Prepared};
 use weightprint::report::Report;
-use weightprint::scanner::{self, Prepared};
 
 use super::model::Model;
-use super::{Random, Raw, disguise, load, obfuscate, write_file, zoo};
+use super::{Random, Raw, disguise, load, obfuscate, prepare, write_file, zoo};
 
 /// What is known of a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +137,7 @@ pub fn pairs() -> Vec<Pair> {
 pub fn open(path: &Path, reference: Option<&Prepared>) -> Prepared {
     let lists: Vec<_> =
         reference.and_then(|reference| reference.fingerprint().anchors()).cloned().into_iter().collect();
-    Prepared::read(path, OpenOptions::default(), &lists, &|_| ()).unwrap()
+    prepare(path, &lists).unwrap()
 }
 
 impl Pair {

@@ -5,8 +5,8 @@
 
 use half::f16;
 use rayon::prelude::*;
-use weightprint::tensor::decode::decode;
-use weightprint::tensor::{Block, DType};
+use weightprint::internals::tensor::decode::decode;
+use weightprint::internals::tensor::{Block, DType};
 
 use super::Random;
 

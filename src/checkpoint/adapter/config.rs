@@ -1,13 +1,10 @@
 //! What `adapter_config.json` states, and whether it is a kind of adapter that can be merged.
 
-use std::fmt;
-
 use regex::Regex;
-use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use crate::text::shown;
+use crate::text::{in_order, shown};
 
 /// What `adapter_config.json` declares.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -53,25 +50,7 @@ pub struct Patterns(pub Vec<(String, f64)>);
 
 impl<'de> Deserialize<'de> for Patterns {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Pairs;
-
-        impl<'de> Visitor<'de> for Pairs {
-            type Value = Patterns;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of numbers")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Patterns, A::Error> {
-                let mut pairs = Vec::new();
-                while let Some(pair) = map.next_entry()? {
-                    pairs.push(pair);
-                }
-                Ok(Patterns(pairs))
-            }
-        }
-
-        deserializer.deserialize_map(Pairs)
+        in_order(deserializer, "an object of numbers").map(Self)
     }
 }
 

@@ -3,8 +3,8 @@
 
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
-use weightprint::checkpoint::{Checkpoint, OpenOptions};
-use weightprint::tensor::DType;
+use weightprint::internals::checkpoint::{Checkpoint, OpenOptions};
+use weightprint::internals::tensor::DType;
 
 use super::{Pack, floats, integers, packed};
 use crate::support::reports::{class, report};
@@ -136,7 +136,7 @@ fn parts_that_do_not_fit_together_stay_apart_and_lower_the_coverage() {
         spoil(&mut tensors);
         write_file(&folder.path().join("model.safetensors"), &tensors);
         let checkpoint = Checkpoint::open(folder.path(), OpenOptions::default()).unwrap();
-        let joined = |meta: &&weightprint::tensor::TensorMeta| matches!(meta.dtype, DType::Packed(_));
+        let joined = |meta: &&weightprint::internals::tensor::TensorMeta| matches!(meta.dtype, DType::Packed(_));
         // A shape that one matrix has may be stated of all.
         let most = if what.contains("one row less") { 0 } else { 4 };
         assert!(checkpoint.tensors.iter().filter(joined).count() <= most, "{what}");

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
-use weightprint::checkpoint::{Checkpoint, OpenOptions};
-use weightprint::tensor::{DType, TensorMeta};
+use weightprint::internals::checkpoint::{Checkpoint, OpenOptions};
+use weightprint::internals::tensor::{DType, TensorMeta};
 
 use super::{GROUP, Pack, floats, integers, packed};
 use crate::support::reports::{class, report, say, test};

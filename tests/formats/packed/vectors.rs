@@ -5,8 +5,8 @@ use std::path::Path;
 
 use anamnesis::{Dtype as TheirDtype, F32Out};
 use safetensors::tensor::SafeTensors;
-use weightprint::checkpoint::{Checkpoint, OpenOptions};
-use weightprint::tensor::TensorMeta;
+use weightprint::internals::checkpoint::{Checkpoint, OpenOptions};
+use weightprint::internals::tensor::TensorMeta;
 
 use super::{GROUP, floats, integers, packed};
 use crate::support::{Raw, load, load_file, write_file};
