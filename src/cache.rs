@@ -1,10 +1,10 @@
 //! Fingerprints of checkpoints that were read before, kept in the user's cache folder.
 //!
-//! An entry is found by a key over everything that a fingerprint depends on: the checkpoint's digest, which covers every
-//! tensor as it will be read, the state of every weight file and the tokenizer; the roles and the architecture that were
-//! made out; the settings; the device of products; and the format of what a pass gives ([`FORMAT`]). It holds all neurons' descriptors, so a cached
-//! fingerprint leads to the same report, byte for byte. Someone who can write to the user's cache folder can make it say
-//! anything: results that others are to rely on are computed without it.
+//! An entry is found by a key over everything that a fingerprint depends on: the checkpoint's digest, which covers
+//! every tensor as it will be read, the state of every weight file and the tokenizer; the roles and the architecture
+//! that were made out; the settings; the device of products; and the format of what a pass gives ([`FORMAT`]). It holds
+//! all neurons' descriptors, so a cached fingerprint leads to the same report, byte for byte. Someone who can write to
+//! the user's cache folder can make it say anything: results that others are to rely on are computed without it.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

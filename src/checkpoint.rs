@@ -126,10 +126,12 @@ impl Checkpoint {
     /// Face cache, or the cache folder of a repository. Reads headers and the small files beside them.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) if there are several models and none was named; [`ErrorKind::Nothing`](crate::ErrorKind::Nothing) if there are no weights
-    /// that this version reads; [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) and [`ErrorKind::Limit`](crate::ErrorKind::Limit) if a file is not what its format demands,
-    /// shards are missing, or a link leads out of the folder; [`ErrorKind::Io`](crate::ErrorKind::Io) if the system refuses;
-    /// [`ErrorKind::Changed`](crate::ErrorKind::Changed) if a file shrank meanwhile.
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) if there are several models and none was named;
+    /// [`ErrorKind::Nothing`](crate::ErrorKind::Nothing) if there are no weights that this version reads;
+    /// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) and [`ErrorKind::Limit`](crate::ErrorKind::Limit) if a
+    /// file is not what its format demands, shards are missing, or a link leads out of the folder;
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if the system refuses; [`ErrorKind::Changed`](crate::ErrorKind::Changed)
+    /// if a file shrank meanwhile.
     pub fn open(path: &Path, options: OpenOptions) -> Result<Self> {
         let (folder, named) = Folder::locate(path, options.mmap)?;
         Self::open_in(&folder, named.as_deref())
@@ -201,8 +203,9 @@ impl Checkpoint {
     /// which grows to `len` bytes at most.
     ///
     /// # Errors
-    /// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) if the range is not within the tensor, or the tensor not plain or of this checkpoint;
-    /// [`ErrorKind::Changed`](crate::ErrorKind::Changed) if the file shrank; [`ErrorKind::Io`](crate::ErrorKind::Io) if the system refuses.
+    /// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) if the range is not within the tensor, or the tensor not
+    /// plain or of this checkpoint; [`ErrorKind::Changed`](crate::ErrorKind::Changed) if the file shrank;
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if the system refuses.
     pub fn bytes<'a>(&'a self, tensor: &TensorMeta, start: u64, len: usize, buf: &'a mut Vec<u8>) -> Result<&'a [u8]> {
         self.reader().bytes(tensor, start, len, buf)
     }
@@ -212,8 +215,9 @@ impl Checkpoint {
     /// place, or through `buf`. Returns `None` and leaves `out` alone where the type is not one that is decoded.
     ///
     /// # Errors
-    /// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) if the elements are not the tensor's, or not whole rows or blocks; [`ErrorKind::Changed`](crate::ErrorKind::Changed) if
-    /// the file shrank; [`ErrorKind::Io`](crate::ErrorKind::Io) if the system refuses.
+    /// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) if the elements are not the tensor's, or not whole rows or
+    /// blocks; [`ErrorKind::Changed`](crate::ErrorKind::Changed) if the file shrank;
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if the system refuses.
     pub fn values<'a>(
         &'a self,
         tensor: &TensorMeta,
@@ -296,7 +300,8 @@ impl Checkpoint {
     /// is about one state of the checkpoint.
     ///
     /// # Errors
-    /// [`ErrorKind::Changed`](crate::ErrorKind::Changed) naming the first file that is different or gone; [`ErrorKind::Io`](crate::ErrorKind::Io) if one cannot be examined.
+    /// [`ErrorKind::Changed`](crate::ErrorKind::Changed) naming the first file that is different or gone;
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if one cannot be examined.
     pub fn check_unchanged(&self) -> Result<()> {
         for shard in self.shards.iter() {
             if !shard.is_unchanged()? {

@@ -50,10 +50,10 @@ pub(crate) type Opener<'a> = &'a dyn Fn(&str) -> Result<Option<Box<dyn Object>>>
 /// of its tensors. Of the tensors' bytes none are read.
 ///
 /// # Errors
-/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) with tensor and byte offset wherever the file breaks its format;
-/// [`ErrorKind::Limit`](crate::ErrorKind::Limit) for a ceiling of [`limits`](crate::limits); [`ErrorKind::Nothing`](crate::ErrorKind::Nothing)
-/// where it holds no model, or values that were not downloaded; [`ErrorKind::Changed`](crate::ErrorKind::Changed) if it shrank
-/// meanwhile.
+/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) with tensor and byte offset wherever the file breaks its
+/// format; [`ErrorKind::Limit`](crate::ErrorKind::Limit) for a ceiling of [`limits`](crate::limits);
+/// [`ErrorKind::Nothing`](crate::ErrorKind::Nothing) where it holds no model, or values that were not downloaded;
+/// [`ErrorKind::Changed`](crate::ErrorKind::Changed) if it shrank meanwhile.
 pub(crate) fn read(kind: Kind, object: &dyn Object, name: &str, beside: Opener<'_>) -> Result<Header> {
     match kind {
         Kind::Safetensors => safetensors::read(object, name),

@@ -102,7 +102,8 @@ impl DType {
         }
     }
 
-    /// Whether the values are weights (floating point, or blocks that stand for it) rather than indices, masks or packed codes.
+    /// Whether the values are weights (floating point, or blocks that stand for it) rather than indices, masks or
+    /// packed codes.
     pub fn is_float(&self) -> bool {
         matches!(
             self,

@@ -35,9 +35,10 @@ const MAX_LENGTHS: u64 = 1 << 24;
 /// `F16`; of any other type of the base the result is `F32`.
 ///
 /// # Errors
-/// As [`Checkpoint::open`] for either path; [`ErrorKind::Usage`](crate::ErrorKind::Usage) if `adapter` holds no adapter; [`ErrorKind::Nothing`](crate::ErrorKind::Nothing) if it
-/// is of a method that is not merged, or `base` holds no model; [`ErrorKind::Malformed`](crate::ErrorKind::Malformed), naming file and tensor, if
-/// names or shapes do not fit the base.
+/// As [`Checkpoint::open`] for either path; [`ErrorKind::Usage`](crate::ErrorKind::Usage) if `adapter` holds no
+/// adapter; [`ErrorKind::Nothing`](crate::ErrorKind::Nothing) if it is of a method that is not merged, or `base` holds
+/// no model; [`ErrorKind::Malformed`](crate::ErrorKind::Malformed), naming file and tensor, if names or shapes do not
+/// fit the base.
 pub fn open_merged(adapter: &Path, base: &Path, options: OpenOptions) -> Result<Checkpoint> {
     let (theirs, own) = (Checkpoint::open(adapter, options)?, Checkpoint::open(base, options)?);
     for part in [&theirs, &own] {

@@ -43,8 +43,10 @@ impl Folder {
     /// itself are the user's own and are followed. With `mmap`, files are mapped where the system allows it.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if there is nothing at `path`; [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) if it is neither folder nor file, or the cache
-    /// names a snapshot that is not there; [`ErrorKind::Nothing`](crate::ErrorKind::Nothing) if it has none; [`ErrorKind::Usage`](crate::ErrorKind::Usage) if it has several.
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if there is nothing at `path`;
+    /// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) if it is neither folder nor file, or the cache names a
+    /// snapshot that is not there; [`ErrorKind::Nothing`](crate::ErrorKind::Nothing) if it has none;
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) if it has several.
     pub fn locate(path: &Path, mmap: bool) -> Result<(Self, Option<String>)> {
         let found = fs::metadata(path).map_err(|source| Error::io(path, "open", source))?;
         if found.is_dir() {

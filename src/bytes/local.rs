@@ -35,8 +35,9 @@ impl LocalFile {
     /// Opens a regular file.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if the system refuses; [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) for a folder, pipe, device or socket, which is
-    /// recognised before it is opened because opening a pipe would wait for a writer.
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if the system refuses;
+    /// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) for a folder, pipe, device or socket, which is recognised
+    /// before it is opened because opening a pipe would wait for a writer.
     pub fn open(path: &Path) -> Result<Self> {
         Self::open_as(path.to_path_buf(), path.to_path_buf(), true)
     }

@@ -81,8 +81,9 @@ pub trait Store: Debug + Send + Sync {
     /// Opens the object of this name. A store has a boundary: what lies beyond it is not opened, whatever leads there.
     ///
     /// # Errors
-    /// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) if it is no object (but a folder, say), or a link that leads nowhere
-    /// or beyond the boundary; [`ErrorKind::Io`](crate::ErrorKind::Io) if there is none, or it cannot be opened.
+    /// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) if it is no object (but a folder, say), or a link that
+    /// leads nowhere or beyond the boundary; [`ErrorKind::Io`](crate::ErrorKind::Io) if there is none, or it cannot be
+    /// opened.
     fn open(&self, name: &str) -> Result<Box<dyn Object>>;
 }
 

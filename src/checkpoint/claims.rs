@@ -1,4 +1,5 @@
-//! What lies beside the weights, or before them in the same file: `config.json`, the model card's front matter, the tokenizer.
+//! What lies beside the weights, or before them in the same file: `config.json`, the model card's front matter, the
+//! tokenizer.
 //!
 //! All of it is hearsay about the weights, so nothing here is ever fatal: what cannot be read becomes a finding.
 

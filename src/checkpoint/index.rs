@@ -38,8 +38,9 @@ impl Index {
     /// Reads the index of this name.
     ///
     /// # Errors
-    /// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) if it is not an object with a `weight_map` of plain relative paths, or states anything
-    /// twice; [`ErrorKind::Limit`](crate::ErrorKind::Limit) for a ceiling; [`ErrorKind::Nothing`](crate::ErrorKind::Nothing) if it is a Git-LFS pointer.
+    /// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) if it is not an object with a `weight_map` of plain
+    /// relative paths, or states anything twice; [`ErrorKind::Limit`](crate::ErrorKind::Limit) for a ceiling;
+    /// [`ErrorKind::Nothing`](crate::ErrorKind::Nothing) if it is a Git-LFS pointer.
     pub(crate) fn read(store: &dyn Store, name: &str) -> Result<Self> {
         let object = store.open(name)?;
         let path = object.name();

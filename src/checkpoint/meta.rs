@@ -99,7 +99,8 @@ enum Cut {
 /// Puts the parts of every tensor together. `tensors` are those of all `shards`, one part of the model in each.
 ///
 /// # Errors
-/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) naming the tensor if a part lacks it, or the parts do not fit together.
+/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) naming the tensor if a part lacks it, or the parts do not fit
+/// together.
 pub(super) fn join(
     root: &Path,
     shards: &[Shard],

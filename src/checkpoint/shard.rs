@@ -79,8 +79,8 @@ impl Shard {
     /// Bytes `[offset, offset + len)` of the file, header included: borrowed from the mapping, or read into `buf`.
     ///
     /// # Errors
-    /// [`ErrorKind::Changed`](crate::ErrorKind::Changed) if the file ends before that; [`ErrorKind::Io`](crate::ErrorKind::Io) if the
-    /// system refuses.
+    /// [`ErrorKind::Changed`](crate::ErrorKind::Changed) if the file ends before that;
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if the system refuses.
     pub fn read<'a>(&'a self, offset: u64, len: usize, buf: &'a mut Vec<u8>) -> Result<&'a [u8]> {
         #[cfg(test)]
         self.tally.read.fetch_add(len as u64, std::sync::atomic::Ordering::SeqCst);

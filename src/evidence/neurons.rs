@@ -8,10 +8,11 @@
 //! reference layer that is laid beside a suspect layer.
 //!
 //! **`neuron-labels`.** Of m matched pairs among h labels, F have equal labels. For every K,
-//! `P(F ≥ K) ≤ E[C(F,K)] = C(m,K)·(h−K)!/h! ≤ (m/h)^K/K!`, since a K-subset of the pairs is fixed by a random permutation
-//! with probability (h−K)!/h! and (m−i)/(h−i) ≤ m/h. Over layers with independent permutations, Vandermonde's identity
-//! (each reference layer is laid beside one suspect layer at most) `C(ΣF,K) = Σ ∏ C(F_l,K_l)` gives `P(ΣF ≥ K) ≤ λ^K/K!` with λ = Σ m_l/h_l. Exact, whatever the data. Two frames are
-//! tried: the smaller bound is doubled.
+//! `P(F ≥ K) ≤ E[C(F,K)] = C(m,K)·(h−K)!/h! ≤ (m/h)^K/K!`, since a K-subset of the pairs is fixed by a random
+//! permutation with probability (h−K)!/h! and (m−i)/(h−i) ≤ m/h. Over layers with independent permutations,
+//! Vandermonde's identity (each reference layer is laid beside one suspect layer at most) `C(ΣF,K) = Σ ∏ C(F_l,K_l)`
+//! gives `P(ΣF ≥ K) ≤ λ^K/K!` with λ = Σ m_l/h_l. Exact, whatever the data. Two frames are tried: the smaller bound is
+//! doubled.
 //!
 //! **`neuron-order`.** Correlation of the matched pairs' labels, as ranks within their layer, pooled over layers: sees a
 //! suspect whose neurons were dropped or inserted in order.

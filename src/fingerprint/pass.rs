@@ -136,8 +136,8 @@ fn origin(checkpoint: &Checkpoint, files: Vec<FileRecord>) -> Origin {
     }
 }
 
-/// Shards with sizes, and digests of those that could be published files, by size or by container. Of an adapter and its base all have
-/// one: there is no merged file that could be looked at again.
+/// Shards with sizes, and digests of those that could be published files, by size or by container. Of an adapter and
+/// its base all have one: there is no merged file that could be looked at again.
 fn file_records(checkpoint: &Checkpoint) -> Result<Vec<FileRecord>> {
     let container = Container::of_format(checkpoint.format.as_str());
     let record = |shard: &crate::checkpoint::Shard| {

@@ -51,10 +51,11 @@ struct Entry {
 /// number is limited, whatever the file's length.
 ///
 /// # Errors
-/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) with tensor and byte offset wherever the file breaks the format: not version 2 or 3, the other
-/// byte order, an alignment that is no power of two, counts or lengths beyond the end, anything stated twice, sizes that
-/// overflow or cut a block, tensors that overlap or reach beyond the end. [`ErrorKind::Limit`](crate::ErrorKind::Limit) for a ceiling of
-/// [`limits`](crate::limits). [`ErrorKind::Changed`](crate::ErrorKind::Changed) if the file shrank meanwhile.
+/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) with tensor and byte offset wherever the file breaks the
+/// format: not version 2 or 3, the other byte order, an alignment that is no power of two, counts or lengths beyond the
+/// end, anything stated twice, sizes that overflow or cut a block, tensors that overlap or reach beyond the end.
+/// [`ErrorKind::Limit`](crate::ErrorKind::Limit) for a ceiling of [`limits`](crate::limits).
+/// [`ErrorKind::Changed`](crate::ErrorKind::Changed) if the file shrank meanwhile.
 pub(super) fn read(object: &dyn Object, name: &str) -> Result<Header> {
     let path = object.name();
     let mut reader = Reader::new(object);

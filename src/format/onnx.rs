@@ -24,10 +24,10 @@ const FORMAT: &str = "ONNX file";
 /// opened by `beside`.
 ///
 /// # Errors
-/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) with tensor and byte offset wherever the message or a tensor breaks the
-/// format, or values lie outside the file or the folder; [`ErrorKind::Limit`](crate::ErrorKind::Limit) for a ceiling of
-/// [`limits`](crate::limits); [`ErrorKind::Nothing`](crate::ErrorKind::Nothing) for a file of values that was not downloaded;
-/// [`ErrorKind::Changed`](crate::ErrorKind::Changed) if the file shrank meanwhile.
+/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) with tensor and byte offset wherever the message or a tensor
+/// breaks the format, or values lie outside the file or the folder; [`ErrorKind::Limit`](crate::ErrorKind::Limit) for a
+/// ceiling of [`limits`](crate::limits); [`ErrorKind::Nothing`](crate::ErrorKind::Nothing) for a file of values that
+/// was not downloaded; [`ErrorKind::Changed`](crate::ErrorKind::Changed) if the file shrank meanwhile.
 pub(super) fn read(object: &dyn Object, name: &str, beside: Opener<'_>) -> Result<Header> {
     let mut reader = Reader::new(object);
     let model = graph::read(&mut reader)?;

@@ -160,7 +160,8 @@ fn is_onnx(head: &[u8], len: u64) -> bool {
     /// Versions that there are, with room for those to come.
     const VERSIONS: std::ops::RangeInclusive<u8> = 1..=40;
     let [0x08, version, tag, rest @ ..] = head else { return false };
-    // Fields with a length: the producer's name and version, the domain, documentation, the graph, operator sets, properties.
+    // Fields with a length: the producer's name and version, the domain, documentation, the graph, operator sets,
+    // properties.
     if !VERSIONS.contains(version) || !matches!(tag, 0x12 | 0x1a | 0x22 | 0x32 | 0x3a | 0x42 | 0x72) {
         return false;
     }

@@ -32,10 +32,10 @@ const FORMAT: &str = "safetensors";
 /// (100 MB) plus a few times as much for its names, whatever the file's length.
 ///
 /// # Errors
-/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) with tensor and byte offset wherever the file breaks the format: too short, not JSON, unknown
-/// structure, anything stated twice, sizes that overflow or contradict each other, tensors that overlap or reach
-/// beyond the end. [`ErrorKind::Limit`](crate::ErrorKind::Limit) for a ceiling of [`limits`](crate::limits). [`ErrorKind::Changed`](crate::ErrorKind::Changed) if the file shrank
-/// meanwhile.
+/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) with tensor and byte offset wherever the file breaks the
+/// format: too short, not JSON, unknown structure, anything stated twice, sizes that overflow or contradict each other,
+/// tensors that overlap or reach beyond the end. [`ErrorKind::Limit`](crate::ErrorKind::Limit) for a ceiling of
+/// [`limits`](crate::limits). [`ErrorKind::Changed`](crate::ErrorKind::Changed) if the file shrank meanwhile.
 pub(super) fn read(object: &dyn Object, name: &str) -> Result<Header> {
     let path = object.name();
     let mut buf = Vec::new();

@@ -37,9 +37,10 @@ struct Named<'a> {
 /// Reads what the file says of its tensors; findings call it `name`.
 ///
 /// # Errors
-/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) with the byte offset wherever the file breaks its format, is compressed or big-endian, or has
-/// no tensors that can be found; [`ErrorKind::Limit`](crate::ErrorKind::Limit) for a ceiling of [`limits`](crate::limits); [`ErrorKind::Nothing`](crate::ErrorKind::Nothing) for
-/// an archive that is no checkpoint; [`ErrorKind::Changed`](crate::ErrorKind::Changed) if the file shrank meanwhile.
+/// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) with the byte offset wherever the file breaks its format, is
+/// compressed or big-endian, or has no tensors that can be found; [`ErrorKind::Limit`](crate::ErrorKind::Limit) for a
+/// ceiling of [`limits`](crate::limits); [`ErrorKind::Nothing`](crate::ErrorKind::Nothing) for an archive that is no
+/// checkpoint; [`ErrorKind::Changed`](crate::ErrorKind::Changed) if the file shrank meanwhile.
 pub(super) fn read(object: &dyn Object, name: &str) -> Result<Header> {
     let file = Named { path: object.name(), name, object };
     let mut buf = Vec::new();

@@ -48,7 +48,8 @@ impl Device {
     /// The first NVIDIA GPU.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) if the crate was built without its feature `cuda`, or there is no such GPU.
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) if the crate was built without its feature `cuda`, or there is no
+    /// such GPU.
     pub fn cuda() -> Result<Self> {
         Self::gpu("cuda", candle_core::utils::cuda_is_available(), candle_core::Device::new_cuda)
     }
@@ -56,7 +57,8 @@ impl Device {
     /// The first GPU that speaks Apple's Metal.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) if the crate was built without its feature `metal`, or there is no such GPU.
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) if the crate was built without its feature `metal`, or there is no
+    /// such GPU.
     pub fn metal() -> Result<Self> {
         Self::gpu("metal", candle_core::utils::metal_is_available(), candle_core::Device::new_metal)
     }
@@ -208,8 +210,8 @@ static CHOSEN: OnceLock<Device> = OnceLock::new();
 /// Has the products of this process taken on a device from now on.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`](crate::ErrorKind::Usage) once a device was chosen, or a product was taken on the one that is there by default: results of one
-/// process do not come from two devices.
+/// [`ErrorKind::Usage`](crate::ErrorKind::Usage) once a device was chosen, or a product was taken on the one that is
+/// there by default: results of one process do not come from two devices.
 pub fn choose(device: Device) -> Result<()> {
     let name = device.name;
     CHOSEN

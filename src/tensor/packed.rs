@@ -89,8 +89,8 @@ pub enum Packing {
     },
 }
 
-/// Whole numbers with one scale for all, one for each out, or one for each run of in features of an out. Zero points lie like
-/// the scales, and are as wide as the codes.
+/// Whole numbers with one scale for all, one for each out, or one for each run of in features of an out. Zero points
+/// lie like the scales, and are as wide as the codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Linear {
     /// Bits of a code, 2, 4 or 8; those of a row one after the other, lowest bits first.

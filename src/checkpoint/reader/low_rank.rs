@@ -146,7 +146,8 @@ impl Change<'_> {
         Ok(self.reader.values(tensor, first, &mut all[start..], buf)?.is_some())
     }
 
-    /// What the out features in the window are multiplied with to have their stated lengths. `sums` are the window's values.
+    /// What the out features in the window are multiplied with to have their stated lengths. `sums` are the window's
+    /// values.
     fn factors(
         &self,
         magnitude: &Magnitude,

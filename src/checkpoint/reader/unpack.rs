@@ -83,8 +83,8 @@ impl Parts<'_> {
         Ok(bytes.map(|bytes| bytes.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect()))
     }
 
-    /// Hands the codes of a window to `take`, row by row. The rows are streams of codes of up to 8 bits in bytes, the lowest
-    /// bits first.
+    /// Hands the codes of a window to `take`, row by row. The rows are streams of codes of up to 8 bits in bytes, the
+    /// lowest bits first.
     fn codes(&self, stored: &Stored, bits: u32, window: Window, mut take: impl FnMut(u32)) -> Result<Option<()>> {
         let (first, count) = span(window.col, window.cols, bits, 8);
         let Some(bytes) = self.bytes(stored, Window { col: first, cols: count, ..window })? else { return Ok(None) };

@@ -23,7 +23,8 @@ impl Split {
     /// Checks that the files of a model, in order, are what each says it is. `tensors` is their number in all files.
     ///
     /// # Errors
-    /// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) if a file says that it is another one, that there are more or fewer files, or tensors.
+    /// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) if a file says that it is another one, that there are more
+    /// or fewer files, or tensors.
     pub(crate) fn check(root: &Path, files: &[Self], tensors: usize) -> Result<()> {
         let all = files.len();
         for (index, Self { number, count, tensors: stated }) in files.iter().enumerate() {

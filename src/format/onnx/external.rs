@@ -44,8 +44,8 @@ impl<'a> External<'a> {
     /// The shard and the bytes that `keys` of the tensor at byte `at` name, which have to be `len` bytes.
     ///
     /// # Errors
-    /// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) if the file lies outside the folder, is not there, or ends before the
-    /// values do; whatever the opener refuses.
+    /// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) if the file lies outside the folder, is not there, or ends
+    /// before the values do; whatever the opener refuses.
     pub(crate) fn find(
         &mut self,
         reader: &Reader<'_>,

@@ -182,7 +182,8 @@ impl<'a> Reader<'a> {
         Ok(Span { at: begin, end })
     }
 
-    /// Text of at most `limit` bytes, which a window has to take; over it the error says `what`. Bytes that are no UTF-8 are replaced.
+    /// Text of at most `limit` bytes, which a window has to take; over it the error says `what`. Bytes that are no
+    /// UTF-8 are replaced.
     pub(crate) fn text(&mut self, span: Span, limit: u64, what: &'static str) -> Result<String> {
         if span.len() > limit {
             return Err(self.over(what, span.len(), limit));

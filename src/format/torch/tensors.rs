@@ -183,7 +183,8 @@ fn is_in_order(size: &[u64], stride: &[u64]) -> bool {
     })
 }
 
-/// A tensor whose values lie in another order, such as a transposed one. `None` where values share bytes, or the pieces would be too many.
+/// A tensor whose values lie in another order, such as a transposed one. `None` where values share bytes, or the pieces
+/// would be too many.
 fn strided(tensor: &Tensor, dtype: &DType, start: u64) -> Option<View> {
     let width = dtype.bytes()?;
     let span = span(&tensor.size, &tensor.stride)?.checked_mul(width)?;
