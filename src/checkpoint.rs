@@ -36,6 +36,7 @@ use crate::limits::MAX_TENSORS;
 use crate::tensor::low_rank::LowRank;
 use crate::tensor::{DType, Extent, Storage, TensorMeta};
 use crate::text::{listed, shown};
+use crate::unread::Unread;
 use crate::{Error, Result};
 
 const FORMAT: &str = "checkpoint";
@@ -111,6 +112,8 @@ pub struct Checkpoint {
     pub adapter: Option<adapter::Config>,
     /// What was odd about the files.
     pub findings: Vec<Finding>,
+    /// What lies in the files and beside them and is not read as part of the model.
+    pub unread: Vec<Unread>,
     /// The repository, `org/name`, if the files lie in a Hugging Face cache.
     pub repository: Option<String>,
     /// The revision of that repository: a commit hash as a rule.
@@ -152,7 +155,7 @@ impl Checkpoint {
         }
         let kind = check_contents(path, &files, &contents)?;
         let format = Format::of(kind, index.is_some() || files.len() > 1);
-        let Headers { shards, mut tensors, claims, splits, row_order, aliases, findings: found } =
+        let Headers { shards, mut tensors, claims, splits, row_order, aliases, findings: found, unread } =
             Headers::read(store, &files, kind)?;
         findings.extend(found);
         let is_parts = meta::is_parts(&files);
@@ -176,7 +179,7 @@ impl Checkpoint {
         let tensors = packed::join(tensors, beside.claims.config.as_ref(), &shards)?;
         // What was joined is no longer of an unknown type.
         findings.splice(remarked..remarked, remarks(&tensors));
-        Ok(Self { tensors, findings, ..Self::with(store, format, shards, beside) })
+        Ok(Self { tensors, findings, unread, ..Self::with(store, format, shards, beside) })
     }
 
     fn with(store: &dyn Store, format: Format, shards: Vec<Shard>, beside: Sidecars) -> Self {
@@ -192,6 +195,7 @@ impl Checkpoint {
             tokenizer,
             adapter,
             findings: Vec::new(),
+            unread: Vec::new(),
             repository,
             revision,
             merged: None,
@@ -271,6 +275,7 @@ impl Checkpoint {
             tokenizer: self.tokenizer.clone(),
             adapter: self.adapter.clone(),
             findings: self.findings.clone(),
+            unread: self.unread.clone(),
             repository: self.repository.clone(),
             revision: self.revision.clone(),
             merged: self.merged.clone(),
@@ -367,6 +372,7 @@ struct Headers {
     splits: Vec<Split>,
     aliases: BTreeSet<String>,
     findings: Vec<Finding>,
+    unread: Vec<Unread>,
 }
 
 impl Headers {
@@ -385,7 +391,7 @@ impl Headers {
     }
 
     fn add(&mut self, is_first: bool, name: &str, object: Box<dyn Object>, header: Header) {
-        let Header { tensors, metadata, claims, aliases, beside, split, row_order, findings } = header;
+        let Header { tensors, metadata, claims, aliases, beside, split, row_order, findings, unread } = header;
         let position = self.shards.len();
         self.tensors.extend(tensors.into_iter().map(|tensor| tensor.shifted(position)));
         self.shards.push(Shard::new(name.to_owned(), metadata, object));
@@ -396,6 +402,7 @@ impl Headers {
         self.splits.push(split);
         self.aliases.extend(aliases);
         self.findings.extend(findings);
+        self.unread.extend(unread);
     }
 }
 

@@ -48,6 +48,7 @@ use crate::finding::Finding;
 use crate::model::Architecture;
 use crate::model::naming::is_adapter_part;
 use crate::tensor::DType;
+use crate::unread::Unread;
 
 /// Name and version of the file format.
 pub const SCHEMA: &str = "weightprint/fingerprint/1";
@@ -145,6 +146,9 @@ pub struct Origin {
     /// What was merged, if it is an adapter seen together with its base.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub merged: Option<Merged>,
+    /// What lies in the files and beside them and was not read as part of the model.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub unread: Vec<Unread>,
 }
 
 /// What is kept of one tensor.

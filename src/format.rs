@@ -20,6 +20,7 @@ use crate::Result;
 use crate::bytes::Object;
 use crate::finding::Finding;
 use crate::tensor::TensorMeta;
+use crate::unread::Unread;
 
 /// What a weight file states, checked against its length.
 #[derive(Debug, Default)]
@@ -41,6 +42,8 @@ pub(crate) struct Header {
     pub(crate) row_order: Option<RowOrder>,
     /// What was odd, refused or left out.
     pub(crate) findings: Vec<Finding>,
+    /// Bytes of the file that are neither tensors nor anything else that the format knows.
+    pub(crate) unread: Vec<Unread>,
 }
 
 /// Opens the object of a name relative to the folder of the model; `None` where there is none.

@@ -44,6 +44,7 @@ pub mod report;
 mod scanner;
 mod tensor;
 mod text;
+mod unread;
 mod verdict;
 
 // The command line writes files as the library does.

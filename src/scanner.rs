@@ -68,7 +68,9 @@ impl Prepared {
             return Err(Error::nothing(&checkpoint.root, why));
         }
         let subject = Subject::of(checkpoint);
-        let (fingerprint, cached) = cached_or_taken(&subject, settings, cache, progress)?;
+        let (mut fingerprint, cached) = cached_or_taken(&subject, settings, cache, progress)?;
+        // What lies beside the weights may have changed since a fingerprint was kept of them.
+        fingerprint.exact.subject.unread.clone_from(&checkpoint.unread);
         findings.extend(config_findings(checkpoint, subject.anatomy()));
         findings.extend(fingerprint.exact.findings.iter().cloned());
         let claims = checkpoint.claims.clone();

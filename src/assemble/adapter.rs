@@ -107,6 +107,7 @@ fn joined(base: Checkpoint, adapter: Checkpoint, tensors: Vec<TensorMeta>, merge
     findings.extend(adapter.findings.into_iter().filter(|finding| finding.code != Code::NeedsBase));
     let declared = adapter.adapter.as_ref().and_then(|config| config.base_model_name_or_path.as_deref());
     findings.push(finding(&merged, declared));
+    let unread = [base.unread, adapter.unread].concat();
     let (merged, shards) = (Some(merged), Arc::new(shards));
     Ok(Checkpoint {
         format: Format::Merged,
@@ -115,6 +116,7 @@ fn joined(base: Checkpoint, adapter: Checkpoint, tensors: Vec<TensorMeta>, merge
         claims,
         adapter: adapter.adapter,
         findings,
+        unread,
         repository: None,
         revision: None,
         merged,

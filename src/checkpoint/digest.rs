@@ -24,7 +24,7 @@ impl Checkpoint {
     /// # Errors
     /// If a file cannot be examined or read.
     pub fn digest(&self) -> Result<[u8; 32]> {
-        // Findings are of how it was opened, the folder's name is in its place, the revision names what the bytes already
+        // Findings are of how it was opened, what was not read is told of the checkpoint and not of its fingerprint, the folder's name is in its place, the revision names what the bytes already
         // show, and what is known of pointers stands in the shards.
         let Self {
             root,
@@ -36,6 +36,7 @@ impl Checkpoint {
             tokenizer,
             adapter: _,
             findings: _,
+            unread: _,
             repository,
             revision: _,
             merged,

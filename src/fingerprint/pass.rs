@@ -133,6 +133,7 @@ fn origin(checkpoint: &Checkpoint, files: Vec<FileRecord>) -> Origin {
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
         tokenizer_sha256: checkpoint.tokenizer.as_ref().map(|tokenizer| tokenizer.sha256.clone()),
         merged: checkpoint.merged.clone(),
+        unread: checkpoint.unread.clone(),
     }
 }
 

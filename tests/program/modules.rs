@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 /// The modules of the library, lowest first: each may use those before it, never one behind it.
-const ORDER: [&str; 21] = [
+const ORDER: [&str; 22] = [
     "text",
     "error",
     "finding",
+    "unread",
     "limits",
     "bytes",
     "math",
