@@ -233,14 +233,16 @@ impl TensorFingerprint {
             let one_value = summary.finite > 0 && summary.is_constant() && summary.nonfinite_share() == 0.0;
             one_value || self.formula && remarks::follows_formula(self, values)
         };
-        self.stored_bytes > 0 && !self.values.as_ref().is_some_and(says_nothing)
+        self.weights() > 0 && !self.values.as_ref().is_some_and(says_nothing)
     }
 
     /// How many weights the tensor may hold: its elements, or two to each byte of what is not known to be weights, which
-    /// stands for them only as codes, and codes have four bits as a rule; saturates.
+    /// stands for them only as codes, and codes have four bits as a rule; saturates. Where no byte of it was found, what it
+    /// states has to be believed.
     pub fn weights(&self) -> u64 {
-        if self.dtype.is_float() && self.values.is_some() {
-            self.elements()
+        let is_known = self.dtype.is_float() && self.values.is_some();
+        if is_known || self.stored_bytes == 0 {
+            self.shape.iter().fold(1, |product: u64, &size| product.saturating_mul(size))
         } else {
             self.stored_bytes.saturating_mul(2)
         }
