@@ -237,7 +237,10 @@ pub(super) fn summary(name: &str, conclusion: &Conclusion, best: Option<&Assessm
 /// What stands in the way of a clean bill.
 pub(super) fn obstacle(obstacle: &Obstacle) -> String {
     match obstacle {
-        Obstacle::Coverage(share) => format!("only {} of the weights there was compared", percent(*share)),
+        Obstacle::Coverage(0.0) => "nothing of it was compared with any reference".to_owned(),
+        Obstacle::Coverage(share) => {
+            format!("only {} of the weights that lie there was compared with any reference", percent(*share))
+        }
         Obstacle::Unread(share) => format!(
             "bytes that may be weights were not read, {} as many as were",
             if *share > 10.0 { format!("{share:.0} times") } else { percent(*share) }
