@@ -180,7 +180,10 @@ pub fn coverage(suspect: &Fingerprint) -> f64 {
     // Types that are not decoded may state any shape.
     let sum = |sum: u64, tensor: &TensorFingerprint| sum.saturating_add(tensor.weights());
     let all = suspect.exact.tensors.iter().filter(|tensor| tensor.counts()).fold(0, sum);
-    let seen = suspect.exact.tensors.iter().filter(|tensor| tensor.dtype.is_float() && tensor.informative().is_some());
+    let is_seen = |tensor: &&TensorFingerprint| {
+        tensor.dtype.is_float() && !tensor.is_of_codes() && tensor.informative().is_some()
+    };
+    let seen = suspect.exact.tensors.iter().filter(is_seen);
     let seen = seen.fold(0, sum);
     if all == 0 { 0.0 } else { seen as f64 / all as f64 }
 }

@@ -45,8 +45,8 @@ use crate::assemble::Subject;
 use crate::checkpoint::adapter::Merged;
 use crate::error::{Error, Result};
 use crate::finding::Finding;
-use crate::model::Architecture;
-use crate::model::naming::is_adapter_part;
+use crate::model::naming::lacks_base;
+use crate::model::{Architecture, Role};
 use crate::tensor::DType;
 use crate::unread::Unread;
 
@@ -228,6 +228,11 @@ impl TensorFingerprint {
         !self.formula && self.elements() > 0
     }
 
+    /// Whether it says how codes become weights and holds none itself: without them it tells nothing.
+    pub fn is_of_codes(&self) -> bool {
+        matches!(self.assignment.roles[..], [Role::Quant | Role::QuantScale | Role::QuantBias])
+    }
+
     /// How many weights the tensor may hold: its elements, or two to each byte of integers, which stand for weights
     /// only as codes, and codes have four bits as a rule; saturates.
     pub fn weights(&self) -> u64 {
@@ -331,7 +336,7 @@ impl Fingerprint {
     /// Whether it is of a model that others can be compared with: not of pointers without weights, nor of an adapter
     /// without its base.
     pub fn holds_model(&self) -> bool {
-        !self.exact.tensors.is_empty() && !self.exact.tensors.iter().any(|tensor| is_adapter_part(&tensor.name))
+        !self.exact.tensors.is_empty() && !lacks_base(self.exact.tensors.iter().map(|tensor| tensor.name.as_str()))
     }
 
     /// Refuses what cannot be a reference; errors name `path`.
