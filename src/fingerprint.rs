@@ -45,8 +45,8 @@ use crate::assemble::Subject;
 use crate::checkpoint::adapter::Merged;
 use crate::error::{Error, Result};
 use crate::finding::Finding;
-use crate::model::Architecture;
-use crate::model::naming::is_adapter_part;
+use crate::model::naming::lacks_base;
+use crate::model::{Architecture, Role};
 use crate::tensor::DType;
 use crate::unread::Unread;
 
@@ -342,7 +342,7 @@ impl Fingerprint {
     /// Whether it is of a model that others can be compared with: not of pointers without weights, nor of an adapter
     /// without its base.
     pub fn holds_model(&self) -> bool {
-        !self.exact.tensors.is_empty() && !self.exact.tensors.iter().any(|tensor| is_adapter_part(&tensor.name))
+        !self.exact.tensors.is_empty() && !lacks_base(self.exact.tensors.iter().map(|tensor| tensor.name.as_str()))
     }
 
     /// Refuses what cannot be a reference; errors name `path`.

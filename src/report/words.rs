@@ -267,6 +267,7 @@ pub(super) fn why_untested(why: WhyUntested) -> &'static str {
             UnreadKind::ForeignWeights => "weights in a format that is not read",
             UnreadKind::UnknownFile => "a file whose content was not made out",
             UnreadKind::TrainingState => "training state",
+            UnreadKind::LeftOut => "tensors beside the model that was read",
             UnreadKind::Gap => "bytes that belong to no tensor",
             UnreadKind::EmbeddedData => "data in place of text",
             UnreadKind::RemoteCode => "code",
