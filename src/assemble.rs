@@ -2,6 +2,7 @@
 
 pub(crate) mod adapter;
 pub mod logical;
+mod punned;
 mod subject;
 
 pub use self::adapter::open_merged;

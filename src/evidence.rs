@@ -5,6 +5,7 @@
 pub mod bits;
 pub mod changes;
 pub mod channels;
+pub mod content;
 pub mod counterparts;
 pub mod facts;
 pub mod heads;
@@ -74,12 +75,16 @@ pub struct Comparison {
     pub matches: Vec<matching::Match>,
     /// Totals over digests.
     pub bits: bits::Bits,
+    /// Runs of values in common; `None` where the test does not apply.
+    pub content: Option<content::Content>,
     /// Parts of the suspect with the share that has a counterpart.
     pub parts: Vec<PartShare>,
     /// Layers of the suspect with the layer of the reference in which most of their counterparts lie.
     pub layers: Vec<LayerShare>,
     /// What was done to the reference, if the suspect descends from it.
     pub changes: Vec<Change>,
+    /// Share of the reference's parameters that is its embedding.
+    pub reference_embedding: f64,
     /// Whether block shapes agree: everything in the architecture record but the vocabulary and the number of layers.
     pub same_blocks: bool,
     /// Whether the architectures are of one family, whatever their sizes.
@@ -122,7 +127,9 @@ pub fn compare(known: &Suspect<'_>, reference: &Fingerprint, depth: Depth) -> Co
     let matches = matching::matches(suspect, reference);
     let bits = bits::totals(suspect, &known.rows, reference, &matches);
     let agreement = known::compare(&suspect.exact.architecture, &reference.exact.architecture);
-    let mut evidence = vec![bits.test(suspect), channels::test(suspect, &known.scores, reference)];
+    let content = content::Content::of(suspect, reference);
+    let mut evidence =
+        vec![bits.test(suspect), content::Content::test(content), channels::test(suspect, &known.scores, reference)];
     let neurons = match depth {
         Depth::Full => neurons::look(suspect, reference),
         Depth::Labels => neurons::Neurons::unknown(WhyNot::NotSearched),
@@ -147,6 +154,8 @@ pub fn compare(known: &Suspect<'_>, reference: &Fingerprint, depth: Depth) -> Co
         coverage: coverage(suspect),
         matches,
         bits,
+        content: content.ok(),
+        reference_embedding: embedding_share(reference),
     }
 }
 
@@ -183,6 +192,19 @@ pub fn coverage(suspect: &Fingerprint) -> f64 {
     let seen = suspect.exact.tensors.iter().filter(|tensor| tensor.dtype.is_float() && tensor.informative().is_some());
     let seen = seen.fold(0, sum);
     if all == 0 { 0.0 } else { seen as f64 / all as f64 }
+}
+
+/// Share of a model's parameters that could be compared in its embedding and output head.
+fn embedding_share(fingerprint: &Fingerprint) -> f64 {
+    let (mut all, mut embedding) = (0.0, 0.0);
+    for tensor in fingerprint.exact.tensors.iter().filter(|tensor| tensor.informative().is_some()) {
+        let elements = tensor.elements() as f64;
+        all += elements;
+        if Part::of(&tensor.assignment.roles) == Part::Embedding {
+            embedding += elements;
+        }
+    }
+    if all > 0.0 { embedding / all } else { 0.0 }
 }
 
 fn parts(suspect: &Fingerprint, reference: &Fingerprint, matches: &[matching::Match]) -> Vec<PartShare> {
