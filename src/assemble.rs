@@ -3,6 +3,7 @@
 pub(crate) mod adapter;
 pub mod logical;
 mod punned;
+mod restored;
 mod subject;
 
 pub use self::adapter::open_merged;

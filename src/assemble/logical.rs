@@ -120,6 +120,12 @@ fn parts(
     if !tensor.dtype.is_decoded() || !tensor.dtype.is_float() {
         return None;
     }
+    if let (Storage::View(view), None) = (&tensor.storage, change)
+        && is_turned(assignment, architecture)
+        && transposed(tensor).is_none()
+    {
+        return turned(tensor, view, assignment, architecture).map(|part| vec![part]);
+    }
     if let Storage::View(_) = tensor.storage {
         let (offset, outs) = (transposed(tensor).filter(|_| change.is_none())?, *tensor.shape.first()?);
         let matrix = Matrix { tensor, outs, ins: architecture.hidden_size, turned: true, offset, first: 0, change };
@@ -134,8 +140,7 @@ fn parts(
         }
         [rows, cols] => {
             let d = architecture.hidden_size;
-            let projections = assignment.roles.iter().copied().all(is_projection);
-            let turned = architecture.conv1d_transposed && !architecture.stacked_experts && projections;
+            let turned = is_turned(assignment, architecture);
             let (outs, ins) = if turned { (cols, rows) } else { (rows, cols) };
             if turned && blocks || role == Role::AttnQkv && ins != d {
                 return None;
@@ -174,6 +179,32 @@ fn transposed(tensor: &TensorMeta) -> Option<u64> {
     let (&[piece], width) = (view.pieces(), tensor.dtype.bytes()?) else { return None };
     let turned = piece.row_step == width && Some(piece.col_step) == outs.checked_mul(width);
     (turned && piece.shard == tensor.first_extent().shard).then_some(piece.offset)
+}
+
+/// Whether a matrix of these roles is stored by (in, out).
+fn is_turned(assignment: &Assignment, architecture: &Architecture) -> bool {
+    let projections = assignment.roles.iter().copied().all(is_projection);
+    architecture.conv1d_transposed && !architecture.stacked_experts && projections
+}
+
+/// The other way round, whatever pieces a matrix is in: rows become columns and keep their place in the file.
+fn turned(
+    tensor: &TensorMeta,
+    view: &View,
+    assignment: &Assignment,
+    architecture: &Architecture,
+) -> Option<LogicalPart> {
+    let [ins, outs] = tensor.shape[..] else { return None };
+    let turn = |piece: &Piece| {
+        let Piece { row, col, rows, cols, row_step, col_step, .. } = *piece;
+        Piece { row: col, col: row, rows: cols, cols: rows, row_step: col_step, col_step: row_step, ..*piece }
+    };
+    let (shape, pieces) = (vec![outs, ins], view.pieces().iter().map(turn).collect());
+    let turned = View::new(&tensor.dtype, &shape, pieces, view.extents().to_vec()).ok()?;
+    let meta = TensorMeta { shape, ..tensor.clone() }.with(Storage::View(Arc::new(turned)));
+    let upright = Architecture { conv1d_transposed: false, ..architecture.clone() };
+    let residual = residual(&assignment.roles, &meta.shape, &upright);
+    Some((meta, Assignment { residual, ..assignment.clone() }))
 }
 
 /// Roles whose matrices GPT-2's Conv1D stores as (in, out).

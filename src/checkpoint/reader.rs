@@ -222,7 +222,10 @@ impl<'a> Reader<'a> {
         let read = |offset: u64, len: u64, buf: &mut Vec<u8>, out: &mut [f32]| -> Result<Option<bool>> {
             Ok(decode(dtype, self.range(tensor, Extent { shard: piece.shard, offset, len }, buf)?, out))
         };
-        let together = dtype.bytes().is_none_or(|width| piece.col_step == width || piece.cols == 1);
+        // A column whose values lie side by side is read as one stretch, not value by value.
+        let is_line = |width: u64| piece.cols == 1 && piece.rows > 1 && piece.row_step == width;
+        let by_row = |width: u64| piece.col_step == width || piece.cols == 1;
+        let together = dtype.bytes().is_none_or(|width| by_row(width) && !is_line(width));
         if together {
             let (Some(skip), Some(line)) = (dtype.size_of(right), dtype.size_of(part.cols)) else { return Ok(None) };
             if part.cols == window.cols && piece.row_step == line {
