@@ -5,6 +5,7 @@ pub mod logical;
 mod punned;
 mod restored;
 mod subject;
+mod summed;
 
 pub use self::adapter::open_merged;
 pub use self::logical::{Logical, logical};

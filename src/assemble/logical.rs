@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use crate::anatomy::{Anatomy, Assignment, residual};
+use crate::anatomy::{Anatomy, Assignment, Source, residual};
 use crate::model::naming::{self, Fusion, RowOrder, Scheme};
 use crate::model::{Architecture, NormGain, Role};
 use crate::tensor::extent::Run;
@@ -110,6 +110,9 @@ fn parts(
     architecture: &Architecture,
     scheme: Option<&Scheme>,
 ) -> Option<Vec<LogicalPart>> {
+    if is_turned_head(tensor, assignment, architecture) {
+        return turned_head(tensor, assignment, architecture);
+    }
     let role = *assignment.roles.first()?;
     let settled = assignment.roles.len() == 1;
     // Of a changed tensor the base is taken apart, and each part has its share of the change.
@@ -117,7 +120,8 @@ fn parts(
         Storage::LowRank(change) => (&change.base, Some(&**change)),
         _ => (tensor, None),
     };
-    if !tensor.dtype.is_decoded() || !tensor.dtype.is_float() {
+    let is_sum = matches!(tensor.storage, Storage::Sum(_));
+    if !tensor.dtype.is_decoded() || !tensor.dtype.is_float() || is_sum {
         return None;
     }
     if let (Storage::View(view), None) = (&tensor.storage, change)
@@ -185,6 +189,26 @@ fn transposed(tensor: &TensorMeta) -> Option<u64> {
 fn is_turned(assignment: &Assignment, architecture: &Architecture) -> bool {
     let projections = assignment.roles.iter().copied().all(is_projection);
     architecture.conv1d_transposed && !architecture.stacked_experts && projections
+}
+
+/// Whether a matrix is an output head that is stored by (in, out), as a linear layer where all of them are. By its shape it
+/// can be nothing else in a model whose head is not its embedding.
+fn is_turned_head(tensor: &TensorMeta, assignment: &Assignment, architecture: &Architecture) -> bool {
+    let of_head = architecture.vocab_size.is_some_and(|tokens| tensor.shape == [architecture.hidden_size, tokens]);
+    let free = assignment.roles.is_empty() && architecture.tied == Some(false);
+    let is_matrix = tensor.storage.is_plain() && tensor.dtype.bytes().is_some() && tensor.dtype.is_float();
+    let is_square = architecture.vocab_size == Some(architecture.hidden_size);
+    is_matrix && of_head && (free || assignment.role() == Some(Role::Output)) && !is_square
+}
+
+/// An output head the right way round.
+fn turned_head(tensor: &TensorMeta, assignment: &Assignment, architecture: &Architecture) -> Option<Vec<LogicalPart>> {
+    let [ins, outs] = tensor.shape[..] else { return None };
+    let offset = tensor.first_extent().offset;
+    let matrix = Matrix { tensor, outs, ins, turned: true, offset, first: 0, change: None };
+    let by = assignment.by.or(Some(Source::Shapes));
+    let assignment = Assignment { roles: vec![Role::Output], by, ..assignment.clone() };
+    Some(vec![matrix.part(&[Run::new(0, outs)], tensor.name.clone(), assignment, architecture)?])
 }
 
 /// The other way round, whatever pieces a matrix is in: rows become columns and keep their place in the file.

@@ -188,7 +188,7 @@ fn end_to_end(tensors: &[TensorMeta], single: &[bool], hints: Hints<'_>) -> Vec<
     }
     let mut cuts = Vec::new();
     for layers in numbers_of_layers(tensors, single, hints) {
-        for outside in outsides(&matrices) {
+        for outside in outsides(tensors, &matrices) {
             let inside: BTreeSet<usize> = matrices.iter().copied().filter(|at| !outside.contains(at)).collect();
             if inside.len() < LEAST_STACKS || inside.iter().any(|&at| !tensors[at].shape[0].is_multiple_of(layers)) {
                 continue;
@@ -208,11 +208,21 @@ fn end_to_end(tensors: &[TensorMeta], single: &[bool], hints: Hints<'_>) -> Vec<
     cuts
 }
 
-/// Which matrices may be outside of the layers: none, the embedding, or embedding and head.
-fn outsides(matrices: &[usize]) -> Vec<Vec<usize>> {
+/// Which matrices may be outside of the layers: none, the embedding, or embedding and head. Those that fit known names
+/// come first, as shapes cannot tell an embedding from layers that make as many rows.
+fn outsides(tensors: &[TensorMeta], matrices: &[usize]) -> Vec<Vec<usize>> {
     let one = matrices.iter().map(|&at| vec![at]);
     let two = matrices.iter().enumerate().flat_map(|(at, &a)| matrices[at + 1..].iter().map(move |&b| vec![a, b]));
-    std::iter::once(Vec::new()).chain(one).chain(two).collect()
+    let mut all: Vec<Vec<usize>> = std::iter::once(Vec::new()).chain(one).chain(two).collect();
+    let named: BTreeSet<usize> = matrices.iter().copied().filter(|&at| is_outside(&tensors[at].name)).collect();
+    all.sort_by_key(|outside| named.symmetric_difference(&outside.iter().copied().collect()).count());
+    all
+}
+
+/// Whether some scheme has the name for a tensor outside of the layers.
+fn is_outside(name: &str) -> bool {
+    let naming::Collapsed { key, numbers } = naming::collapse(name);
+    naming::lookup(&key, &numbers).any(|hit| !hit.row().role.in_layer())
 }
 
 /// How many layers there may be: as the configuration says, as many as gains are stacked, or times that the shortest

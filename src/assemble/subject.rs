@@ -3,6 +3,7 @@
 use super::logical::{Logical, logical};
 use super::punned::unpunned;
 use super::restored::restored;
+use super::summed::summed;
 use crate::anatomy::{Anatomy, Hints, dissect};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
@@ -20,7 +21,12 @@ pub struct Subject {
 impl Subject {
     /// Takes a checkpoint apart. Reads a few kilobytes of each tensor, which tell whether its type is the stated one.
     pub fn of(checkpoint: &Checkpoint) -> Self {
-        let (stored, findings) = unpunned(checkpoint).unwrap_or_else(|| (checkpoint.tensors.clone(), Vec::new()));
+        let (mut stored, mut findings) =
+            unpunned(checkpoint).unwrap_or_else(|| (checkpoint.tensors.clone(), Vec::new()));
+        if let Some((sums, finding)) = summed(checkpoint, &stored) {
+            stored = sums;
+            findings.push(finding);
+        }
         let hints = Hints::of(&checkpoint.claims);
         let anatomy = dissect(&stored, hints);
         let (stored, anatomy) = restored(&stored, &anatomy, hints).unwrap_or((stored, anatomy));

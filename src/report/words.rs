@@ -16,8 +16,8 @@ pub(super) fn says(facts: &Facts) -> String {
     match facts {
         Facts::Bits { tensors, equal, re_encoded, row_share } => bits(*tensors, *equal, *re_encoded, *row_share),
         Facts::Content { of_suspect, of_reference } => format!(
-            "runs of {RUN} values that are equal, in whatever tensor, make {:.1} % of its values and {:.1} % of the \
-             reference's",
+            "of its runs of {RUN} values {:.1} % are the reference's, and {:.1} % of the reference's are there, in \
+             whatever tensors",
             100.0 * of_suspect,
             100.0 * of_reference
         ),
