@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 use crate::format::Claims;
 use crate::model::{Architecture, Family, Role, Touch, blueprint, naming};
 use crate::tensor::TensorMeta;
-pub use config::config_findings;
+pub use config::{config_findings, config_layers};
 use names::{Group, ResidualStream, SchemeMatch};
 use shapes::Shapes;
 

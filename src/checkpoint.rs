@@ -299,6 +299,7 @@ impl Checkpoint {
             Storage::View(_) => {}
             Storage::LowRank(change) => self.release(&change.base),
             Storage::PlusOne(gain) => self.release(gain),
+            Storage::Sum(parts) => parts.iter().for_each(|part| self.release(part)),
         }
     }
 

@@ -6,6 +6,7 @@
 mod accumulate;
 pub mod anchors;
 mod channels;
+mod content;
 mod describe;
 mod file;
 mod frame;
@@ -33,6 +34,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::bytes::spool::Numbers;
 pub use accumulate::{RowKey, Summary};
 pub use channels::Channels;
+pub use content::{ContentKeys, RUN};
 pub use frame::{Anchor, DIRECTIONS, FrameKind, FrameRecord, SAMPLED_NEURONS};
 pub use heads::{Attention, FORM_NUMBERS, form_places};
 pub use neurons::{Matrix, Unit};
@@ -55,7 +57,7 @@ pub const SCHEMA: &str = "weightprint/fingerprint/1";
 
 /// Number of what a pass makes of a checkpoint: raised whenever the same checkpoint and settings give other bytes, so that
 /// what an older build kept is not taken for what this one would find. A test beside the cache holds it to the bytes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Most row keys that the sketch of one matrix keeps.
 pub const SKETCH_ROWS: usize = 64;
@@ -93,6 +95,8 @@ pub struct Exact {
     pub tensors: Vec<TensorFingerprint>,
     /// The profile of the residual channels.
     pub channels: Channels,
+    /// Which short runs of values there are, wherever they lie; `None` in fingerprints of before these were kept.
+    pub content: Option<ContentKeys>,
     /// Remarks made while the values were read.
     pub findings: Vec<Finding>,
 }

@@ -72,6 +72,7 @@ impl Prepared {
         // What lies beside the weights may have changed since a fingerprint was kept of them.
         fingerprint.exact.subject.unread.clone_from(&checkpoint.unread);
         findings.extend(config_findings(checkpoint, subject.anatomy()));
+        findings.extend(subject.findings().iter().cloned());
         findings.extend(fingerprint.exact.findings.iter().cloned());
         let claims = checkpoint.claims.clone();
         Ok((Self { path: shown, fingerprint, anatomy: Some(subject.into_anatomy()), claims, findings }, cached))

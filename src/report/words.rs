@@ -5,6 +5,7 @@ use crate::evidence::coverage::WhyUntested;
 use crate::evidence::facts::{Directions, Side};
 use crate::evidence::published::FileMatch;
 use crate::evidence::{Facts, WhyNot};
+use crate::fingerprint::RUN;
 use crate::model::Part;
 use crate::model::known::Nearest;
 use crate::unread::UnreadKind;
@@ -16,6 +17,12 @@ use crate::verdict::{Assessment, Conclusion, Obstacle, Reason, VerdictClass};
 pub(super) fn says(facts: &Facts) -> String {
     match facts {
         Facts::Bits { tensors, equal, re_encoded, row_share } => bits(*tensors, *equal, *re_encoded, *row_share),
+        Facts::Content { of_suspect, of_reference } => format!(
+            "of its runs of {RUN} values {:.1} % are the reference's, and {:.1} % of the reference's are there, in \
+             whatever tensors",
+            100.0 * of_suspect,
+            100.0 * of_reference
+        ),
         Facts::ChannelLabels { channels, correlation: r, pairs } => {
             let profiles =
                 format!("strengths of {channels} residual channels correlate with r = {r:.3} at equal labels");
@@ -109,6 +116,8 @@ pub(super) fn why_not(why: WhyNot) -> String {
         WhyNot::NotSearched => "not looked for: other references match or come nearer".to_owned(),
         WhyNot::NoTensors => "the suspect has no tensors".to_owned(),
         WhyNot::NothingInformative => "no tensor of the suspect has values that could say anything".to_owned(),
+        WhyNot::NoRunsKept => "a fingerprint was taken before runs of values were kept".to_owned(),
+        WhyNot::FewRuns => "too few runs of values of one model can be compared".to_owned(),
         WhyNot::NoResidualStream(whose) => format!("no residual stream was found in the {}'s values", side(whose)),
         WhyNot::UnequalChannels { suspect, reference } => {
             format!("the residual streams have {suspect} and {reference} channels")

@@ -76,6 +76,10 @@ impl Canonical {
                 self.number(4u8);
                 self.tensor(gain);
             }
+            Storage::Sum(parts) => {
+                self.number(5u8);
+                self.list(parts.as_slice(), Self::tensor);
+            }
         }
     }
 
