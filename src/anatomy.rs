@@ -131,6 +131,9 @@ pub struct Anatomy {
     pub renamed: Vec<Renamed>,
     /// What most roles come from.
     pub by: Source,
+    /// Tensors of the language model that no role explains: what a transformer's block, its embeddings and its heads have
+    /// no place for.
+    pub leftovers: Vec<usize>,
     /// What could not be told, and what was left out.
     pub notes: Vec<String>,
 }
@@ -197,6 +200,7 @@ pub fn dissect(tensors: &[TensorMeta], hints: Hints<'_>) -> Anatomy {
         notes.push(format!("{others} tensors of other towers and projectors have no role"));
     }
     finish(tensors, &shapes.architecture, &mut assignments);
+    let leftovers = (0..tensors.len()).filter(|&i| member[i] && assignments[i].roles.is_empty()).collect();
     let of = groups.iter().map(|group| group.members.len()).sum();
     Anatomy {
         renamed: renamed(&groups, &assignments, best, &architecture),
@@ -204,6 +208,7 @@ pub fn dissect(tensors: &[TensorMeta], hints: Hints<'_>) -> Anatomy {
         by: if best.is_some() { Source::Names } else { Source::Shapes },
         assignments,
         architecture,
+        leftovers,
         notes,
     }
 }
