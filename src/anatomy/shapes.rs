@@ -172,7 +172,11 @@ fn missing(a: &Architecture, census: &Census) -> u64 {
 /// positions and segments.
 fn embeddings(a: &mut Architecture, census: &Census, predictions: u64) {
     let d = a.hidden_size;
-    let expected = expected(a);
+    let layers = a.layers.saturating_add(predictions);
+    let expert_layers = a.expert_layers.map(|mixtures| mixtures.saturating_add(predictions));
+    let (vocab_size, position_embeddings, token_types) = (None, None, None);
+    *a = Architecture { vocab_size, position_embeddings, token_types, tied: None, ..std::mem::take(a) };
+    let expected = expected(&Architecture { layers, expert_layers, ..a.clone() });
     let left = |shape: (u64, u64)| {
         let found = census.matrices.get(&shape).map_or(0, |&n| n as u64);
         found.saturating_sub(expected.get(&shape).copied().unwrap_or(0))

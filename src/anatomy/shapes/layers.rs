@@ -153,6 +153,14 @@ impl Pool {
         self.square + others + self.reads.iter().chain(&self.writes).map(|(_, n)| n).sum::<u64>()
     }
 
+    fn parameters(&self) -> u128 {
+        let d = u128::from(self.d);
+        let of = |each: u128, n: u64| each.saturating_mul(u128::from(n));
+        let touching = self.reads.iter().chain(&self.writes).map(|&(width, n)| of(d.saturating_mul(width.into()), n));
+        let others = self.others.iter().map(|&((rows, columns), n)| of(elements(rows, columns), n));
+        touching.chain(others).fold(of(elements(self.d, self.d), self.square), u128::saturating_add)
+    }
+
     fn layer_counts(&self, census: &Census) -> Vec<u64> {
         let (d, square) = (u128::from(self.d), (self.square, elements(self.d, self.d)));
         let touching =
@@ -204,8 +212,11 @@ fn take(from: Option<&mut u64>, n: u64, missing: &mut u64) -> bool {
 /// The reading that explains most matrices with as many MLPs as attentions; among equals the one that leaves fewest
 /// shapes with a remainder, then the usual arrangement: queries as wide as the stream, separate projections, (out, in)
 /// storage, more layers, narrower attention.
+///
+/// What explains much fewer parameters than another reading is none, however many small matrices it finds a place for.
 pub(super) fn read(census: &Census, d: u64) -> Option<Reading> {
-    let mut best: Option<(_, Reading)> = None;
+    let mut found: Vec<(_, u128, Reading)> = Vec::new();
+    let mut most = 0;
     let pool = Pool::new(census, d);
     for (transposed, pool) in [(false, pool.clone()), (true, pool.turned())] {
         for layers in pool.layer_counts(census) {
@@ -216,18 +227,31 @@ pub(super) fn read(census: &Census, d: u64) -> Option<Reading> {
                 if units == 0 || is_twice_the_same(&attention, &mlp) {
                     continue;
                 }
+                let parameters = pool.parameters().saturating_sub(rest.parameters());
+                if is_much_less(parameters, most) {
+                    continue;
+                }
                 let explained = i128::from(pool.total() - rest.total());
                 let uneven = i128::from(units.abs_diff(layers));
                 let score = explained - UNEVEN_LAYER * uneven - 2 * i128::from(rest.missing);
                 let (plain, width) = (!attention.fused, std::cmp::Reverse(attention.q));
                 let rank = (score, rest.exhausted(), attention.q == d, plain, !transposed, layers, width);
-                if best.as_ref().is_none_or(|(other, _)| rank > *other) {
-                    best = Some((rank, Reading { transposed, layers, attention, mlp }));
+                // Layers of attention alone, which idle matrices make, set no standard.
+                if units.abs_diff(layers) <= layers / 10 {
+                    most = most.max(parameters);
                 }
+                found.push((rank, parameters, Reading { transposed, layers, attention, mlp }));
             }
         }
     }
-    best.map(|(_, reading)| reading)
+    let readings = found.into_iter().filter(|(_, parameters, _)| !is_much_less(*parameters, most));
+    readings.reduce(|best, other| if other.0 > best.0 { other } else { best }).map(|(_, _, reading)| reading)
+}
+
+/// Whether a reading explains less than three quarters of the parameters that another one does: more than idle matrices
+/// add, which are no third of a model.
+fn is_much_less(parameters: u128, most: u128) -> bool {
+    parameters.saturating_mul(4) < most.saturating_mul(3)
 }
 
 /// Whether attention and MLP have the same shapes, so that both are the same unit met twice: a layer that expands to two
@@ -322,12 +346,10 @@ fn mlp(pool: &mut Pool, layers: u64, census: &Census) -> Mlp {
         }
     }
     shared(layers, &mut mlp);
-    let units: u64 = mlp.dense.iter().map(|dense| dense.layers).sum();
-    let missing = layers.saturating_sub(units);
-    if mlp.mixture.is_none() && missing > 0 && pool.square >= 2 * missing {
+    if mlp.mixture.is_none() && mlp.dense.is_empty() && pool.square >= 2 * layers {
         // Hidden units as many as channels: the MLP is made of squares too.
         let d = pool.d;
-        dense(pool, d, missing, &mut mlp);
+        dense(pool, d, layers, &mut mlp);
     }
     mlp
 }
