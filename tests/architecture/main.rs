@@ -4,5 +4,6 @@
 mod support;
 
 mod anatomy;
+mod beside;
 mod towers;
 mod yi;
