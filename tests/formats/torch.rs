@@ -70,6 +70,20 @@ fn every_form_that_torch_writes_reads_as_the_same_tensors() {
 }
 
 #[test]
+fn quantised_tensors_read_as_the_numbers_that_torch_gives_for_them() {
+    let numbers = |read: Tensors| -> BTreeMap<String, (Vec<u64>, Vec<f32>)> {
+        read.into_iter().map(|(name, (_, shape, values))| (name, (shape, values))).collect()
+    };
+    for file in ["quantised.zip.pt", "quantised.legacy.pt"] {
+        for mmap in [true, false] {
+            let checkpoint = open(&fixture(file), mmap);
+            assert_eq!(numbers(read(&checkpoint)), numbers(expected("quantised")), "{file}");
+            assert_eq!(codes(&checkpoint), [], "{file}");
+        }
+    }
+}
+
+#[test]
 fn windows_on_storages_are_followed() {
     let mut values = expected("windows");
     // One storage under two names is read once; an expanded tensor has one value in many places.
@@ -94,6 +108,9 @@ fn a_trainers_checkpoint_gives_the_model_and_names_the_rest() {
     let checkpoint = open(&fixture("trainer.zip.pt"), true);
     assert_eq!(read(&checkpoint), expected("module"));
     assert_eq!(codes(&checkpoint), [(Code::FileLeftOut, Level::Note)]);
+    let places: Vec<&str> = checkpoint.unread.iter().map(|unread| unread.place.as_str()).collect();
+    assert!(places.contains(&"trainer.zip.pt: optimizer"), "{places:?}");
+    assert!(checkpoint.unread.iter().all(|unread| unread.bytes > 0));
     let message = &checkpoint.findings[0].message;
     assert!(message.contains("`optimizer`") && message.contains("`rng_state`"), "{message}");
 }
