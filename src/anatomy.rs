@@ -5,6 +5,7 @@
 //! of weights' origin.
 
 mod config;
+mod family;
 mod gain;
 mod names;
 mod record;
@@ -20,6 +21,8 @@ use crate::format::Claims;
 use crate::model::{Architecture, Family, Role, Touch, blueprint, naming};
 use crate::tensor::TensorMeta;
 pub use config::config_findings;
+#[cfg(feature = "_internals")]
+pub use family::with_layer_kinds;
 use names::{Group, ResidualStream, SchemeMatch};
 use shapes::Shapes;
 
@@ -129,6 +132,9 @@ pub struct Anatomy {
     pub naming: Option<NamingMatch>,
     /// Names that differ from the standard of the scheme, or of the family where no scheme fits.
     pub renamed: Vec<Renamed>,
+    /// The family whose block takes all that lies in the layers. It is the architecture's, unless other families have the
+    /// same shapes and nothing tells which one it is.
+    pub block: Option<Family>,
     /// What most roles come from.
     pub by: Source,
     /// Tensors of the language model that no role explains: what a transformer's block, its embeddings and its heads have
@@ -192,6 +198,18 @@ pub fn dissect(tensors: &[TensorMeta], hints: Hints<'_>) -> Anatomy {
         config::hint_heads(config, &mut architecture);
     }
     architecture.norm_gain = gain::convention(hints, &architecture);
+    let evidence = family::Evidence {
+        tensors,
+        included: &included,
+        groups: &groups,
+        assignments: &assignments,
+        best,
+        settled,
+    };
+    let block = evidence.tell(&mut architecture);
+    if let Some(block) = block.filter(|block| *block != architecture.family) {
+        notes.push(format!("the shapes are those of {block}, and of other families that names would tell apart"));
+    }
     if architecture.heads.is_none() && settled && architecture.q_size.is_some() {
         notes.push("the number of heads is not visible in shapes".to_owned());
     }
@@ -205,6 +223,7 @@ pub fn dissect(tensors: &[TensorMeta], hints: Hints<'_>) -> Anatomy {
     Anatomy {
         renamed: renamed(&groups, &assignments, best, &architecture),
         naming: best.map(|best| naming_match(best, of)),
+        block,
         by: if best.is_some() { Source::Names } else { Source::Shapes },
         assignments,
         architecture,
@@ -378,6 +397,10 @@ fn renamed(
     best: Option<SchemeMatch>,
     architecture: &Architecture,
 ) -> Vec<Renamed> {
+    // Where the block is not known, its places have no usual names.
+    if !architecture.family.is_of_features() {
+        return Vec::new();
+    }
     let own = best.map(|best| &naming::schemes()[best.reading.scheme]);
     let standard = match own {
         Some(scheme) => scheme.variant_of.as_deref().map_or(Some(scheme), naming::scheme),

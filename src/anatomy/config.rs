@@ -50,7 +50,8 @@ pub fn config_findings(config: &Map<String, Value>, architecture: &Architecture,
             findings.push(Finding::new(Code::ConfigMismatch, Level::Warning, message, source.to_owned()));
         }
     };
-    if a.layers == 0 {
+    // Where tensors of the layers have no place in the block, its sizes are those of a part.
+    if a.layers == 0 || !a.is_whole() {
         return findings;
     }
     check("hidden_size", number(config, &["hidden_size", "n_embd", "d_model", "dim"]), Some(a.hidden_size));

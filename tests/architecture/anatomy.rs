@@ -98,7 +98,12 @@ fn contradictions(found: &Architecture, expected: &Architecture) -> Vec<String> 
 }
 
 fn problems(anatomy: &Anatomy, record: &Record) -> Vec<String> {
-    let mut problems = contradictions(&anatomy.architecture, &record.architecture());
+    let mut found = anatomy.architecture.clone();
+    if found.family == Family::Unknown && anatomy.naming.is_none() {
+        // Shapes alone may not tell it from another family, whose block looks the same.
+        found.family = anatomy.block.unwrap_or_default();
+    }
+    let mut problems = contradictions(&found, &record.architecture());
     let first = &nearest(&anatomy.architecture, 1)[0];
     if !first.group.contains(&record.hf_repo) {
         problems.push(format!("nearest is {}", first.id));

@@ -4,5 +4,6 @@
 mod support;
 
 mod anatomy;
+mod headers;
 mod towers;
 mod yi;
