@@ -13,8 +13,8 @@ use crate::tensor::{DType, TensorMeta};
 /// What a family is told from.
 pub(super) struct Evidence<'a> {
     pub(super) tensors: &'a [TensorMeta],
-    /// Which tensors are the language model's, quantisation data aside.
-    pub(super) included: &'a [bool],
+    /// Which tensors the block, the embeddings and the heads must explain.
+    pub(super) own: &'a [bool],
     pub(super) groups: &'a [Group],
     pub(super) assignments: &'a [Assignment],
     pub(super) best: Option<SchemeMatch>,
@@ -25,14 +25,14 @@ pub(super) struct Evidence<'a> {
 impl Evidence<'_> {
     /// Sets the family, and what has no place in its block. Returns the family of features whose block takes everything,
     /// whether or not others have the same shapes.
-    pub(super) fn tell(&self, architecture: &mut Architecture) -> Option<Family> {
+    pub(super) fn tell(&self, architecture: &mut Architecture, kinds: &Kinds<'_>) -> Option<Family> {
         let named = self.best.is_some() && self.settled;
         let (unplaced, complete) = if named { self.by_roles(architecture) } else { self.by_shapes(architecture) };
         architecture.unplaced = unplaced;
         let family = architecture.family;
         architecture.family = Family::Unknown;
         let block = (unplaced == 0 && complete && family != Family::Unknown).then_some(family);
-        if let Some(recorded) = block::told(&self.kinds()) {
+        if let Some(recorded) = block::told(kinds) {
             architecture.family = recorded;
             architecture.layers = self.layers().unwrap_or(architecture.layers);
         } else if let Some(family) = block.filter(|&family| self.distinguishes(family, architecture)) {
@@ -50,8 +50,8 @@ impl Evidence<'_> {
         let has_place = |role: &Role| expected.contains_key(role) || role.is_constant() || *role == Role::Mtp;
         let mut unplaced: BTreeSet<&[u64]> = BTreeSet::new();
         for group in self.groups.iter().filter(|group| group.key.contains('#') && group.members.len() > 1) {
-            for (at, meta) in group.members.iter().map(|member| (member.tensor, &self.tensors[member.tensor])) {
-                if holds_weights(meta) && !self.assignments[at].roles.iter().any(has_place) {
+            for (at, meta) in self.weights(group) {
+                if !self.assignments[at].roles.iter().any(has_place) {
                     unplaced.insert(&meta.shape);
                 }
             }
@@ -66,6 +66,12 @@ impl Evidence<'_> {
         (unplaced.len() as u64, complete)
     }
 
+    /// The tensors of a group that the block must explain.
+    fn weights<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = (usize, &'a TensorMeta)> {
+        let tensors = group.members.iter().map(|member| (member.tensor, &self.tensors[member.tensor]));
+        tensors.filter(|(at, meta)| self.own[*at] && holds_weights(meta))
+    }
+
     /// The same from counts: shapes of which there are more than the block has places, and whether all of its shapes are
     /// there.
     fn by_shapes(&self, architecture: &Architecture) -> (u64, bool) {
@@ -73,7 +79,7 @@ impl Evidence<'_> {
         for (at, meta) in self.tensors.iter().enumerate() {
             let roles = &self.assignments[at].roles;
             let constant = !roles.is_empty() && roles.iter().all(|role| role.is_constant());
-            if self.included[at] && !constant && holds_weights(meta) {
+            if self.own[at] && !constant && holds_weights(meta) {
                 *found.entry(&meta.shape).or_default() += 1;
             }
         }
@@ -130,32 +136,41 @@ impl Evidence<'_> {
         }
     }
 
-    /// What lies in the layers, by the names behind their numbers.
-    fn kinds(&self) -> Kinds<'_> {
-        let mut kinds = Kinds::new();
-        for group in self.groups {
-            let Some((_, name)) = group.key.split_once("#.") else { continue };
-            for meta in group.members.iter().map(|member| &self.tensors[member.tensor]) {
-                if holds_weights(meta) && !name.ends_with("inv_freq") {
-                    kinds.entry(name.to_owned()).or_default().insert(meta.shape.as_slice());
-                }
-            }
-        }
-        kinds
-    }
-
     /// The number of layers that names count, under the prefix that most parameters have.
     fn layers(&self) -> Option<u64> {
         let mut stacks: BTreeMap<&str, (u64, BTreeSet<u32>)> = BTreeMap::new();
         for group in self.groups {
             let Some((prefix, _)) = group.key.split_once('#') else { continue };
             let (parameters, layers) = stacks.entry(prefix).or_default();
-            let elements = group.members.iter().map(|member| self.tensors[member.tensor].elements());
-            *parameters = elements.fold(*parameters, u64::saturating_add);
-            layers.extend(group.members.iter().filter_map(|member| member.numbers.first()));
+            for member in group.members.iter().filter(|member| self.own[member.tensor]) {
+                *parameters = parameters.saturating_add(self.tensors[member.tensor].elements());
+                layers.extend(member.numbers.first());
+            }
         }
         stacks.into_values().max_by_key(|(parameters, _)| *parameters).map(|(_, layers)| layers.len() as u64)
     }
+}
+
+/// What lies in the layers, by the names behind their numbers.
+pub(super) fn kinds(tensors: &[TensorMeta], counts: impl Fn(usize) -> bool) -> Kinds<'_> {
+    let mut kinds = Kinds::new();
+    for (_, meta) in tensors.iter().enumerate().filter(|(at, meta)| counts(*at) && holds_weights(meta)) {
+        let key = naming::collapse(&meta.name).key;
+        let Some((_, name)) = key.split_once("#.") else { continue };
+        // Rotary frequencies are a formula, which some tools store.
+        if name.ends_with("inv_freq") {
+            continue;
+        }
+        match kinds.get_mut(name) {
+            Some(shapes) => {
+                shapes.insert(meta.shape.as_slice());
+            }
+            None => {
+                kinds.insert(name.to_owned(), BTreeSet::from([meta.shape.as_slice()]));
+            }
+        }
+    }
+    kinds
 }
 
 /// Layers up to which vectors inside and outside of them may be counted either way.
@@ -180,14 +195,4 @@ fn least(n: u64) -> u64 {
 fn holds_weights(meta: &TensorMeta) -> bool {
     let number = meta.dtype.is_float() || matches!(meta.dtype, DType::I8 | DType::Strided(_) | DType::Other(_));
     number && meta.shape.iter().any(|&n| n > 1) && !meta.shape.contains(&0)
-}
-
-/// Shows what lies in the layers of a checkpoint, from which a record of its block is learned.
-#[cfg(feature = "_internals")]
-pub fn with_layer_kinds<T>(tensors: &[TensorMeta], learn: impl FnOnce(&Kinds<'_>) -> T) -> T {
-    let included = super::names::language_model(tensors);
-    let groups = super::names::group(tensors, |tensor| included[tensor]);
-    let evidence =
-        Evidence { tensors, included: &included, groups: &groups, assignments: &[], best: None, settled: false };
-    learn(&evidence.kinds())
 }

@@ -256,7 +256,9 @@ impl Architecture {
             }
             (Some(2), Some(QkNorm::Full), Biases::NONE) => Family::Olmo2,
             (Some(2), Some(QkNorm::PerHead), Biases::NONE) => Family::Qwen3,
-            (Some(2), Some(QkNorm::None), Biases { output: false, norm: true, .. }) => Family::Stablelm,
+            (Some(2), Some(QkNorm::None), Biases { output: false, norm: true, .. }) if fused == (false, false) => {
+                Family::Stablelm
+            }
             (Some(2), Some(QkNorm::None), Biases { qkv: true, output: true, norm: false, .. }) => Family::Internlm,
             (Some(2), Some(QkNorm::None), _) if qkv_alone => match fused {
                 (_, true) => Family::Chatglm,
@@ -280,8 +282,10 @@ impl Architecture {
             return if biases == Biases::ALL && self.norms_per_layer == Some(2) { Family::Bert } else { Family::Unknown };
         }
         if self.position_embeddings.is_some() {
+            // Encoders and GPT-1 have norms behind attention and MLP, and none in front of the head.
+            let pre_norm = self.final_norm == Some(true) && self.embedding_norm != Some(true);
             return match (self.conv1d_transposed, self.fused_qkv) {
-                _ if biases != Biases::ALL || self.norms_per_layer != Some(2) => Family::Unknown,
+                _ if biases != Biases::ALL || self.norms_per_layer != Some(2) || !pre_norm => Family::Unknown,
                 (true, true) => Family::Gpt2,
                 (false, true) => Family::GptBigcode,
                 (false, false) => Family::Opt,

@@ -75,7 +75,7 @@ impl Record {
     /// Whether these tensors, all of them and no others, make the block. Its ranks must be theirs, and there must be a
     /// width that all tensors have which touch the stream. A matrix that does not may have it by chance; a vector of it
     /// would be a norm or a bias that the block lacks.
-    fn fits(&self, kinds: &Kinds<'_>) -> bool {
+    pub fn fits(&self, kinds: &Kinds<'_>) -> bool {
         if self.layer.is_empty() || !self.layer.keys().eq(kinds.keys()) {
             return false;
         }

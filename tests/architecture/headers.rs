@@ -8,7 +8,7 @@ use std::{env, fs};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use weightprint::internals::anatomy::{Anatomy, Hints, config_findings, dissect, with_layer_kinds};
+use weightprint::internals::anatomy::{Anatomy, Hints, config_findings, dissect, layer_kinds};
 use weightprint::internals::model::Family;
 use weightprint::internals::model::block::{self, Record};
 use weightprint::internals::tensor::{DType, Extent, Storage, TensorMeta};
@@ -91,14 +91,15 @@ impl Header {
         self.stated(&["num_hidden_layers", "n_layer", "n_layers"])
     }
 
-    /// The record of the block, where features do not tell the family.
+    /// The record of the block, where features do not tell the family. `block` is whose the shapes would be.
     fn record(&self, block: Option<Family>) -> Option<Record> {
-        if Family::ALL.iter().any(|family| family.as_str() == self.family) {
+        let is_own = |family: &Family| family.as_str() == self.family;
+        if self.named().block.as_ref().is_some_and(is_own) {
             return None;
         }
         let width = self.stated(&["hidden_size", "d_model", "n_embd"]).unwrap_or(self.named().architecture.hidden_size);
-        let mut record = with_layer_kinds(&self.tensors, |kinds| Record::learn(&self.name, &self.family, kinds, width));
-        record.looks_like = block.map(|family| family.to_string());
+        let mut record = Record::learn(&self.name, &self.family, &layer_kinds(&self.tensors), width);
+        record.looks_like = block.filter(|family| !is_own(family)).map(|family| family.to_string());
         (!record.layer.is_empty()).then_some(record)
     }
 }
@@ -115,8 +116,12 @@ fn committed(path: &str, generated: &str) {
 
 #[test]
 fn the_embedded_blocks_are_those_of_the_recorded_headers() {
-    let records: Vec<Record> =
-        headers().iter().filter_map(|header| header.record(header.nameless().block)).collect();
+    let headers = headers();
+    let mut records: Vec<Record> =
+        headers.iter().filter_map(|header| header.record(header.nameless().block)).collect();
+    // Names and ranks that another family has as well tell neither.
+    let kinds: Vec<_> = headers.iter().map(|header| (&header.family, layer_kinds(&header.tensors))).collect();
+    records.retain(|record| kinds.iter().all(|(family, kinds)| !record.fits(kinds) || **family == record.family));
     committed("src/data/blocks.json", &block::to_json(&records).unwrap());
 }
 
@@ -145,7 +150,7 @@ fn the_table_of_architectures_is_what_is_told_of_the_headers() {
 #[test]
 fn a_recorded_block_fits_no_header_of_another_family() {
     for header in headers() {
-        let told = with_layer_kinds(&header.tensors, block::told);
+        let told = block::told(&layer_kinds(&header.tensors));
         assert!(told.is_none_or(|family| family.as_str() == header.family), "{}: {told:?}", header.name);
     }
 }

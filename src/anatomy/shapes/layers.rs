@@ -4,11 +4,18 @@
 //! gate and up have rows; keys and values come in pairs. So the counts of a handful of shapes decide how many layers
 //! there are and what is in each.
 
+use std::collections::BTreeMap;
+
 use super::Census;
+use super::census::elements;
 use crate::model::Latent;
 
-/// Distinct shapes of one kind that take part in a reading; real models have fewer than ten.
+/// Distinct shapes of one kind, largest and most frequent, that take part in a reading; real models have fewer than ten.
 const MOST_GROUPS: usize = 12;
+
+/// What a layer without an MLP, or an MLP too many, costs a reading: more than the matrices of an attention explain, so
+/// that idle matrices are not read as layers of attention alone.
+const UNEVEN_LAYER: i128 = 7;
 
 /// Numbers of layers that are tried.
 const MOST_CANDIDATES: usize = 48;
@@ -65,10 +72,18 @@ struct Pool {
     missing: u64,
 }
 
-fn largest<T: Ord + Copy>(mut groups: Vec<(T, u64)>) -> Vec<(T, u64)> {
-    groups.sort_unstable_by(|(a, m), (b, n)| n.cmp(m).then_with(|| b.cmp(a)));
-    groups.truncate(MOST_GROUPS);
-    groups
+/// The groups that count: those with most parameters, `each` for one matrix, and those with most matrices.
+fn largest<T: Ord + Copy>(groups: Vec<(T, u64)>, each: impl Fn(T) -> u128) -> Vec<(T, u64)> {
+    let mut by_number = groups.clone();
+    by_number.sort_unstable_by(|(a, m), (b, n)| n.cmp(m).then_with(|| b.cmp(a)));
+    by_number.truncate(MOST_GROUPS);
+    let mut by_size = groups;
+    let size = |&(shape, n): &(T, u64)| each(shape).saturating_mul(u128::from(n));
+    by_size.sort_unstable_by(|a, b| size(b).cmp(&size(a)).then_with(|| b.cmp(a)));
+    by_size.truncate(MOST_GROUPS);
+    let frequent = by_number.into_iter().filter(|group| !by_size.contains(group)).collect::<Vec<_>>();
+    by_size.extend(frequent);
+    by_size
 }
 
 impl Pool {
@@ -86,7 +101,21 @@ impl Pool {
         if transposed {
             std::mem::swap(&mut reads, &mut writes);
         }
-        Self { d, reads: largest(reads), writes: largest(writes), square, others: largest(others), missing: 0 }
+        Self {
+            d,
+            reads: largest(reads, u128::from),
+            writes: largest(writes, u128::from),
+            square,
+            others: largest(others, |(rows, columns)| elements(rows, columns)),
+            missing: 0,
+        }
+    }
+
+    /// Shapes of which nothing is left over.
+    fn exhausted(&self) -> usize {
+        let others = self.others.iter().filter(|(_, n)| *n == 0).count();
+        let touching = self.reads.iter().chain(&self.writes).filter(|(_, n)| *n == 0).count();
+        others + touching + usize::from(self.square == 0)
     }
 
     fn readers(&self, width: u64) -> u64 {
@@ -113,18 +142,27 @@ impl Pool {
     }
 
     fn layer_counts(&self, census: &Census) -> Vec<u64> {
-        let groups = self.reads.iter().chain(&self.writes).map(|(_, n)| *n);
-        let counts = groups.chain(self.others.iter().map(|(_, n)| *n)).chain([self.square]);
-        let stacks = census.stacks.values().take(MOST_GROUPS).map(|&n| n as u64);
-        let mut candidates: Vec<u64> = counts
-            .chain(stacks)
-            .flat_map(|n| (1..=8).filter(move |k| n % k <= 2).map(move |k| n / k))
-            .filter(|&layers| layers > 0)
-            .collect();
+        let (d, square) = (u128::from(self.d), (self.square, elements(self.d, self.d)));
+        let touching =
+            self.reads.iter().chain(&self.writes).map(|&(width, n)| (n, u128::from(width).saturating_mul(d)));
+        let others = self.others.iter().map(|&((rows, columns), n)| (n, elements(rows, columns)));
+        let stacks =
+            census.stacks.iter().take(MOST_GROUPS).map(|(&(depth, rows, columns), &n)| {
+                (n as u64, elements(rows, columns).saturating_mul(u128::from(depth)))
+            });
+        // A number of layers is the likelier the more parameters lie in groups that it divides.
+        let mut support: BTreeMap<u64, u128> = BTreeMap::new();
+        for (n, each) in touching.chain(others).chain([square]).chain(stacks) {
+            let all = each.saturating_mul(u128::from(n));
+            for layers in (1..=8).filter(|k| n % k <= 2).map(|k| n / k).filter(|&layers| layers > 0) {
+                let sum = support.entry(layers).or_default();
+                *sum = sum.saturating_add(all);
+            }
+        }
+        let mut candidates: Vec<(u128, u64)> = support.into_iter().map(|(layers, sum)| (sum, layers)).collect();
         candidates.sort_unstable_by(|a, b| b.cmp(a));
-        candidates.dedup();
         candidates.truncate(MOST_CANDIDATES);
-        candidates
+        candidates.into_iter().map(|(_, layers)| layers).collect()
     }
 }
 
@@ -149,8 +187,9 @@ fn take(from: Option<&mut u64>, n: u64, missing: &mut u64) -> bool {
     true
 }
 
-/// The reading that explains most matrices with as many MLPs as attentions; among equals the usual arrangement: queries
-/// as wide as the stream, separate projections, (out, in) storage, more layers, narrower attention.
+/// The reading that explains most matrices with as many MLPs as attentions; among equals the one that leaves fewest
+/// shapes with a remainder, then the usual arrangement: queries as wide as the stream, separate projections, (out, in)
+/// storage, more layers, narrower attention.
 pub(super) fn read(census: &Census, d: u64) -> Option<Reading> {
     let mut best: Option<(_, Reading)> = None;
     for transposed in [false, true] {
@@ -164,9 +203,10 @@ pub(super) fn read(census: &Census, d: u64) -> Option<Reading> {
                     continue;
                 }
                 let explained = i128::from(pool.total() - rest.total());
-                let score = explained - 3 * i128::from(units.abs_diff(layers)) - 2 * i128::from(rest.missing);
-                let plain = !attention.fused;
-                let rank = (score, attention.q == d, plain, !transposed, layers, std::cmp::Reverse(attention.q));
+                let uneven = i128::from(units.abs_diff(layers));
+                let score = explained - UNEVEN_LAYER * uneven - 2 * i128::from(rest.missing);
+                let (plain, width) = (!attention.fused, std::cmp::Reverse(attention.q));
+                let rank = (score, rest.exhausted(), attention.q == d, plain, !transposed, layers, width);
                 if best.as_ref().is_none_or(|(other, _)| rank > *other) {
                     best = Some((rank, Reading { transposed, layers, attention, mlp }));
                 }
@@ -251,8 +291,12 @@ fn mlp(pool: &mut Pool, layers: u64, census: &Census) -> Mlp {
         experts(pool, layers, &mut mlp);
     }
     for (size, n) in pool.writes.clone() {
-        if n > 0 {
-            dense(pool, size, n, &mut mlp);
+        // A layer has one MLP, and a mixture another one for all tokens: what is beyond that is none.
+        let units: u64 = mlp.dense.iter().map(|dense| dense.layers).sum();
+        let own = mlp.mixture.as_ref().filter(|mixture| mixture.shared.is_some()).map_or(0, |mixture| mixture.layers);
+        let room = layers.saturating_sub(units).saturating_sub(own);
+        if n > 0 && room > 0 {
+            dense(pool, size, n.min(room), &mut mlp);
         }
     }
     shared(layers, &mut mlp);
@@ -361,7 +405,9 @@ fn shared(layers: u64, mlp: &mut Mlp) {
     let units: u64 = mlp.dense.iter().map(|dense| dense.layers).sum::<u64>() + mixture.layers;
     if mixture.shared.is_none() && units > layers {
         // In Llama 4 dense and mixture layers can be equally many: the shared expert has the experts' size there.
-        let same = |size: bool, dense: &Dense| dense.layers == mixture.layers && (!size || dense.size == mixture.size);
+        // A damaged checkpoint may lack a few of its tensors.
+        let each = least(mixture.layers)..=mixture.layers;
+        let same = |size: bool, dense: &Dense| each.contains(&dense.layers) && (!size || dense.size == mixture.size);
         let at = mlp.dense.iter().position(|dense| same(true, dense));
         if let Some(at) = at.or_else(|| mlp.dense.iter().position(|dense| same(false, dense))) {
             mixture.shared = Some(mlp.dense.remove(at).size);
