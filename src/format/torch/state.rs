@@ -281,9 +281,23 @@ impl<'p> Found<'p> {
 /// Bytes of storages that belong neither to the tensors nor to what was left out on purpose: what functions that were
 /// refused would have made weights of. Bytes objects count too, beyond what settings and random state need.
 pub(crate) fn unread(pickle: &Pickle<'_>, state: &State<'_>) -> u64 {
-    const SETTINGS: u64 = 1 << 20;
     let mut known: HashSet<&str> = state.tensors.iter().map(|(_, tensor)| pickle.text(tensor.storage.key)).collect();
-    let mut met = HashSet::new();
+    known.extend(unwanted(pickle, state));
+    let others = pickle.storages().filter(|storage| known.insert(pickle.text(storage.key)));
+    let bytes =
+        others.fold(0u64, |sum, storage| sum.saturating_add(storage.count.saturating_mul(storage.element.bytes)));
+    bytes.saturating_add(raw(pickle))
+}
+
+/// Bytes in the pickle itself that are more than settings take: arrays of NumPy, say.
+pub(crate) fn raw(pickle: &Pickle<'_>) -> u64 {
+    const SETTINGS: u64 = 1 << 20;
+    if pickle.raw > SETTINGS { pickle.raw } else { 0 }
+}
+
+/// Keys of the storages of what was left out.
+pub(crate) fn unwanted<'p>(pickle: &'p Pickle<'_>, state: &State<'_>) -> HashSet<&'p str> {
+    let (mut keys, mut met) = (HashSet::new(), HashSet::new());
     let mut open = state.unwanted.clone();
     while let Some(value) = open.pop() {
         let Value::Node(id) = value else { continue };
@@ -292,7 +306,7 @@ pub(crate) fn unread(pickle: &Pickle<'_>, state: &State<'_>) -> u64 {
         }
         match pickle.node(value) {
             Some(Node::Tensor(tensor)) => {
-                known.insert(pickle.text(tensor.storage.key));
+                keys.insert(pickle.text(tensor.storage.key));
             }
             Some(Node::Dict(entries)) => open.extend(entries.iter().map(|(_, value)| *value)),
             Some(Node::List(items)) => open.extend(items),
@@ -301,10 +315,7 @@ pub(crate) fn unread(pickle: &Pickle<'_>, state: &State<'_>) -> u64 {
             _ => {}
         }
     }
-    let others = pickle.storages().filter(|storage| known.insert(pickle.text(storage.key)));
-    let bytes =
-        others.fold(0u64, |sum, storage| sum.saturating_add(storage.count.saturating_mul(storage.element.bytes)));
-    bytes.saturating_add(if pickle.raw > SETTINGS { pickle.raw } else { 0 })
+    keys
 }
 
 fn is_training(name: &str) -> bool {
