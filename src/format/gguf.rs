@@ -175,13 +175,7 @@ fn size(dtype: &DType, shape: &[u64]) -> Result<Option<u64>, String> {
 }
 
 /// Checks every entry against itself, its neighbours and the end of the file.
-fn lay_out(
-    path: &Path,
-    mut entries: Vec<Entry>,
-    start: u64,
-    end: u64,
-    alignment: u64,
-) -> Result<Vec<TensorMeta>> {
+fn lay_out(path: &Path, mut entries: Vec<Entry>, start: u64, end: u64, alignment: u64) -> Result<Vec<TensorMeta>> {
     entries.sort_by(|a, b| (a.offset, &a.name).cmp(&(b.offset, &b.name)));
     let mut tensors: Vec<TensorMeta> = Vec::with_capacity(entries.len());
     let mut covered = start;

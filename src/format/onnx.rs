@@ -56,7 +56,8 @@ fn passed(reader: &Reader<'_>, name: &str, findings: &mut Vec<Finding>) -> Vec<U
     let bytes: u64 = reader.passed().map(|(_, len)| len).sum();
     let Some((first, _)) = reader.passed().next() else { return Vec::new() };
     let count = reader.passed().count();
-    let message = format!("{bytes} bytes in {count} fields are no part of a graph that runs, the first at byte {first}");
+    let message =
+        format!("{bytes} bytes in {count} fields are no part of a graph that runs, the first at byte {first}");
     findings.push(Finding::new(Code::EmbeddedData, Level::Warning, message, name.to_owned()));
     vec![Unread::new(format!("{name}: fields of the message"), bytes, UnreadKind::EmbeddedData)]
 }

@@ -296,12 +296,7 @@ impl<'de> Deserialize<'de> for Shape {
 
 /// Checks every entry against itself, its neighbours and the end of the file. `start` is the first byte of data, `end`
 /// the length of the file.
-fn lay_out(
-    path: &Path,
-    entries: HashMap<String, Entry>,
-    start: u64,
-    end: u64,
-) -> Result<Vec<TensorMeta>> {
+fn lay_out(path: &Path, entries: HashMap<String, Entry>, start: u64, end: u64) -> Result<Vec<TensorMeta>> {
     let mut entries: Vec<(String, Entry)> = entries.into_iter().collect();
     // A tensor without bytes comes before one that begins at the same place, as the reference implementation has it.
     entries.sort_unstable_by(|(a, x), (b, y)| (x.data_offsets, a).cmp(&(y.data_offsets, b)));

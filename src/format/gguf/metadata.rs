@@ -243,7 +243,8 @@ impl Metadata {
     /// What the file says of the model.
     pub(super) fn claims(&self) -> Claims {
         let config = self.config();
-        Claims { in_weights: config.is_some(), in_gguf: true, config, card: self.card(), tokens: self.tokens.clone() }
+        let (card, tokens) = (self.card(), self.tokens.clone());
+        Claims { in_weights: config.is_some(), in_gguf: true, config, card, tokens, ..Claims::default() }
     }
 
     /// Names, licences and the like: every text under `general.`.

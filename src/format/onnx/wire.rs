@@ -85,7 +85,16 @@ pub(crate) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(object: &'a dyn Object) -> Self {
-        Self { path: object.name(), object, window: Vec::new(), window_at: 0, buf: Vec::new(), fields: 0, texts: 0, passed: BTreeMap::new() }
+        Self {
+            path: object.name(),
+            object,
+            window: Vec::new(),
+            window_at: 0,
+            buf: Vec::new(),
+            fields: 0,
+            texts: 0,
+            passed: BTreeMap::new(),
+        }
     }
 
     /// The whole file.

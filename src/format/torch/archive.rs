@@ -17,7 +17,8 @@ use crate::unread::{Unread, UnreadKind};
 use crate::{Error, Result};
 
 /// What PyTorch writes beside the pickle and the storages, a few bytes each.
-const SMALL: [&str; 5] = ["byteorder", "version", ".format_version", ".storage_alignment", ".data/serialization_id"];
+const SMALL: [&str; 6] =
+    ["byteorder", "version", ".format_version", ".storage_alignment", ".data/serialization_id", "traced_inputs.pkl"];
 
 /// The code of a TorchScript archive is no longer than this, or than a hundredth of the file: its weights are not there.
 const MAX_CODE_BYTES: u64 = 1 << 20;

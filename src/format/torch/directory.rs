@@ -83,9 +83,8 @@ impl Directory {
 /// Holds the header in front of a member against the directory, says where its data begin, and returns the length of its
 /// extra fields.
 fn local(file: Named<'_>, name: &str, member: &mut Member, buf: &mut Vec<u8>) -> Result<u64> {
-    let refuse = |what: &str| {
-        file.malformed(format!("member {} of the archive {what}", super::shown(name))).at(member.header)
-    };
+    let refuse =
+        |what: &str| file.malformed(format!("member {} of the archive {what}", super::shown(name))).at(member.header);
     let cut_off = || refuse("reaches beyond the end of the file");
     let fixed = member.header.checked_add(LOCAL).filter(|end| *end <= file.object.len()).ok_or_else(cut_off)?;
     let header = file.object.read(member.header, LOCAL as usize, buf)?;
@@ -128,7 +127,8 @@ fn descriptor(file: Named<'_>, member: &Member, buf: &mut Vec<u8>) -> Result<u64
     if !bytes.starts_with(b"PK\x07\x08") {
         return Ok(0);
     }
-    let narrow = word(bytes, 8).map(u64::from) == Some(member.packed) && word(bytes, 12).map(u64::from) == Some(member.len);
+    let narrow =
+        word(bytes, 8).map(u64::from) == Some(member.packed) && word(bytes, 12).map(u64::from) == Some(member.len);
     let wide = long(bytes, 8) == Some(member.packed) && long(bytes, 16) == Some(member.len);
     match (narrow, wide) {
         (_, true) => Ok(24),
