@@ -111,19 +111,16 @@ pub(crate) fn sniff(name: &str, object: &dyn Object) -> Result<Content> {
     if head.starts_with(b"GGUF") {
         return Ok(Content::Weights(Kind::Gguf));
     }
-    // A number of bytes too, that of a header of 67 MB; but loaders that see an archive look no further.
-    if is_archive(head) {
-        return Ok(Content::Weights(Kind::Torch));
-    }
-    // A header of 128, 640, 896, 1152 or 1408 bytes has a length that looks like the start of a pickle.
-    if is_safetensors(head, len) {
+    // A header of 128, 640, 896, 1152 or 1408 bytes has a length that looks like the start of a pickle, and one of 67 MB
+    // that of an archive; loaders that see an archive look no further.
+    if is_safetensors(head, len) && !is_archive(head) {
         return Ok(Content::Weights(Kind::Safetensors));
     }
     // Their content is that of something else, and not a whole of it.
     if let Some(what) = foreign_name(name, &["distcp"]) {
         return Ok(Content::Foreign(what));
     }
-    if is_pickle(head) {
+    if is_archive(head) || is_pickle(head) {
         return Ok(Content::Weights(Kind::Torch));
     }
     if let Some(what) = foreign(head, name).or_else(|| foreign_name(name, &[])) {

@@ -22,6 +22,9 @@ use crate::{Error, Result};
 
 const FORMAT: &str = "PyTorch checkpoint";
 
+/// PyTorch begins storages at multiples of this, and gives tensors room that is rounded up to it.
+const STORAGE_ALIGNMENT: u64 = 64;
+
 /// Where the bytes of a storage lie: first byte in the file, and how many.
 type Ranges = HashMap<String, (u64, u64)>;
 

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 
 use super::directory::{Directory, Member};
-use super::{Header, Named, Ranges, tensors};
+use super::{Header, Named, Ranges, STORAGE_ALIGNMENT, tensors};
 use crate::format::gaps::{Account, PAGE, Rest};
 use crate::format::pickle::Pickle;
 use crate::limits::MAX_PICKLE_BYTES;
@@ -51,7 +51,7 @@ pub(crate) fn read(file: Named<'_>) -> Result<Header> {
         header.findings.extend(constants.findings);
         header.unread.extend(constants.unread);
     }
-    let Rest { unread, findings } = account.settle(1)?;
+    let Rest { unread, findings } = account.settle(STORAGE_ALIGNMENT)?;
     header.unread.extend(unread);
     header.unread.extend(code);
     header.findings.extend(findings);

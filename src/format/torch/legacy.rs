@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::{Header, Named, Ranges, tensors};
+use super::{Header, Named, Ranges, STORAGE_ALIGNMENT, tensors};
 use crate::Result;
 use crate::format::gaps::{Account, Rest};
 use crate::format::pickle::{Node, Pickle, Value};
@@ -34,7 +34,7 @@ pub(crate) fn read(file: Named<'_>) -> Result<Header> {
         let mut account = Account::new(file.object, file.name);
         let ranges = storages(file, pickle, start, &mut account)?;
         let mut header = tensors::read(file, pickle, &ranges, false, &mut account)?;
-        let Rest { unread, findings } = account.settle(1)?;
+        let Rest { unread, findings } = account.settle(STORAGE_ALIGNMENT)?;
         header.unread.extend(unread);
         header.findings.extend(findings);
         Ok(header)
