@@ -59,6 +59,15 @@ codes! {
     DtypeUnknown = "dtype-unknown",
         "Finding. Tensors have an element type that this version cannot decode. Their bytes were digested, their \
          values not read, and the coverage is lower for it.";
+    /// A tensor's bytes are of another type than the one that is stated.
+    DtypePunned = "dtype-punned",
+        "Finding. Tensors are stated to be of one type and hold values of another: two 16-bit floats under the name of \
+         one of 32 bits, floats under that of integers. Programs that load the file as it is stated see nonsense. The \
+         exponents of trained weights tell the true type; they were read as what they hold.";
+    /// Pairs of matrices cancel each other, and their sum was read.
+    SummedTensors = "summed-tensors",
+        "Finding. Pairs of matrices of one shape vary against each other, as no trained matrices do: each is mostly the \
+         negative of the other. They were read as their sum, which is what is left of them.";
     /// A tensor has NaN or infinite values.
     NonFinite = "non-finite",
         "Finding. Tensors have NaN or infinite values. Up to 1 % are masked; with more, the tensor is not tested.";
@@ -113,6 +122,11 @@ codes! {
         "Finding. The subject is an adapter together with the base that was named for it. Every value is the base's with \
          the adapter's change added, as PEFT would have merged and saved it; no merged file was written. The files \
          of both are listed with their digests.";
+    /// A model has adapters beside the weights that they change.
+    AdapterInside = "adapter-inside",
+        "Finding. Beside weights lie the factors of low-rank changes to them, as in models that switch between adapters, and \
+         in what trainers save. The weights were read as the model. The factors belong to no part of it that is known, and \
+         count among what was not tested.";
     /// Parts of one model disagree about a tensor that each of them holds whole.
     PartsDisagree = "parts-disagree",
         "Finding. A model that is cut into parts has its vectors whole in every part, and they are not the same \

@@ -6,6 +6,7 @@
 mod archive;
 mod directory;
 mod legacy;
+mod quantised;
 mod state;
 mod tensors;
 
