@@ -5,6 +5,7 @@
 //! here.
 
 pub mod adapter;
+mod card;
 pub mod claims;
 mod digest;
 mod index;
@@ -155,7 +156,7 @@ impl Checkpoint {
         }
         let kind = check_contents(path, &files, &contents)?;
         let format = Format::of(kind, index.is_some() || files.len() > 1);
-        let Headers { shards, mut tensors, claims, splits, row_order, aliases, findings: found, unread } =
+        let Headers { shards, mut tensors, claims, splits, row_order, aliases, findings: found, mut unread } =
             Headers::read(store, &files, kind)?;
         findings.extend(found);
         let is_parts = meta::is_parts(&files);
@@ -172,6 +173,7 @@ impl Checkpoint {
         }
         let remarked = findings.len();
         let mut beside = Sidecars::read(store, &mut findings);
+        unread.append(&mut beside.unread);
         Split::check(store.root(), &splits, tensors.len())?;
         findings.extend(row_order.and_then(|order| order.undo(&mut tensors)));
         beside.claims = claims::together(claims, beside.claims);
@@ -185,7 +187,7 @@ impl Checkpoint {
 
     fn with(store: &dyn Store, format: Format, shards: Vec<Shard>, beside: Sidecars) -> Self {
         let (repository, revision) = store.origin().cloned().map(|origin| (origin.repository, origin.revision)).unzip();
-        let Sidecars { claims, tokenizer, adapter } = beside;
+        let Sidecars { claims, tokenizer, adapter, .. } = beside;
         Self {
             root: store.root().to_path_buf(),
             folder: store.folder(),

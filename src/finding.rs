@@ -83,8 +83,16 @@ codes! {
          are not counted as evidence.";
     /// Bytes between tensors belong to none of them.
     HeaderGap = "header-gap",
-        "Finding. Bytes of the file belong to no tensor. The reference implementation refuses such files; something \
-         may be hidden there.";
+        "Finding. Bytes of the file belong to no tensor. Loaders step over them or refuse the file; something may \
+         be hidden there, and they count among what was not looked at.";
+    /// Metadata hold data in place of text.
+    EmbeddedData = "embedded-data",
+        "Finding. Metadata or a configuration hold data in place of text: more than a description needs, or a long run of \
+         base64 or hexadecimal digits. They were not read, and count among what was not looked at.";
+    /// A file states a key more than once.
+    StatedTwice = "stated-twice",
+        "Finding. A file states a key more than once. The last value was used, as Python does; other programs may use \
+         the first.";
     /// Training state or another file that is not weights was left out.
     FileLeftOut = "file-left-out",
         "Finding. A file, or a part of one, that does not belong to the weights that were read was left out: \
