@@ -232,7 +232,7 @@ fn fixture(name: &str) -> PathBuf {
 type Tensors = BTreeMap<String, (Vec<u64>, Vec<f32>)>;
 
 fn read(path: &Path, mmap: bool) -> Tensors {
-    let checkpoint = Checkpoint::open(path, OpenOptions { mmap }).unwrap();
+    let checkpoint = Checkpoint::open(path, OpenOptions { mmap, ..OpenOptions::default() }).unwrap();
     let tensor = |tensor: &TensorMeta| {
         let (mut out, mut buf) = (vec![f32::NAN; tensor.elements() as usize], Vec::new());
         checkpoint.values(tensor, 0, &mut out, &mut buf).unwrap().expect("a type that is decoded");

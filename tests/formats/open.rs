@@ -114,7 +114,7 @@ fn mapped_and_read_files_give_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let path = put(folder.path().join("model.safetensors"), bytes(&[("a", 3), ("b", 200), ("c", 0)]));
     let mapped = open(&path);
-    let read = Checkpoint::open(&path, OpenOptions { mmap: false }).unwrap();
+    let read = Checkpoint::open(&path, OpenOptions { mmap: false, ..OpenOptions::default() }).unwrap();
     let (mut one, mut other) = (Vec::new(), Vec::new());
     for tensor in &mapped.tensors {
         for start in 0..=tensor.stored_bytes() {
@@ -164,7 +164,7 @@ fn a_file_that_grew_has_changed() {
 fn a_file_that_shrank_under_positioned_reads_has_changed() {
     let folder = tempfile::tempdir().unwrap();
     let path = put(folder.path().join("model.safetensors"), bytes(&[("a", 3)]));
-    let checkpoint = Checkpoint::open(&path, OpenOptions { mmap: false }).unwrap();
+    let checkpoint = Checkpoint::open(&path, OpenOptions { mmap: false, ..OpenOptions::default() }).unwrap();
     fs::File::options().write(true).open(&path).unwrap().set_len(20).unwrap();
     let error = checkpoint.bytes(&checkpoint.tensors[0], 0, 3, &mut Vec::new()).unwrap_err();
     assert!(error.kind() == ErrorKind::Changed, "{error}");
@@ -481,7 +481,7 @@ fn a_405b_is_opened_without_touching_its_weights() {
     put(folder.path().join("model.safetensors.index.json"), index.to_string());
 
     for mmap in [true, false] {
-        let checkpoint = Checkpoint::open(folder.path(), OpenOptions { mmap }).unwrap();
+        let checkpoint = Checkpoint::open(folder.path(), OpenOptions { mmap, ..OpenOptions::default() }).unwrap();
         assert_eq!(checkpoint.shards.len(), 191);
         assert_eq!(checkpoint.tensors.len(), 1_138);
         assert_eq!(checkpoint.parameters(), 405_853_388_800);
@@ -533,7 +533,7 @@ fn the_digest_of_a_file_is_that_of_all_its_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let path = put(folder.path().join("model.safetensors"), file_of_known_digest());
     for mmap in [true, false] {
-        let checkpoint = Checkpoint::open(&path, OpenOptions { mmap }).unwrap();
+        let checkpoint = Checkpoint::open(&path, OpenOptions { mmap, ..OpenOptions::default() }).unwrap();
         // From coreutils' sha256sum.
         assert_eq!(
             checkpoint.shards[0].sha256().unwrap(),

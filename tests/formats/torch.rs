@@ -18,7 +18,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn open(path: &Path, mmap: bool) -> Checkpoint {
-    Checkpoint::open(path, OpenOptions { mmap }).unwrap()
+    Checkpoint::open(path, OpenOptions { mmap, ..OpenOptions::default() }).unwrap()
 }
 
 /// Name to type, shape and values.
