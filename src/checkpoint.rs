@@ -6,6 +6,7 @@
 
 pub mod adapter;
 pub mod claims;
+mod copies;
 mod digest;
 mod index;
 mod inventory;

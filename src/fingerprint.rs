@@ -164,6 +164,8 @@ pub struct TensorFingerprint {
     pub assignment: Assignment,
     /// Whether the values follow from a formula or are a mask or an index, so that equality says nothing.
     pub formula: bool,
+    /// Stored bytes, whatever the shape says.
+    pub stored_bytes: u64,
     /// SHA-256 of the stored bytes.
     pub stored_sha256: [u8; 32],
     /// Everything that needs the values; `None` where the type is unknown or the tensor is empty.
@@ -223,17 +225,24 @@ impl TensorFingerprint {
         })
     }
 
-    /// Whether the tensor counts among what a scan has to look at: anything but formulas and empty tensors.
+    /// Whether the tensor counts among what a scan has to look at: anything but empty tensors and those whose values were
+    /// read and say nothing: one value throughout, or a formula. That a name says so is not enough.
     pub fn counts(&self) -> bool {
-        !self.formula && self.elements() > 0
+        let says_nothing = |values: &ValueFingerprint| {
+            let summary = &values.summary;
+            let one_value = summary.finite > 0 && summary.is_constant() && summary.nonfinite_share() == 0.0;
+            one_value || self.formula && remarks::follows_formula(self, values)
+        };
+        self.stored_bytes > 0 && !self.values.as_ref().is_some_and(says_nothing)
     }
 
-    /// How many weights the tensor may hold: its elements, or two to each byte of integers, which stand for weights
-    /// only as codes, and codes have four bits as a rule; saturates.
+    /// How many weights the tensor may hold: its elements, or two to each byte of what is not known to be weights, which
+    /// stands for them only as codes, and codes have four bits as a rule; saturates.
     pub fn weights(&self) -> u64 {
-        match self.dtype.bytes().filter(|_| !self.dtype.is_float() && self.dtype != DType::Bool) {
-            Some(width) => self.elements().saturating_mul(2 * width),
-            None => self.elements(),
+        if self.dtype.is_float() && self.values.is_some() {
+            self.elements()
+        } else {
+            self.stored_bytes.saturating_mul(2)
         }
     }
 }

@@ -181,7 +181,7 @@ fn plan_indexed(store: &dyn Store, listing: &Listing, name: &str) -> Result<Plan
         return plan_model(
             store,
             model,
-            vec![Finding::new(Code::ShardMissing, Level::Warning, message, name.to_owned())],
+            vec![Finding::new(Code::IndexMismatch, Level::Warning, message, name.to_owned())],
         );
     }
     let mut findings = Vec::new();

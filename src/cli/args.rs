@@ -108,6 +108,9 @@ pub(crate) enum Command {
         /// Scan every model at and below each path, in hidden folders too, and report on each
         #[arg(long)]
         recursive: bool,
+        /// Let a model pass although a known one of its shapes has no weights in the catalogs
+        #[arg(long)]
+        allow_untested: bool,
         #[command(flatten)]
         base: Base,
         #[command(flatten)]

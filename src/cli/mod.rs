@@ -43,9 +43,9 @@ fn complain(error: &anyhow::Error) -> u8 {
 fn run(cli: Cli) -> Result<u8> {
     let plan = Plan::new(cli.global);
     match cli.command {
-        Command::Scan { paths, catalog, recursive, base, output } => {
+        Command::Scan { paths, catalog, recursive, allow_untested, base, output } => {
             refuse_overwriting(output.output.as_deref(), output.force)?;
-            let mut scanner = plan.scanner(true)?;
+            let mut scanner = plan.scanner(true)?.with_untested_models_allowed(allow_untested);
             for catalog in plan::catalogs(&catalog)? {
                 scanner = scanner.with_catalog(&catalog)?;
             }
@@ -109,14 +109,16 @@ fn finish(reports: &[Report], many: bool, output: &Output) -> Result<u8> {
     let text = output.format.write(reports, many)?;
     print(&text, output.output.as_deref(), output.force)?;
     output::advise(reports);
-    let codes = reports.iter().map(|report| code(report.verdict.class, output.fail_on));
+    let codes = reports.iter().map(|report| code(report, output.fail_on));
     Ok(if reports.is_empty() { exit::NOTHING } else { exit::gravest(codes) })
 }
 
-fn code(class: ClassCode, fail_on: FailOn) -> u8 {
+/// What is found fails by its class; short of that, nothing passes that was not looked at whole.
+fn code(report: &Report, fail_on: FailOn) -> u8 {
+    let class = report.verdict.class;
     match fail_on.0 {
-        _ if class == ClassCode::Inconclusive => exit::INCONCLUSIVE,
-        Some(weakest) if class >= weakest => exit::FOUND,
+        Some(weakest) if class != ClassCode::Inconclusive && class >= weakest => exit::FOUND,
+        _ if class == ClassCode::Inconclusive || !report.verdict.obstacles.is_empty() => exit::INCONCLUSIVE,
         _ => exit::CLEAN,
     }
 }

@@ -116,7 +116,7 @@ fn subject_name(checkpoint: &Checkpoint) -> String {
         _ => None,
     };
     let folder = || checkpoint.root.file_name().map(lossy);
-    let name = checkpoint.repository.clone().or_else(file).or_else(folder);
+    let name = checkpoint.repository.clone().or_else(file).or_else(folder).or_else(|| checkpoint.folder.clone());
     name.unwrap_or_else(|| checkpoint.root.display().to_string())
 }
 

@@ -8,6 +8,7 @@ mod blocks;
 mod decode;
 mod gains;
 mod gguf;
+mod inventory;
 mod layouts;
 mod meta;
 mod onnx;

@@ -228,10 +228,8 @@ fn one_of_one_is_a_single_file() {
 #[test]
 fn two_models_in_one_folder_are_not_chosen_between() {
     let set = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
-    let cases: [(&[&str], &[&str]); 4] = [
+    let cases: [(&[&str], &[&str]); 2] = [
         (&["a.safetensors", "b.safetensors"], &["`a.safetensors`", "`b.safetensors`"]),
-        (&["model.safetensors", "adapter_model.safetensors"], &["`model.safetensors`", "`adapter_model.safetensors`"]),
-        (&[set[0], set[1], "model.safetensors"], &["`model-*-of-2.safetensors`", "`model.safetensors`"]),
         (&[set[0], set[1], "other-00001-of-00001.safetensors"], &["`other-*-of-1.safetensors`"]),
     ];
     for (files, parts) in cases {
@@ -245,15 +243,7 @@ fn two_models_in_one_folder_are_not_chosen_between() {
 }
 
 #[test]
-fn an_index_beside_another_model_is_not_chosen_between() {
-    for other in ["model.safetensors", "adapter_model.safetensors", "m.safetensors"] {
-        let folder = tempfile::tempdir().unwrap();
-        put(folder.path().join("part.safetensors"), bytes(&[("a", 3)]));
-        put(folder.path().join(other), bytes(&[("a", 3)]));
-        let index = put_index(folder.path().join("m.safetensors.index.json"), &[("a", "part.safetensors")], 3);
-        refuse(folder.path(), ErrorClass::Usage, &["m.safetensors.index.json", other]);
-        open(index);
-    }
+fn two_indexes_are_not_chosen_between() {
     let folder = tempfile::tempdir().unwrap();
     put(folder.path().join("part.safetensors"), bytes(&[("a", 3)]));
     for index in ["one.safetensors.index.json", "two.safetensors.index.json"] {
@@ -377,6 +367,8 @@ fn a_cache_without_a_snapshot_holds_nothing() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir_all(folder.path().join("models--org--name/snapshots")).unwrap();
     refuse(folder.path().join("models--org--name"), ErrorClass::Nothing, &["no snapshot"]);
+    refuse(folder.path(), ErrorClass::Nothing, &["no snapshot"]);
+    fs::create_dir_all(folder.path().join("models--org--other/snapshots")).unwrap();
     refuse(folder.path(), ErrorClass::Usage, &["`models--org--name`", "name one"]);
 }
 
@@ -406,16 +398,10 @@ fn files_beside_the_weights_that_were_not_read_are_told() {
     }
     put(folder.path().join("._model.safetensors"), "x");
     let checkpoint = open(folder.path());
-    assert_eq!(
-        codes(&checkpoint),
-        [
-            (Code::FileLeftOut, Level::Note),
-            (Code::FileLeftOut, Level::Note),
-            (Code::FileLeftOut, Level::Note),
-            (Code::FileLeftOut, Level::Note),
-        ]
-    );
-    assert!(checkpoint.findings[0].message.contains("`pytorch_model.bin`"));
+    assert_eq!(codes(&checkpoint), [(Code::ShardExtra, Level::Warning), (Code::FileLeftOut, Level::Warning)]);
+    for name in ["pytorch_model.bin", "m.gguf", "._model.safetensors"] {
+        assert!(checkpoint.findings[0].message.contains(name), "{name}");
+    }
     for name in ["optimizer.pt", "training_args.bin", "scheduler.pt", "rng_state_0.pth"] {
         assert!(checkpoint.findings[1].message.contains(name), "{name}");
     }
