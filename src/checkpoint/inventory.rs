@@ -99,7 +99,7 @@ impl<'a> Walk<'a> {
             store,
             own: shards.iter().map(|shard| shard.location().to_path_buf()).collect(),
             own_identities: shards.iter().map(Shard::identity).collect(),
-            entered: BTreeSet::new(),
+            entered: std::fs::canonicalize(store.root()).into_iter().collect(),
             left: MAX_LISTED_FILES,
             budget: Budget::new(),
             small: (0, 0, String::new()),

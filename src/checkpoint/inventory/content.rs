@@ -35,7 +35,7 @@ pub(super) enum Look {
 
 /// Whether a file of this name, in lower case, is what a trainer keeps beside the model: the optimizer's state or its
 /// parts, the schedule, random state, arguments. DeepSpeed's `zero_pp_rank` files hold slices of everything at once.
-pub(in crate::checkpoint) fn is_training(lower: &str) -> bool {
+pub(crate) fn is_training(lower: &str) -> bool {
     const BEGINNINGS: [&str; 8] = [
         "optimizer",
         "scheduler",

@@ -15,7 +15,7 @@ use crate::format::{self, Header};
 use crate::text::listed;
 
 /// What a GGUF file is by its metadata, if that is no model.
-pub(in crate::checkpoint) fn side(metadata: &BTreeMap<String, String>) -> Option<&'static str> {
+pub(crate) fn side(metadata: &BTreeMap<String, String>) -> Option<&'static str> {
     let stated = |key: &str| metadata.get(key).map(String::as_str);
     match (stated("general.type"), stated("general.architecture")) {
         (Some("imatrix"), _) | (_, Some("imatrix")) => Some("an importance matrix, which has no weights"),
@@ -27,7 +27,7 @@ pub(in crate::checkpoint) fn side(metadata: &BTreeMap<String, String>) -> Option
 }
 
 /// Why there is nothing to scan in a file with this metadata, if that is so.
-pub(in crate::checkpoint) fn no_weights(metadata: &BTreeMap<String, String>) -> Option<&'static str> {
+pub(crate) fn no_weights(metadata: &BTreeMap<String, String>) -> Option<&'static str> {
     side(metadata).filter(|what| what.ends_with("no weights"))
 }
 
