@@ -10,6 +10,7 @@ mod decode;
 mod gains;
 mod gguf;
 mod inside;
+mod inventory;
 mod layouts;
 mod meta;
 mod onnx;
