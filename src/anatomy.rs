@@ -167,6 +167,9 @@ pub fn dissect(tensors: &[TensorMeta], hints: Hints<'_>) -> Anatomy {
         assignments[tensor].roles = vec![role];
         assignments[tensor].by = Some(Source::Names);
     }
+    for tensor in names::adapters(tensors) {
+        included[tensor] = false;
+    }
     let groups = names::group(tensors, |tensor| included[tensor]);
     let (shapes, best) = choose(tensors, &included, &groups);
     if let Some(best) = best {
@@ -187,6 +190,10 @@ pub fn dissect(tensors: &[TensorMeta], hints: Hints<'_>) -> Anatomy {
     };
     if let Some(config) = hints.config {
         config::hint_heads(config, &mut architecture);
+    }
+    if settled && best.is_some_and(|best| naming::schemes()[best.reading.scheme].fuses) {
+        (architecture.fused_qkv, architecture.fused_gate_up) = (false, false);
+        architecture.name_family();
     }
     architecture.norm_gain = gain::convention(hints, &architecture);
     if architecture.heads.is_none() && settled && architecture.q_size.is_some() {

@@ -175,8 +175,9 @@ impl Checkpoint {
         Split::check(store.root(), &splits, tensors.len())?;
         findings.extend(row_order.and_then(|order| order.undo(&mut tensors)));
         beside.claims = claims::together(claims, beside.claims);
+        let mut tensors = packed::join(tensors, beside.claims.config.as_ref(), &shards)?;
         findings.extend(adapter::describe(&tensors, beside.adapter.as_ref(), &mut beside.claims));
-        let tensors = packed::join(tensors, beside.claims.config.as_ref(), &shards)?;
+        findings.extend(adapter::built_in(&mut tensors));
         // What was joined is no longer of an unknown type.
         findings.splice(remarked..remarked, remarks(&tensors));
         Ok(Self { tensors, findings, unread, ..Self::with(store, format, shards, beside) })

@@ -7,6 +7,7 @@ pub mod changes;
 pub mod channels;
 pub mod content;
 pub mod counterparts;
+pub mod coverage;
 pub mod facts;
 pub mod heads;
 pub(crate) mod kind;
@@ -19,9 +20,10 @@ mod search;
 pub mod shape;
 
 pub use self::changes::Change;
+pub use self::coverage::{Compared, Coverage};
 pub use self::facts::{Evidence, Facts, Measure, WhyNot};
 pub use self::kind::TestKind;
-use crate::fingerprint::{Fingerprint, TensorFingerprint};
+use crate::fingerprint::Fingerprint;
 use crate::model::Part;
 use crate::model::known::{self, Agreement};
 
@@ -89,7 +91,11 @@ pub struct Comparison {
     pub same_blocks: bool,
     /// Whether the architectures are of one family, whatever their sizes.
     pub same_family: bool,
-    /// Share of the suspect's parameters in tensors that at least one applicable test looked at, 0 to 1.
+    /// How far it went.
+    pub depth: Depth,
+    /// Tensors of the suspect that a test with statistics of its own took in.
+    pub compared: Compared,
+    /// Share of the suspect's weights that are among them, 0 to 1.
     pub coverage: f64,
 }
 
@@ -142,16 +148,19 @@ pub fn compare(known: &Suspect<'_>, reference: &Fingerprint, depth: Depth) -> Co
             evidence.extend(tests.map(|test| Evidence::not_applicable(test, WhyNot::NotSearched)));
         }
     }
+    let compared = Compared::of(suspect, &evidence, &matches);
     let same_blocks = agreement.differs.iter().all(|field| BESIDE_BLOCKS.contains(field));
     evidence.push(architecture(agreement));
     Comparison {
-        evidence,
         parts: parts(suspect, reference, &matches),
         layers: clearer(layers(suspect, reference, &matches), neurons.layers()),
         changes: changes::changes(suspect, reference, &neurons),
         same_blocks,
         same_family: suspect.exact.architecture.family == reference.exact.architecture.family,
-        coverage: coverage(suspect),
+        depth,
+        coverage: compared.share(suspect),
+        compared,
+        evidence,
         matches,
         bits,
         content: content.ok(),
@@ -178,20 +187,6 @@ fn architecture(agreement: Agreement) -> Evidence {
         facts: Facts::Architecture { fields, equal, differs },
     };
     Evidence::measured(TestKind::Architecture, measure)
-}
-
-/// Share of the suspect's parameters in tensors whose values every fingerprint comparison looks at.
-pub fn coverage(suspect: &Fingerprint) -> f64 {
-    // What an adapter changes is in its base, so nothing of the model was looked at.
-    if !suspect.holds_model() {
-        return 0.0;
-    }
-    // Types that are not decoded may state any shape.
-    let sum = |sum: u64, tensor: &TensorFingerprint| sum.saturating_add(tensor.weights());
-    let all = suspect.exact.tensors.iter().filter(|tensor| tensor.counts()).fold(0, sum);
-    let seen = suspect.exact.tensors.iter().filter(|tensor| tensor.dtype.is_float() && tensor.informative().is_some());
-    let seen = seen.fold(0, sum);
-    if all == 0 { 0.0 } else { seen as f64 / all as f64 }
 }
 
 /// Share of a model's parameters that could be compared in its embedding and output head.

@@ -114,6 +114,11 @@ codes! {
         "Finding. The subject is an adapter together with the base that was named for it. Every value is the base's with \
          the adapter's change added, as PEFT would have merged and saved it; no merged file was written. The files \
          of both are listed with their digests.";
+    /// A model has adapters beside the weights that they change.
+    AdapterInside = "adapter-inside",
+        "Finding. Beside weights lie the factors of low-rank changes to them, as in models that switch between adapters, and \
+         in what trainers save. The weights were read as the model. The factors belong to no part of it that is known, and \
+         count among what was not tested.";
     /// Parts of one model disagree about a tensor that each of them holds whole.
     PartsDisagree = "parts-disagree",
         "Finding. A model that is cut into parts has its vectors whole in every part, and they are not the same \

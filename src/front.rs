@@ -118,6 +118,7 @@ pub struct Scanner {
     cache: Option<Cache>,
     memory: u64,
     options: OpenOptions,
+    untested_allowed: bool,
     observer: Option<Observer>,
 }
 
@@ -147,6 +148,7 @@ impl Scanner {
             cache: None,
             memory: DEFAULT_MEMORY,
             options: OpenOptions::default(),
+            untested_allowed: false,
             observer: None,
         }
     }
@@ -186,6 +188,13 @@ impl Scanner {
     #[must_use]
     pub fn with_mapped_files(self, mapped: bool) -> Self {
         Self { options: OpenOptions { mmap: mapped }, ..self }
+    }
+
+    /// Whether there may be a clean bill although a known model of the subject's shapes has no weights in the catalogs. Not
+    /// unless it is set: what was not compared is not cleared.
+    #[must_use]
+    pub fn with_untested_models_allowed(self, allowed: bool) -> Self {
+        Self { untested_allowed: allowed, ..self }
     }
 
     /// Has `observer` told of progress and of the cache.
@@ -263,7 +272,7 @@ impl Scanner {
     /// As [`Scanner::fingerprint`]; or if a reference cannot be read.
     pub fn scan(&self, suspect: impl Into<Input>) -> Result<Report> {
         let subject = self.prepare(&suspect.into(), &self.anchors)?;
-        scanner::scan(&subject, &self.catalogs)
+        scanner::scan(&subject, &self.catalogs, self.untested_allowed)
     }
 
     /// Opens a checkpoint, or an adapter together with its base.

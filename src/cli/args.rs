@@ -101,6 +101,9 @@ pub(crate) enum Command {
         /// Folder of reference fingerprints; may be given several times [default: the user's data folder]
         #[arg(long, value_name = "DIR", env = "WEIGHTPRINT_CATALOG", value_delimiter = ':')]
         catalog: Vec<PathBuf>,
+        /// Let a model pass although a known one of its shapes has no weights in the catalogs
+        #[arg(long)]
+        allow_untested: bool,
         #[command(flatten)]
         base: Base,
         #[command(flatten)]

@@ -11,8 +11,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use weightprint::Input;
 use weightprint::report::{self, ClassCode, Report};
+use weightprint::{Catalog, Input, Scanner};
 
 use self::args::{Cli, Command, FailOn, Output};
 use self::output::{print, refuse_overwriting, tell, warn};
@@ -42,9 +42,10 @@ fn complain(error: &anyhow::Error) -> u8 {
 fn run(cli: Cli) -> Result<u8> {
     let plan = Plan::new(cli.global);
     match cli.command {
-        Command::Scan { paths, catalog, base, output } => {
+        Command::Scan { paths, catalog, allow_untested, base, output } => {
             let inputs: Vec<Input> = paths.into_iter().map(|path| plan::input(path, &base)).collect();
-            scan(&plan, &inputs, &plan::catalogs(&catalog)?, &output)
+            let scanner = plan.scanner(true)?.with_untested_models_allowed(allow_untested);
+            scan(scanner, &inputs, &plan::catalogs(&catalog)?, &output)
         }
         Command::Compare { suspect, reference, base, output } => {
             refuse_overwriting(output.output.as_deref(), output.force)?;
@@ -77,9 +78,8 @@ fn run(cli: Cli) -> Result<u8> {
     }
 }
 
-fn scan(plan: &Plan, inputs: &[Input], catalogs: &[weightprint::Catalog], output: &Output) -> Result<u8> {
+fn scan(mut scanner: Scanner, inputs: &[Input], catalogs: &[Catalog], output: &Output) -> Result<u8> {
     refuse_overwriting(output.output.as_deref(), output.force)?;
-    let mut scanner = plan.scanner(true)?;
     for catalog in catalogs {
         scanner = scanner.with_catalog(catalog)?;
     }
@@ -100,14 +100,16 @@ fn finish(reports: &[Report], many: bool, output: &Output) -> Result<u8> {
     let text = output.format.write(reports, many)?;
     print(&text, output.output.as_deref(), output.force)?;
     output::advise(reports);
-    let codes = reports.iter().map(|report| code(report.verdict.class, output.fail_on));
+    let codes = reports.iter().map(|report| code(report, output.fail_on));
     Ok(if reports.is_empty() { exit::NOTHING } else { exit::gravest(codes) })
 }
 
-fn code(class: ClassCode, fail_on: FailOn) -> u8 {
+/// What is found fails by its class; short of that, nothing passes that was not looked at whole.
+fn code(report: &Report, fail_on: FailOn) -> u8 {
+    let class = report.verdict.class;
     match fail_on.0 {
-        _ if class == ClassCode::Inconclusive => exit::INCONCLUSIVE,
-        Some(weakest) if class >= weakest => exit::FOUND,
+        Some(weakest) if class != ClassCode::Inconclusive && class >= weakest => exit::FOUND,
+        _ if class == ClassCode::Inconclusive || !report.verdict.obstacles.is_empty() => exit::INCONCLUSIVE,
         _ => exit::CLEAN,
     }
 }

@@ -49,6 +49,9 @@ struct TensorRecord {
     name: String,
     dtype: DType,
     shape: Vec<u64>,
+    /// Stored bytes, where type and shape do not tell them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
     #[serde(flatten)]
     assignment: Assignment,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -371,6 +374,11 @@ fn check_version(json: &str, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Bytes of a plain tensor of this type and shape; `None` where that is not known, or too many.
+fn plain_bytes(dtype: &DType, shape: &[u64]) -> Option<u64> {
+    shape.iter().try_fold(dtype.bytes()?, |bytes, &size| bytes.checked_mul(size))
+}
+
 impl Arrays {
     fn push(&mut self, tensor: &TensorFingerprint) -> TensorRecord {
         self.stored_sha256.extend(tensor.stored_sha256);
@@ -379,6 +387,8 @@ impl Arrays {
             name: tensor.name.clone(),
             dtype: tensor.dtype.clone(),
             shape: tensor.shape.clone(),
+            bytes: Some(tensor.stored_bytes)
+                .filter(|_| plain_bytes(&tensor.dtype, &tensor.shape) != Some(tensor.stored_bytes)),
             assignment: tensor.assignment.clone(),
             formula: tensor.formula,
             decoded: values.is_some(),
@@ -475,12 +485,14 @@ impl Pieces<'_> {
     fn take_tensor(&mut self, record: TensorRecord) -> Option<TensorFingerprint> {
         let stored_sha256 = take(&mut self.stored_sha256, 32)?.try_into().ok()?;
         let values = if record.decoded { Some(self.take_values(&record)?) } else { None };
+        let stored_bytes = record.bytes.or_else(|| plain_bytes(&record.dtype, &record.shape))?;
         Some(TensorFingerprint {
             name: record.name,
             dtype: record.dtype,
             shape: record.shape,
             assignment: record.assignment,
             formula: record.formula,
+            stored_bytes,
             stored_sha256,
             values,
         })

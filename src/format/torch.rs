@@ -5,6 +5,7 @@
 
 mod archive;
 mod legacy;
+mod quantised;
 mod state;
 mod tensors;
 

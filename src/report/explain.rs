@@ -1,14 +1,16 @@
 //! What each code in a report means, for `weightprint explain`; the explanations stand in the tables of the codes.
 
-use super::{ClassCode, TestCode};
+use super::{ClassCode, ObstacleCode, TestCode};
 use crate::finding::Code;
 
-/// Every code that can be explained, with its explanation: classes, strongest first, tests, findings.
+/// Every code that can be explained, with its explanation: classes, strongest first, obstacles, tests,
+/// findings.
 pub fn entries() -> impl Iterator<Item = (&'static str, &'static str)> {
     let classes = ClassCode::ALL.iter().rev().map(|class| (class.as_str(), class.explanation()));
     let tests = TestCode::ALL.iter().map(|test| (test.as_str(), test.explanation()));
     let findings = Code::ALL.iter().map(|code| (code.as_str(), code.explanation()));
-    classes.chain(tests).chain(findings)
+    let obstacles = ObstacleCode::ALL.iter().map(|code| (code.as_str(), code.explanation()));
+    classes.chain(obstacles).chain(tests).chain(findings)
 }
 
 /// The explanation of one code.

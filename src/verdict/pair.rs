@@ -5,7 +5,9 @@ use super::thresholds::{
     MAX_LOG10_P, MIN_CONTENT, MIN_CORRELATION, MIN_COVERAGE, MIN_EFFECT, MIN_LAYERS_MATCHED, MIN_PART_MATCHED,
 };
 use crate::evidence::counterparts::Counterparts;
-use crate::evidence::{Change, Comparison, Evidence, Facts, LayerShare, Measure, PartShare, TestKind, matched_share};
+use crate::evidence::{
+    Change, Compared, Comparison, Depth, Evidence, Facts, LayerShare, Measure, PartShare, TestKind, matched_share,
+};
 use crate::math::tails;
 use crate::model::Part;
 
@@ -26,6 +28,8 @@ pub struct Assessment {
     pub parts: Vec<PartShare>,
     /// Counterparts by name; only where weights are shared.
     pub counterparts: Counterparts,
+    /// Tensors of the subject that were compared with the reference.
+    pub compared: Compared,
 }
 
 impl Assessment {
@@ -39,6 +43,7 @@ impl Assessment {
             layers: Vec::new(),
             parts: Vec::new(),
             counterparts: Counterparts::default(),
+            compared: Compared::default(),
         }
     }
 }
@@ -82,6 +87,8 @@ pub enum Reason {
     FewRows(Facts),
     /// Too small a share of the parameters could be looked at.
     Coverage(f64),
+    /// Only a first look was taken.
+    Screened,
     /// Blocks have the same shapes, but no test of labels applies.
     NoLabels,
     /// Nothing is equal, and no test of labels applies to two models of one family.
@@ -264,6 +271,7 @@ fn nothing_found(weighed: &Weighed<'_>) -> Judgement {
     let (exact, strongest) = (weighed.exact(), weighed.strongest());
     let told = strongest.or(exact);
     let (class, reason) = match (exact.filter(|_| comparison.coverage >= MIN_COVERAGE), strongest) {
+        _ if comparison.depth == Depth::Labels => (VerdictClass::Screened, Reason::Screened),
         (None, _) => (VerdictClass::Inconclusive, Reason::Coverage(comparison.coverage)),
         (Some(_), Some(test)) if comparison.same_blocks => (VerdictClass::SameArchitecture, Reason::Test(test.facts())),
         (Some(_), None) if comparison.same_blocks => (VerdictClass::Inconclusive, Reason::NoLabels),

@@ -54,6 +54,7 @@ pub(crate) fn read(file: Named<'_>) -> Result<Header> {
         header.tensors.sort_unstable_by(|a, b| a.place().cmp(&b.place()));
         header.aliases.extend(constants.aliases);
         header.findings.extend(constants.findings);
+        header.unread.extend(constants.unread);
     }
     Ok(header)
 }

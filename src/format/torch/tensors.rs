@@ -4,13 +4,14 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::{Header, Named, Ranges, shown, state};
+use super::{Header, Named, Ranges, quantised, shown, state};
 use crate::finding::{Code, Finding, Level};
-use crate::format::pickle::{Node, Pickle, Tensor, Value};
+use crate::format::pickle::{Node, Pickle, Quantiser, Tensor, Value};
 use crate::limits::{MAX_SHARING, MAX_TENSORS};
 use crate::tensor::view::{MAX_PIECES, Piece, View};
 use crate::tensor::{DType, Extent, Storage, TensorMeta};
 use crate::text::listed;
+use crate::unread::Unread;
 use crate::{Error, Result};
 
 /// The tensors that the pickle names, with the storages at `ranges`. `others` says that the file has tensors besides.
@@ -57,14 +58,18 @@ fn from_state(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges, state: stat
     findings.extend(remarks(file, &state));
     // Stands for what could not be made out, so that the coverage is lower for it.
     let hidden = state::unread(pickle, &state);
+    let beside = state::left_out(pickle, &state);
+    let beside = beside.into_iter().map(|(key, bytes, what)| Unread::new(format!("{}: {key}", file.name), bytes, what));
+    let beside = beside.collect();
     let name_of_hidden = state.refused.first().cloned().unwrap_or_else(|| "(not read)".to_owned());
-    let mut known: HashSet<(u64, &str, &[u64], &[u64])> = HashSet::new();
+    let mut known: HashSet<(u64, &str, &[u64], &[u64], Option<Quantiser>)> = HashSet::new();
     let (mut tensors, mut shared) = (Vec::new(), Vec::new());
     let mut unread = Vec::new();
     let mut bytes = 0u64;
     for (name, tensor) in state.tensors {
         let placed = Placed::new(file, pickle, &name, tensor, ranges)?;
-        if placed.len > 0 && !known.insert((placed.start, tensor.element.name, &tensor.size, &tensor.stride)) {
+        let Tensor { element, size, stride, quantiser, .. } = tensor;
+        if placed.len > 0 && !known.insert((placed.start, element.name, size, stride, *quantiser)) {
             shared.push(name);
             continue;
         }
@@ -75,7 +80,8 @@ fn from_state(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges, state: stat
             return Err(file.malformed(what).in_tensor(name));
         }
         let in_order = placed.in_order;
-        let meta = placed.into_meta(name, tensor);
+        let quantised = quantised::packed(file, pickle, &name, tensor, &placed, ranges)?;
+        let meta = quantised.unwrap_or_else(|| placed.into_meta(name, tensor));
         if !in_order && meta.storage.is_plain() {
             unread.push(meta.name.clone());
         }
@@ -97,7 +103,7 @@ fn from_state(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges, state: stat
     tell(Code::SharedStorage, Level::Note, "names stand for tensors that were read under another name", &shared);
     tell(Code::ValuesNotRead, Level::Warning, "tensors lie in an order that is not followed", &unread);
     tensors.sort_unstable_by(|a, b| a.place().cmp(&b.place()));
-    Ok(Header { tensors, findings, aliases: shared, ..Header::default() })
+    Ok(Header { tensors, findings, aliases: shared, unread: beside, ..Header::default() })
 }
 
 /// What was found beside the tensors.
@@ -117,19 +123,25 @@ fn remarks(file: Named<'_>, state: &state::State<'_>) -> Vec<Finding> {
 }
 
 /// Where a tensor's values lie in the file.
-struct Placed {
+pub(super) struct Placed {
     /// First byte.
-    start: u64,
+    pub(super) start: u64,
     /// Bytes of the values.
-    len: u64,
+    pub(super) len: u64,
     /// Whether they lie there one after another in the tensor's order.
-    in_order: bool,
+    pub(super) in_order: bool,
 }
 
 impl Placed {
-    fn new(file: Named<'_>, pickle: &Pickle<'_>, name: &str, tensor: &Tensor, ranges: &Ranges) -> Result<Self> {
+    pub(super) fn new(
+        file: Named<'_>,
+        pickle: &Pickle<'_>,
+        name: &str,
+        tensor: &Tensor,
+        ranges: &Ranges,
+    ) -> Result<Self> {
         let refuse = |what: String| file.malformed(what).in_tensor(name);
-        let Tensor { storage, element, offset, size, stride } = tensor;
+        let Tensor { storage, element, offset, size, stride, quantiser: _ } = tensor;
         let key = pickle.text(storage.key);
         let Some((start, held)) = ranges.get(key).copied() else {
             return Err(refuse(format!("its storage {} is not in the file", shown(key))));
