@@ -48,7 +48,7 @@ use crate::checkpoint::adapter::Merged;
 use crate::error::{Error, Result};
 use crate::finding::Finding;
 use crate::model::naming::lacks_base;
-use crate::model::{Architecture, Role};
+use crate::model::Architecture;
 use crate::tensor::DType;
 use crate::unread::Unread;
 
