@@ -40,7 +40,9 @@ const MAX_LENGTHS: u64 = 1 << 24;
 /// no model; [`ErrorKind::Malformed`](crate::ErrorKind::Malformed), naming file and tensor, if names or shapes do not
 /// fit the base.
 pub fn open_merged(adapter: &Path, base: &Path, options: OpenOptions) -> Result<Checkpoint> {
-    let (theirs, own) = (Checkpoint::open(adapter, options)?, Checkpoint::open(base, options)?);
+    let (mut theirs, mut own) = (Checkpoint::open(adapter, options)?, Checkpoint::open(base, options)?);
+    theirs.read_elsewhere(&own.shards);
+    own.read_elsewhere(&theirs.shards);
     for part in [&theirs, &own] {
         if let Some(pointers) = &part.pointers {
             return Err(pointers.refusal(&part.shards));
@@ -102,7 +104,8 @@ fn joined(base: Checkpoint, adapter: Checkpoint, tensors: Vec<TensorMeta>, merge
     let still_shared = || Error::usage("the checkpoint is in use elsewhere".to_owned());
     let mut shards = Arc::into_inner(base.shards).ok_or_else(still_shared)?;
     shards.extend(Arc::into_inner(adapter.shards).ok_or_else(still_shared)?);
-    let claims = Claims { card: adapter.claims.card, ..base.claims };
+    let Claims { card, card_unreadable, mentions, .. } = adapter.claims;
+    let claims = Claims { card, card_unreadable, mentions, ..base.claims };
     let mut findings = base.findings;
     let is_of_it_alone = |finding: &Finding| matches!(finding.code, Code::NeedsBase | Code::AdapterInside);
     findings.extend(adapter.findings.into_iter().filter(|finding| !is_of_it_alone(finding)));

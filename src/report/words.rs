@@ -9,7 +9,7 @@ use crate::fingerprint::RUN;
 use crate::model::Part;
 use crate::model::known::Nearest;
 use crate::unread::UnreadKind;
-use crate::verdict::declared::{Declaration, DeclarationStatus};
+use crate::verdict::declared::{Declaration, DeclarationStatus, Note};
 use crate::verdict::pair::Extent;
 use crate::verdict::{Assessment, Conclusion, Obstacle, Reason, VerdictClass};
 
@@ -279,6 +279,8 @@ pub(super) fn why_untested(why: WhyUntested) -> &'static str {
             UnreadKind::LeftOut => "tensors beside the model that was read",
             UnreadKind::Gap => "bytes that belong to no tensor",
             UnreadKind::EmbeddedData => "data in place of text",
+            UnreadKind::UnlistedFolder => "a folder that could not be looked at",
+            UnreadKind::OutsideLink => "a link out of the folder, which was not followed",
             UnreadKind::RemoteCode => "code",
         },
         WhyUntested::UnknownType => "its type is not decoded",
@@ -328,20 +330,58 @@ fn probability(log10_p: f64) -> String {
 /// What the model card declares, and how that fits what was found.
 pub(super) fn declared(declaration: &Declaration) -> String {
     let bases = declaration.base_models.join(", ");
-    match (declaration.status, declaration.shares_with.as_deref()) {
+    let found = declaration.shares_with.as_deref();
+    let others = declaration.undeclared.join(", ");
+    let says = match (declaration.status, found) {
         (DeclarationStatus::NotDeclaredNotNeeded, _) | (DeclarationStatus::Undeclared, None) => {
             "declares no base model".to_owned()
         }
-        (DeclarationStatus::Undeclared, Some(id)) => format!("declares no base model, but shares weights with {id}"),
-        (DeclarationStatus::Declared, _) => format!("declares {bases}"),
+        (DeclarationStatus::Undeclared, Some(id)) if bases.is_empty() => {
+            format!("declares no base model, but shares weights with {id}")
+        }
+        (DeclarationStatus::Undeclared, Some(id)) => {
+            format!("declares {bases}, but shares weights with {id}, which it does not declare")
+        }
+        (DeclarationStatus::Declared | DeclarationStatus::DeclaredUntested, _) => format!("declares {bases}"),
+        (DeclarationStatus::PartlyDeclared, _) => {
+            format!("declares {bases}, but shares weights with {others} too, which it does not declare")
+        }
+        (DeclarationStatus::Mentioned, _) => {
+            let id = found.unwrap_or_default();
+            format!("names {id} in the text of the card, not in its base_model, and shares weights with it")
+        }
+        (DeclarationStatus::Contradicted, _) if declaration.note == Some(Note::Relation) => {
+            format!("declares {bases}")
+        }
         (DeclarationStatus::Contradicted, Some(id)) => {
             format!("declares {bases}, but shares weights with {id} instead")
         }
         (DeclarationStatus::Contradicted, None) => format!("declares {bases}, but shows no evidence of its weights"),
-        (DeclarationStatus::DeclaredUntested, Some(id)) => {
-            format!("declares {bases}, which could not be tested; shares weights with {id}")
+        (DeclarationStatus::Unreadable, Some(id)) => {
+            format!("has a card that could not be read, and shares weights with {id}")
         }
-        (DeclarationStatus::DeclaredUntested, None) => format!("declares {bases}, which could not be tested"),
+        (DeclarationStatus::Unreadable, None) => "has a card that could not be read".to_owned(),
+        (DeclarationStatus::NotAssessed, _) if declaration.note.is_some() => "has no card here to look at".to_owned(),
+        (DeclarationStatus::NotAssessed, _) => "declares no base model; no reference was tested".to_owned(),
+    };
+    format!("{says}{}{}", noted(declaration.note.as_ref()), not_tested(&declaration.untested))
+}
+
+/// What makes the status plain.
+fn noted(note: Option<&Note>) -> String {
+    match note {
+        Some(Note::InAnotherForm(id)) => format!(", which is {id} in another form"),
+        Some(Note::MadeFrom { declared, found }) => format!("; {declared} is known to be made from {found}"),
+        Some(Note::Shape(base)) => format!("; {base} has another width"),
+        Some(Note::Relation) => ", quantized, but more than rounding was changed".to_owned(),
+        Some(Note::NoCard) | None => String::new(),
+    }
+}
+
+fn not_tested(untested: &[String]) -> String {
+    match untested {
+        [] => String::new(),
+        several => format!("; not tested: {}", several.join(", ")),
     }
 }
 

@@ -394,18 +394,29 @@ fn beside(tensor: &Tensor) -> impl Iterator<Item = Value> {
 /// Bytes of storages that belong neither to the tensors nor to what was left out on purpose: what functions that were
 /// refused would have made weights of. Bytes objects count too, beyond what settings and random state need.
 pub(crate) fn unread(pickle: &Pickle<'_>, state: &State<'_>) -> u64 {
-    const SETTINGS: u64 = 1 << 20;
     let mut known: HashSet<&str> = state.tensors.iter().map(|(_, tensor)| pickle.text(tensor.storage.key)).collect();
-    let mut met = HashSet::new();
-    let of_codes = state.tensors.iter().flat_map(|(_, tensor)| beside(tensor));
-    let open = state.unwanted.iter().copied().chain(of_codes).collect();
-    reach(pickle, open, &mut met, |tensor| {
-        known.insert(pickle.text(tensor.storage.key));
-    });
+    known.extend(around(pickle, state));
     let others = pickle.storages().filter(|storage| known.insert(pickle.text(storage.key)));
     let bytes =
         others.fold(0u64, |sum, storage| sum.saturating_add(storage.count.saturating_mul(storage.element.bytes)));
-    bytes.saturating_add(if pickle.raw > SETTINGS { pickle.raw } else { 0 })
+    bytes.saturating_add(raw(pickle))
+}
+
+/// Bytes in the pickle itself that are more than settings take: arrays of NumPy, say.
+pub(crate) fn raw(pickle: &Pickle<'_>) -> u64 {
+    const SETTINGS: u64 = 1 << 20;
+    if pickle.raw > SETTINGS { pickle.raw } else { 0 }
+}
+
+/// Keys of the storages of what was left out on purpose, and of scales and zero points.
+pub(crate) fn around<'p>(pickle: &'p Pickle<'_>, state: &State<'_>) -> HashSet<&'p str> {
+    let (mut keys, mut met) = (HashSet::new(), HashSet::new());
+    let of_codes = state.tensors.iter().flat_map(|(_, tensor)| beside(tensor));
+    let open = state.unwanted.iter().copied().chain(of_codes).collect();
+    reach(pickle, open, &mut met, |tensor| {
+        keys.insert(pickle.text(tensor.storage.key));
+    });
+    keys
 }
 
 fn is_training(name: &str) -> bool {
