@@ -66,9 +66,12 @@ pub(super) fn of_siblings(store: &dyn Store, names: Vec<String>) -> Vec<Unread> 
     unread
 }
 
-/// Files below the folder of a store that are weights by their content, in a format that is read.
+/// Files below the folder of a store that are weights by their content, in a format that is read; as far as they are
+/// found soon.
 pub(super) fn weights_below(store: &dyn Store) -> Vec<String> {
-    let mut walk = Walk::new(store, &[]);
+    // A hint in a message is not worth a long search.
+    const MOST: usize = 1000;
+    let mut walk = Walk { left: MOST, budget: Budget::spent(), ..Walk::new(store, &[]) };
     walk.folder("", 0);
     walk.weights.into_iter().collect()
 }
