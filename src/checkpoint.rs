@@ -5,6 +5,7 @@
 //! here.
 
 pub mod adapter;
+mod card;
 pub mod claims;
 mod copies;
 mod digest;
@@ -175,12 +176,14 @@ impl Checkpoint {
         }
         let remarked = findings.len();
         let mut beside = Sidecars::read(store, &mut findings);
+        unread.append(&mut beside.unread);
         Split::check(store.root(), &splits, tensors.len())?;
         findings.extend(row_order.and_then(|order| order.undo(&mut tensors)));
         beside.claims = claims::together(claims, beside.claims);
+        let mut tensors = packed::join(tensors, beside.claims.config.as_ref(), &shards)?;
         findings.extend(adapter::describe(&tensors, beside.adapter.as_ref(), &mut beside.claims));
+        findings.extend(adapter::built_in(&mut tensors));
         unread.extend(left_out(store, named, &files, &shards, &mut findings)?);
-        let tensors = packed::join(tensors, beside.claims.config.as_ref(), &shards)?;
         // What was joined is no longer of an unknown type.
         findings.splice(remarked..remarked, remarks(&tensors));
         Ok(Self { tensors, findings, unread, ..Self::with(store, format, shards, beside) })
@@ -188,7 +191,7 @@ impl Checkpoint {
 
     fn with(store: &dyn Store, format: Format, shards: Vec<Shard>, beside: Sidecars) -> Self {
         let (repository, revision) = store.origin().cloned().map(|origin| (origin.repository, origin.revision)).unzip();
-        let Sidecars { claims, tokenizer, adapter } = beside;
+        let Sidecars { claims, tokenizer, adapter, .. } = beside;
         Self {
             root: store.root().to_path_buf(),
             folder: store.folder(),
@@ -302,6 +305,7 @@ impl Checkpoint {
             Storage::View(_) => {}
             Storage::LowRank(change) => self.release(&change.base),
             Storage::PlusOne(gain) => self.release(gain),
+            Storage::Sum(parts) => parts.iter().for_each(|part| self.release(part)),
         }
     }
 

@@ -5,6 +5,7 @@
 pub mod bits;
 pub mod changes;
 pub mod channels;
+pub mod content;
 pub mod counterparts;
 pub mod coverage;
 pub mod facts;
@@ -76,12 +77,16 @@ pub struct Comparison {
     pub matches: Vec<matching::Match>,
     /// Totals over digests.
     pub bits: bits::Bits,
+    /// Runs of values in common; `None` where the test does not apply.
+    pub content: Option<content::Content>,
     /// Parts of the suspect with the share that has a counterpart.
     pub parts: Vec<PartShare>,
     /// Layers of the suspect with the layer of the reference in which most of their counterparts lie.
     pub layers: Vec<LayerShare>,
     /// What was done to the reference, if the suspect descends from it.
     pub changes: Vec<Change>,
+    /// Share of the reference's parameters that is its embedding.
+    pub reference_embedding: f64,
     /// Whether block shapes agree: everything in the architecture record but the vocabulary and the number of layers.
     pub same_blocks: bool,
     /// Whether the architectures are of one family, whatever their sizes.
@@ -128,7 +133,9 @@ pub fn compare(known: &Suspect<'_>, reference: &Fingerprint, depth: Depth) -> Co
     let matches = matching::matches(suspect, reference);
     let bits = bits::totals(suspect, &known.rows, reference, &matches);
     let agreement = known::compare(&suspect.exact.architecture, &reference.exact.architecture);
-    let mut evidence = vec![bits.test(suspect), channels::test(suspect, &known.scores, reference)];
+    let content = content::Content::of(suspect, reference);
+    let mut evidence =
+        vec![bits.test(suspect), content::Content::test(content), channels::test(suspect, &known.scores, reference)];
     let neurons = match depth {
         Depth::Full => neurons::look(suspect, reference),
         Depth::Labels => neurons::Neurons::unknown(WhyNot::NotSearched),
@@ -156,6 +163,8 @@ pub fn compare(known: &Suspect<'_>, reference: &Fingerprint, depth: Depth) -> Co
         evidence,
         matches,
         bits,
+        content: content.ok(),
+        reference_embedding: embedding_share(reference),
     }
 }
 
@@ -178,6 +187,19 @@ fn architecture(agreement: Agreement) -> Evidence {
         facts: Facts::Architecture { fields, equal, differs },
     };
     Evidence::measured(TestKind::Architecture, measure)
+}
+
+/// Share of a model's parameters that could be compared in its embedding and output head.
+fn embedding_share(fingerprint: &Fingerprint) -> f64 {
+    let (mut all, mut embedding) = (0.0, 0.0);
+    for tensor in fingerprint.exact.tensors.iter().filter(|tensor| tensor.informative().is_some()) {
+        let elements = tensor.elements() as f64;
+        all += elements;
+        if Part::of(&tensor.assignment.roles) == Part::Embedding {
+            embedding += elements;
+        }
+    }
+    if all > 0.0 { embedding / all } else { 0.0 }
 }
 
 fn parts(suspect: &Fingerprint, reference: &Fingerprint, matches: &[matching::Match]) -> Vec<PartShare> {

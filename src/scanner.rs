@@ -18,14 +18,15 @@ use crate::error::{Error, Result};
 use crate::evidence::counterparts::Counterparts;
 use crate::evidence::{self, Coverage, Depth};
 use crate::finding::{Code, Finding, Level};
-use crate::fingerprint::{Fingerprint, Progress, Settings};
+use crate::fingerprint::{Exact, Fingerprint, Progress, Settings, TensorFingerprint};
 use crate::format::Claims;
 use crate::model::known;
 use crate::published::{digests, norms};
 use crate::report::inspect::Seen;
 use crate::report::{Inspection, Report, Results, Tested, words};
+use crate::tensor::DType;
 use crate::text::hex;
-use crate::verdict::declared::{self, TestedReference};
+use crate::verdict::declared::{self, Declaration, Declaring, TestedReference};
 use crate::verdict::overall::strongest_first;
 use crate::verdict::{self, Assessment, Obstacle, VerdictClass};
 
@@ -72,6 +73,7 @@ impl Prepared {
         // What lies beside the weights may have changed since a fingerprint was kept of them.
         fingerprint.exact.subject.unread = checkpoint.unread_but_copies()?;
         findings.extend(config_findings(checkpoint, subject.anatomy()));
+        findings.extend(subject.findings().iter().cloned());
         findings.extend(fingerprint.exact.findings.iter().cloned());
         let claims = checkpoint.claims.clone();
         Ok((Self { path: shown, fingerprint, anatomy: Some(subject.into_anatomy()), claims, findings }, cached))
@@ -226,10 +228,10 @@ fn report(subject: &Prepared, mut run: Run) -> Report {
     let kin = compared.iter().find(|reference| reference.judgement.class >= VerdictClass::Derived);
     let renamed = kin.map(|reference| reference.counterparts.renamed.clone());
     let mut candidates: Vec<Assessment> = digest_matches.into_iter().chain(norms.accepted).collect();
+    // Those that are not shown may be declared.
+    let declaration = declaration(subject, candidates.iter().chain(&compared));
     candidates.extend(shown(compared));
     candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.judgement.class));
-    let results: Vec<_> = candidates.iter().map(|c| TestedReference { id: &c.id, class: c.judgement.class }).collect();
-    let declaration = declared::declared(&subject.claims, &fingerprint.exact.subject.name, &results);
     Results {
         path: &subject.path,
         fingerprint,
@@ -245,6 +247,22 @@ fn report(subject: &Prepared, mut run: Run) -> Report {
         catalog_digest: run.catalog_digest,
     }
     .into()
+}
+
+/// What the subject declares, held against all that was tested.
+fn declaration<'a>(subject: &Prepared, tested: impl Iterator<Item = &'a Assessment>) -> Declaration {
+    let tested: Vec<_> = tested.map(TestedReference::from).collect();
+    let Exact { subject: origin, architecture, tensors, .. } = &subject.fingerprint.exact;
+    // A fingerprint has no card.
+    let claims = subject.anatomy.is_some().then_some(&subject.claims);
+    let is_plain = |tensor: &TensorFingerprint| !matches!(tensor.dtype, DType::Block(_)) && !is_rounded(tensor);
+    let is_plain = tensors.iter().all(is_plain);
+    declared::declared(Declaring { claims, name: &origin.name, architecture, is_plain }, &tested)
+}
+
+/// Whether a tensor's values were rounded to levels of their own.
+fn is_rounded(tensor: &TensorFingerprint) -> bool {
+    tensor.values.as_ref().is_some_and(|values| !values.steps.is_empty())
 }
 
 /// How many references without shared weights are shown.

@@ -186,7 +186,8 @@ pub(crate) enum CatalogCommand {
         id: String,
         #[command(flatten)]
         folder: CatalogFolder,
-        /// Replace the reference if it is there already
+        /// Replace the reference if it is there already, and take a model whose shapes are not those known of the
+        /// identifier
         #[arg(long)]
         force: bool,
     },
@@ -214,9 +215,9 @@ pub(crate) enum CatalogCommand {
 
 #[derive(Args)]
 pub(crate) struct CatalogFolder {
-    /// The folder [default: weightprint/catalog in the user's data folder]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) catalog: Option<PathBuf>,
+    /// The folder; of several, `add` takes the first [default: weightprint/catalog in the user's data folder]
+    #[arg(long, value_name = "DIR", env = "WEIGHTPRINT_CATALOG", value_delimiter = ':')]
+    pub(crate) catalog: Vec<PathBuf>,
 }
 
 #[derive(Args)]

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Anchor, Approximate, Attention, Channels, DIRECTIONS, Exact, FORM_NUMBERS, Fingerprint, FrameKind, FrameRecord,
-    Origin, RowKey, SAMPLED_NEURONS, SCHEMA, SHAPE_NUMBERS, Sample, Summary, TensorFingerprint, Unit, ValueFingerprint,
-    energy_counts, labels, sample_labels,
+    Anchor, Approximate, Attention, Channels, ContentKeys, DIRECTIONS, Exact, FORM_NUMBERS, Fingerprint, FrameKind,
+    FrameRecord, Origin, RowKey, SAMPLED_NEURONS, SCHEMA, SHAPE_NUMBERS, Sample, Summary, TensorFingerprint, Unit,
+    ValueFingerprint, energy_counts, labels, sample_labels,
 };
 use crate::anatomy::Assignment;
 use crate::bytes::{Numbers, write_whole};
@@ -92,6 +92,9 @@ struct AttentionRecord {
     head_dim: u32,
 }
 
+/// The array that fingerprints of before runs of values were kept do not have.
+const CONTENT: &str = "content.keys";
+
 /// The array that only fingerprints of quantised checkpoints have.
 const STEPS: &str = "tensors.steps";
 
@@ -163,10 +166,13 @@ impl Fingerprint {
             ("tensors.values_sha256", Dtype::U8, arrays.values_sha256),
         ];
         if !arrays.steps.is_empty() {
-            // The order of the names is the one in which arrays are digested.
-            let at = pieces.partition_point(|(name, ..)| *name < STEPS);
-            pieces.insert(at, (STEPS, Dtype::BF16, le(&arrays.steps, bf16::to_le_bytes)));
+            pieces.push((STEPS, Dtype::BF16, le(&arrays.steps, bf16::to_le_bytes)));
         }
+        if let Some(content) = &self.exact.content {
+            pieces.push((CONTENT, Dtype::U64, le(content.keys(), u64::to_le_bytes)));
+        }
+        // The order in which they are digested.
+        pieces.sort_unstable_by_key(|(name, ..)| *name);
         let record = Record {
             schema: SCHEMA.to_owned(),
             subject: self.exact.subject.clone(),
@@ -328,11 +334,19 @@ impl Fingerprint {
             attentions.collect::<Option<Vec<_>>>().ok_or_else(|| bad("its heads contradict its arrays"))?;
         let profile = numbers(array("channels.profile")?, f32::from_le_bytes);
         let layers: Vec<i8> = array("channels.layers")?.iter().map(|&byte| byte as i8).collect();
+        let content = match range(CONTENT) {
+            Some(_) => {
+                let keys = ContentKeys::of(numbers(array(CONTENT)?, u64::from_le_bytes));
+                Some(keys.ok_or_else(|| bad("its keys of runs are too many or out of order"))?)
+            }
+            None => None,
+        };
         let exact = Exact {
             subject: record.subject,
             architecture: record.architecture,
             tensors,
             channels: Channels { profile, tensors: record.channel_tensors, layers },
+            content,
             findings: record.findings,
         };
         Ok(Self { exact, approximate: Approximate { frames: record.frames, anchor_rows, units, attentions } })

@@ -129,8 +129,9 @@ pub(crate) fn by_content(name: &str, head: &[u8], len: u64) -> Option<Content> {
     if head.starts_with(b"GGUF") {
         return Some(Content::Weights(Kind::Gguf));
     }
-    // A header of 128, 640, 896, 1152 or 1408 bytes has a length that looks like the start of a pickle.
-    if is_safetensors(head, len) {
+    // A header of 128, 640, 896, 1152 or 1408 bytes has a length that looks like the start of a pickle, and one of 67 MB
+    // that of an archive; loaders that see an archive look no further.
+    if is_safetensors(head, len) && !is_archive(head) {
         return Some(Content::Weights(Kind::Safetensors));
     }
     // Their content is that of something else, and not a whole of it.
@@ -167,7 +168,7 @@ fn is_pickle(head: &[u8]) -> bool {
 
 /// Whether a file of `len` bytes that begins with `head` can be an ONNX model: a version, then another field of a model
 /// that ends within the file.
-fn is_onnx(head: &[u8], len: u64) -> bool {
+pub(crate) fn is_onnx(head: &[u8], len: u64) -> bool {
     /// Versions that there are, with room for those to come.
     const VERSIONS: std::ops::RangeInclusive<u8> = 1..=40;
     let [0x08, version, tag, rest @ ..] = head else { return false };

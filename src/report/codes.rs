@@ -12,7 +12,7 @@ use crate::evidence::kind::tests;
 use crate::evidence::matching::How;
 use crate::model::Part;
 use crate::verdict::class::classes;
-use crate::verdict::declared::DeclarationStatus;
+use crate::verdict::declared::{DeclarationStatus, statuses};
 use crate::verdict::{Obstacle, VerdictClass};
 
 macro_rules! test_codes {
@@ -156,20 +156,40 @@ published! {
     Close = "close";
 }
 
-published! {
-    /// How the declaration relates to the evidence.
-    StatusCode, "Status", DeclarationStatus:
-    /// Weights are shared with a model that the card names.
-    Declared = "declared";
-    /// Weights are shared with a model, and the card names no base model.
-    Undeclared = "undeclared";
-    /// The card names base models, and one that was tested is not where the weights come from.
-    Contradicted = "contradicted";
-    /// The card names base models that could not be tested.
-    DeclaredUntested = "declared-untested";
-    /// Nothing was found that would need declaring, and nothing is declared.
-    NotDeclaredNotNeeded = "not-declared-not-needed";
+macro_rules! status_codes {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $explanation:literal;)*) => {
+        /// How the declaration relates to the evidence.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+        #[schemars(rename = "Status")]
+        #[non_exhaustive]
+        pub enum StatusCode {
+            $($(#[$doc])* #[serde(rename = $name)] $variant,)*
+        }
+
+        impl StatusCode {
+            /// Every status.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// The status as reports spell it.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What the status means, for `weightprint explain`.
+            pub fn explanation(self) -> &'static str {
+                match self { $(Self::$variant => $explanation,)* }
+            }
+        }
+
+        impl From<DeclarationStatus> for StatusCode {
+            fn from(status: DeclarationStatus) -> Self {
+                match status { $(DeclarationStatus::$variant => Self::$variant,)* }
+            }
+        }
+    };
 }
+
+statuses!(status_codes);
 
 macro_rules! obstacles {
     ($($(#[$doc:meta])* $variant:ident = $name:literal, $inside:pat, $explanation:literal;)*) => {

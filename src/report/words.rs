@@ -5,10 +5,11 @@ use crate::evidence::coverage::WhyUntested;
 use crate::evidence::facts::{Directions, Side};
 use crate::evidence::published::FileMatch;
 use crate::evidence::{Facts, WhyNot};
+use crate::fingerprint::RUN;
 use crate::model::Part;
 use crate::model::known::Nearest;
 use crate::unread::UnreadKind;
-use crate::verdict::declared::{Declaration, DeclarationStatus};
+use crate::verdict::declared::{Declaration, DeclarationStatus, Note};
 use crate::verdict::pair::Extent;
 use crate::verdict::{Assessment, Conclusion, Obstacle, Reason, VerdictClass};
 
@@ -16,6 +17,12 @@ use crate::verdict::{Assessment, Conclusion, Obstacle, Reason, VerdictClass};
 pub(super) fn says(facts: &Facts) -> String {
     match facts {
         Facts::Bits { tensors, equal, re_encoded, row_share } => bits(*tensors, *equal, *re_encoded, *row_share),
+        Facts::Content { of_suspect, of_reference } => format!(
+            "of its runs of {RUN} values {:.1} % are the reference's, and {:.1} % of the reference's are there, in \
+             whatever tensors",
+            100.0 * of_suspect,
+            100.0 * of_reference
+        ),
         Facts::ChannelLabels { channels, correlation: r, pairs } => {
             let profiles =
                 format!("strengths of {channels} residual channels correlate with r = {r:.3} at equal labels");
@@ -109,6 +116,8 @@ pub(super) fn why_not(why: WhyNot) -> String {
         WhyNot::NotSearched => "not looked for: other references match or come nearer".to_owned(),
         WhyNot::NoTensors => "the suspect has no tensors".to_owned(),
         WhyNot::NothingInformative => "no tensor of the suspect has values that could say anything".to_owned(),
+        WhyNot::NoRunsKept => "a fingerprint was taken before runs of values were kept".to_owned(),
+        WhyNot::FewRuns => "too few runs of values of one model can be compared".to_owned(),
         WhyNot::NoResidualStream(whose) => format!("no residual stream was found in the {}'s values", side(whose)),
         WhyNot::UnequalChannels { suspect, reference } => {
             format!("the residual streams have {suspect} and {reference} channels")
@@ -237,7 +246,10 @@ pub(super) fn summary(name: &str, conclusion: &Conclusion, best: Option<&Assessm
 /// What stands in the way of a clean bill.
 pub(super) fn obstacle(obstacle: &Obstacle) -> String {
     match obstacle {
-        Obstacle::Coverage(share) => format!("only {} of the weights there was compared", percent(*share)),
+        Obstacle::Coverage(0.0) => "nothing of it was compared with any reference".to_owned(),
+        Obstacle::Coverage(share) => {
+            format!("only {} of the weights that lie there was compared with any reference", percent(*share))
+        }
         Obstacle::Unread(share) => format!(
             "bytes that may be weights were not read, {} as many as were",
             if *share > 10.0 { format!("{share:.0} times") } else { percent(*share) }
@@ -264,6 +276,7 @@ pub(super) fn why_untested(why: WhyUntested) -> &'static str {
             UnreadKind::ForeignWeights => "weights in a format that is not read",
             UnreadKind::UnknownFile => "a file whose content was not made out",
             UnreadKind::TrainingState => "training state",
+            UnreadKind::LeftOut => "tensors beside the model that was read",
             UnreadKind::Gap => "bytes that belong to no tensor",
             UnreadKind::EmbeddedData => "data in place of text",
             UnreadKind::UnlistedFolder => "a folder that could not be looked at",
@@ -317,20 +330,58 @@ fn probability(log10_p: f64) -> String {
 /// What the model card declares, and how that fits what was found.
 pub(super) fn declared(declaration: &Declaration) -> String {
     let bases = declaration.base_models.join(", ");
-    match (declaration.status, declaration.shares_with.as_deref()) {
+    let found = declaration.shares_with.as_deref();
+    let others = declaration.undeclared.join(", ");
+    let says = match (declaration.status, found) {
         (DeclarationStatus::NotDeclaredNotNeeded, _) | (DeclarationStatus::Undeclared, None) => {
             "declares no base model".to_owned()
         }
-        (DeclarationStatus::Undeclared, Some(id)) => format!("declares no base model, but shares weights with {id}"),
-        (DeclarationStatus::Declared, _) => format!("declares {bases}"),
+        (DeclarationStatus::Undeclared, Some(id)) if bases.is_empty() => {
+            format!("declares no base model, but shares weights with {id}")
+        }
+        (DeclarationStatus::Undeclared, Some(id)) => {
+            format!("declares {bases}, but shares weights with {id}, which it does not declare")
+        }
+        (DeclarationStatus::Declared | DeclarationStatus::DeclaredUntested, _) => format!("declares {bases}"),
+        (DeclarationStatus::PartlyDeclared, _) => {
+            format!("declares {bases}, but shares weights with {others} too, which it does not declare")
+        }
+        (DeclarationStatus::Mentioned, _) => {
+            let id = found.unwrap_or_default();
+            format!("names {id} in the text of the card, not in its base_model, and shares weights with it")
+        }
+        (DeclarationStatus::Contradicted, _) if declaration.note == Some(Note::Relation) => {
+            format!("declares {bases}")
+        }
         (DeclarationStatus::Contradicted, Some(id)) => {
             format!("declares {bases}, but shares weights with {id} instead")
         }
         (DeclarationStatus::Contradicted, None) => format!("declares {bases}, but shows no evidence of its weights"),
-        (DeclarationStatus::DeclaredUntested, Some(id)) => {
-            format!("declares {bases}, which could not be tested; shares weights with {id}")
+        (DeclarationStatus::Unreadable, Some(id)) => {
+            format!("has a card that could not be read, and shares weights with {id}")
         }
-        (DeclarationStatus::DeclaredUntested, None) => format!("declares {bases}, which could not be tested"),
+        (DeclarationStatus::Unreadable, None) => "has a card that could not be read".to_owned(),
+        (DeclarationStatus::NotAssessed, _) if declaration.note.is_some() => "has no card here to look at".to_owned(),
+        (DeclarationStatus::NotAssessed, _) => "declares no base model; no reference was tested".to_owned(),
+    };
+    format!("{says}{}{}", noted(declaration.note.as_ref()), not_tested(&declaration.untested))
+}
+
+/// What makes the status plain.
+fn noted(note: Option<&Note>) -> String {
+    match note {
+        Some(Note::InAnotherForm(id)) => format!(", which is {id} in another form"),
+        Some(Note::MadeFrom { declared, found }) => format!("; {declared} is known to be made from {found}"),
+        Some(Note::Shape(base)) => format!("; {base} has another width"),
+        Some(Note::Relation) => ", quantized, but more than rounding was changed".to_owned(),
+        Some(Note::NoCard) | None => String::new(),
+    }
+}
+
+fn not_tested(untested: &[String]) -> String {
+    match untested {
+        [] => String::new(),
+        several => format!("; not tested: {}", several.join(", ")),
     }
 }
 

@@ -1,7 +1,9 @@
 //! What one comparison amounts to.
 
 use super::VerdictClass;
-use super::thresholds::{MAX_LOG10_P, MIN_CORRELATION, MIN_COVERAGE, MIN_EFFECT, MIN_LAYERS_MATCHED, MIN_PART_MATCHED};
+use super::thresholds::{
+    MAX_LOG10_P, MIN_CONTENT, MIN_CORRELATION, MIN_COVERAGE, MIN_EFFECT, MIN_LAYERS_MATCHED, MIN_PART_MATCHED,
+};
 use crate::evidence::counterparts::Counterparts;
 use crate::evidence::{
     Change, Compared, Comparison, Depth, Evidence, Facts, LayerShare, Measure, PartShare, TestKind, matched_share,
@@ -187,6 +189,27 @@ impl Counted<'_> {
 /// Judges a comparison; `tries` is the number of references that were tested, for the correction.
 pub fn judge(comparison: &Comparison, tries: u64) -> Judgement {
     let weighed = Weighed { comparison, tries };
+    let by_tensors = by_tensors(&weighed);
+    // Content that lies in other tensors than the reference's says more only where those say less.
+    by_content(&weighed).filter(|judgement| judgement.class > by_tensors.class).unwrap_or(by_tensors)
+}
+
+/// What runs of values in common amount to, in whatever tensors they lie. Nothing tells which part of the reference they
+/// are, so as much of them as can be is taken for its embedding: only the rest speaks for its layers.
+fn by_content(weighed: &Weighed<'_>) -> Option<Judgement> {
+    let found = weighed.comparison.content?;
+    let test = weighed.count(TestKind::Content, weighed.find(TestKind::Content)?);
+    let outside = 1.0 - weighed.comparison.reference_embedding;
+    let of_layers = (found.of_reference() - weighed.comparison.reference_embedding) / outside;
+    if outside > 0.0 && of_layers >= MIN_CONTENT {
+        return Some(test.judged(VerdictClass::Derived, Reason::Test(test.facts())));
+    }
+    let shared = found.of_suspect().max(found.of_reference()) >= MIN_EFFECT;
+    shared.then(|| test.judged(VerdictClass::SharesComponents, Reason::Test(test.facts())))
+}
+
+fn by_tensors(weighed: &Weighed<'_>) -> Judgement {
+    let comparison = weighed.comparison;
     let exact = weighed.exact();
     if let Some((exact, class)) = exact.zip(equality(comparison)) {
         return exact.judged(class, Reason::Test(exact.facts()));
@@ -199,11 +222,11 @@ pub fn judge(comparison: &Comparison, tries: u64) -> Judgement {
     }
     let equal = exact.filter(|exact| exact.measure.effect >= MIN_EFFECT);
     if let Some(test) = strongest.or(equal) {
-        let (class, components, extent) = extent(&weighed);
+        let (class, components, extent) = extent(weighed);
         let reason = Reason::Extent { found: test.facts(), extent };
         return Judgement { components, ..test.judged(class, reason) };
     }
-    nothing_found(&weighed)
+    nothing_found(weighed)
 }
 
 /// The class of a suspect whose every tensor is accounted for by equality.

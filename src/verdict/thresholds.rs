@@ -19,6 +19,10 @@ pub(super) const MAX_UNREAD: f64 = 0.01;
 /// that correspond are named instead: a copied embedding beside a few stray matrices is no derived model.
 pub(super) const MIN_LAYERS_MATCHED: f64 = 0.2;
 
+/// Smallest share of the runs of a reference's layers that has to be found for a model to count as derived where no
+/// tensors correspond: the half of it. Runs do not tell which layers they are of, so more is asked than of layers.
+pub(super) const MIN_CONTENT: f64 = 0.5;
+
 /// Correlation with the counterpart above which weights count as carried over rather than as a common start: a quarter
 /// of their variance is explained.
 pub(super) const MIN_CORRELATION: f64 = 0.5;

@@ -238,7 +238,8 @@ fn metadata_declare_the_origin_and_name_the_tokens() {
     assert_eq!(class(&found), "derived");
     assert_eq!(found["declared"]["base_models"], serde_json::json!(["zoo/base-a", "Else/Other-One"]));
     assert_eq!(found["declared"]["license"], "apache-2.0");
-    assert_eq!(found["subject"]["coverage"], 1.0);
+    // Stretched rotary frequencies are no evidence, and follow no formula that would clear them.
+    assert_eq!(found["subject"]["untested"].as_array().unwrap().len(), 1);
     assert!(found["findings"].as_array().unwrap().iter().any(|finding| finding["code"] == "formula-tensor"));
     let run = weightprint(["inspect".as_ref(), path.as_os_str(), "--format".as_ref(), "json".as_ref()]);
     let inspected = run.json();

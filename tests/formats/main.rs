@@ -5,6 +5,7 @@ mod support;
 
 mod adapters;
 mod blocks;
+mod containers;
 mod decode;
 mod gains;
 mod gguf;

@@ -110,7 +110,9 @@ fn values_beside_the_file_may_be_shared_and_the_gaps_are_told() {
     let names: Vec<&str> = checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
     assert_eq!(names, ["a.weight", "c.weight"]);
     let gap = (Code::HeaderGap, Level::Warning);
-    assert_eq!(codes(&checkpoint), [gap, gap, (Code::SharedStorage, Level::Note)]);
+    assert_eq!(codes(&checkpoint), [(Code::SharedStorage, Level::Note), gap, gap]);
+    let bytes: u64 = checkpoint.unread.iter().map(|unread| unread.bytes).sum();
+    assert_eq!(bytes, 500_000 - 4 * 32 - 6 * 32);
 }
 
 #[test]
