@@ -76,6 +76,14 @@ pub(super) fn weights_below(store: &dyn Store) -> Vec<String> {
     walk.weights.into_iter().collect()
 }
 
+/// Puts the largest first, and counts a place once: of a text that was read as what its name says, the reader tells as well
+/// what it holds beside that.
+pub(super) fn count_once(unread: &mut Vec<Unread>) {
+    sort(unread);
+    let mut seen = BTreeSet::new();
+    unread.retain(|entry| seen.insert((entry.place.clone(), entry.what)));
+}
+
 fn sort(unread: &mut [Unread]) {
     unread.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.place.cmp(&b.place)));
 }

@@ -138,7 +138,7 @@ fn data_in_texts_and_code_are_told() {
     ];
     assert_eq!(unread(&checkpoint), expected.map(|(place, kind)| (place.to_owned(), kind.to_owned())));
     assert_eq!(checkpoint.unread[0].bytes, 200_000);
-    assert_eq!(codes(&checkpoint), [Code::EmbeddedData, Code::RemoteCode]);
+    assert!(codes(&checkpoint).ends_with(&[Code::EmbeddedData, Code::RemoteCode]));
 }
 
 #[test]
