@@ -184,6 +184,7 @@ impl Checkpoint {
         findings.extend(adapter::describe(&tensors, beside.adapter.as_ref(), &mut beside.claims));
         findings.extend(adapter::built_in(&mut tensors));
         unread.extend(left_out(store, named, &files, &shards, &mut findings)?);
+        inventory::count_once(&mut unread);
         // What was joined is no longer of an unknown type.
         findings.splice(remarked..remarked, remarks(&tensors));
         Ok(Self { tensors, findings, unread, ..Self::with(store, format, shards, beside) })
