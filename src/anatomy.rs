@@ -4,21 +4,24 @@
 //! counts. Where shape cannot tell two roles apart, both are given. Values are never looked at, and nothing here knows
 //! of weights' origin.
 
+mod components;
 mod config;
+mod family;
 mod gain;
 mod names;
 mod record;
 mod shapes;
 mod slots;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::format::Claims;
-use crate::model::{Architecture, Family, Role, Touch, blueprint, naming};
+use crate::model::{Architecture, Family, Role, Touch, block, blueprint, naming};
 use crate::tensor::TensorMeta;
+pub use components::Component;
 pub use config::{config_findings, config_layers};
 use names::{Group, ResidualStream, SchemeMatch};
 use shapes::Shapes;
@@ -129,8 +132,16 @@ pub struct Anatomy {
     pub naming: Option<NamingMatch>,
     /// Names that differ from the standard of the scheme, or of the family where no scheme fits.
     pub renamed: Vec<Renamed>,
+    /// The family whose block takes all that lies in the layers. It is the architecture's, unless other families have the
+    /// same shapes and nothing tells which one it is.
+    pub block: Option<Family>,
     /// What most roles come from.
     pub by: Source,
+    /// What has a residual stream of its own beside the main one: towers, an encoder, a second language model.
+    pub components: Vec<Component>,
+    /// Tensors of the language model that no role explains: what a transformer's block, its embeddings and its heads have
+    /// no place for.
+    pub leftovers: Vec<usize>,
     /// What could not be told, and what was left out.
     pub notes: Vec<String>,
 }
@@ -159,34 +170,27 @@ impl<'a> From<&'a Map<String, Value>> for Hints<'a> {
 
 /// Takes a checkpoint apart by names, where a known scheme fits and shapes agree, and by shapes where not.
 pub fn dissect(tensors: &[TensorMeta], hints: Hints<'_>) -> Anatomy {
-    let member = names::language_model(tensors);
-    let mut assignments = vec![Assignment::UNKNOWN; tensors.len()];
-    let mut included = member.clone();
-    for (tensor, role) in names::quantised(tensors) {
-        included[tensor] = false;
-        assignments[tensor].roles = vec![role];
-        assignments[tensor].by = Some(Source::Names);
-    }
-    for tensor in names::adapters(tensors) {
-        included[tensor] = false;
-    }
-    let groups = names::group(tensors, |tensor| included[tensor]);
-    let (shapes, best) = choose(tensors, &included, &groups);
+    let mut found = Found::new(tensors);
+    let groups = names::group(tensors, |tensor| found.included[tensor]);
+    let (shapes, best) = found.choose(tensors, &groups);
     if let Some(best) = best {
-        accept(tensors, &groups, best, &shapes, &mut assignments);
+        accept(tensors, &groups, best, &shapes, &mut found.assignments);
     }
+    found.mark_predictions();
+    let assignments = &mut found.assignments;
     let mut notes = Vec::new();
-    let ordered = slots::fill(tensors, &groups, &shapes, &mut assignments);
+    let ordered = slots::fill(tensors, &groups, &shapes, assignments);
     if !ordered.is_empty() {
         let names: Vec<&str> = ordered.iter().map(|role| role.as_str()).collect();
         notes.push(format!("only the order of their names tells {} apart", names.join(", ")));
     }
-    let settled = is_settled(tensors, &included, &assignments, shapes.architecture.hidden_size);
+    let settled = is_settled(tensors, &found.counted, assignments, shapes.architecture.hidden_size);
     let mut architecture = if settled && shapes.architecture.hidden_size > 0 {
-        record::from_roles(tensors, &assignments, &shapes.architecture)
+        record::from_roles(tensors, assignments, &shapes.architecture)
     } else {
         notes.extend(shapes.notes.iter().cloned());
-        shapes.architecture.clone()
+        let layers = record::named_layers(assignments).filter(|_| best.is_some());
+        Architecture { layers: layers.unwrap_or(shapes.architecture.layers), ..shapes.architecture.clone() }
     };
     if let Some(config) = hints.config {
         config::hint_heads(config, &mut architecture);
@@ -196,32 +200,144 @@ pub fn dissect(tensors: &[TensorMeta], hints: Hints<'_>) -> Anatomy {
         architecture.name_family();
     }
     architecture.norm_gain = gain::convention(hints, &architecture);
+    let own = found.own();
+    let kinds = found.kinds(tensors);
+    let assignments = &mut found.assignments;
+    let evidence = family::Evidence { tensors, own: &own, groups: &groups, assignments, best, settled };
+    let block = evidence.tell(&mut architecture, &kinds);
+    if let Some(block) = block.filter(|block| *block != architecture.family) {
+        notes.push(format!("the shapes are those of {block}, and of other families that names would tell apart"));
+    }
     if architecture.heads.is_none() && settled && architecture.q_size.is_some() {
         notes.push("the number of heads is not visible in shapes".to_owned());
     }
-    let others = member.iter().filter(|member| !**member).count();
+    let others = found.member.iter().filter(|member| !**member).count();
     if others > 0 {
         notes.push(format!("{others} tensors of other towers and projectors have no role"));
     }
-    finish(tensors, &shapes.architecture, &mut assignments);
+    finish(tensors, &shapes.architecture, assignments);
     let of = groups.iter().map(|group| group.members.len()).sum();
     Anatomy {
-        renamed: renamed(&groups, &assignments, best, &architecture),
+        renamed: renamed(&groups, assignments, best, &architecture),
         naming: best.map(|best| naming_match(best, of)),
+        block,
         by: if best.is_some() { Source::Names } else { Source::Shapes },
-        assignments,
+        leftovers: found.leftovers(),
+        assignments: found.assignments,
         architecture,
+        components: found.components,
         notes,
+    }
+}
+
+/// What lies in the layers of a checkpoint, from which a record of its block is learned.
+#[cfg(feature = "_internals")]
+pub fn layer_kinds(tensors: &[TensorMeta]) -> block::Kinds<'_> {
+    let mut found = Found::new(tensors);
+    let groups = names::group(tensors, |tensor| found.included[tensor]);
+    found.choose(tensors, &groups);
+    found.kinds(tensors)
+}
+
+/// What is known of each tensor while a checkpoint is taken apart.
+struct Found<'a> {
+    parts: components::Parts<'a>,
+    /// Tensors that names do not give to a tower.
+    language: Vec<bool>,
+    /// Tensors of the language model.
+    member: Vec<bool>,
+    /// Those without quantisation data and the factors of adapters.
+    included: Vec<bool>,
+    /// Those that count for the architecture: layers that predict further tokens do not.
+    counted: Vec<bool>,
+    predictions: BTreeMap<usize, Option<u32>>,
+    components: Vec<Component>,
+    assignments: Vec<Assignment>,
+}
+
+impl<'a> Found<'a> {
+    fn new(tensors: &'a [TensorMeta]) -> Self {
+        let language = names::language_model(tensors);
+        let mut parts = components::parts(tensors, &language);
+        let components = std::mem::take(&mut parts.components);
+        let both: Vec<bool> = language.iter().zip(&parts.member).map(|(a, b)| *a && *b).collect();
+        let member = if both.contains(&true) { both } else { language.clone() };
+        let mut assignments = vec![Assignment::UNKNOWN; tensors.len()];
+        let mut included = member.clone();
+        for (tensor, role) in names::quantised(tensors) {
+            included[tensor] = false;
+            assignments[tensor].roles = vec![role];
+            assignments[tensor].by = Some(Source::Names);
+        }
+        for tensor in names::adapters(tensors) {
+            included[tensor] = false;
+        }
+        let counted = included.clone();
+        Self { parts, language, member, included, counted, predictions: BTreeMap::new(), components, assignments }
+    }
+
+    /// Reads shapes and names; once more where some layers turn out to predict further tokens.
+    fn choose(&mut self, tensors: &'a [TensorMeta], groups: &[Group]) -> (Shapes, Option<SchemeMatch>) {
+        let (mut shapes, mut best) = choose(tensors, &self.counted, groups);
+        let width = shapes.architecture.hidden_size;
+        self.predictions = components::predictions(tensors, &self.parts, &self.included, width);
+        if !self.predictions.is_empty() {
+            for &tensor in self.predictions.keys() {
+                self.counted[tensor] = false;
+            }
+            (shapes, best) = choose(tensors, &self.counted, groups);
+        }
+        let members: Vec<usize> = (0..tensors.len()).filter(|&tensor| self.counted[tensor]).collect();
+        if best.is_none() {
+            self.components.extend(components::nameless(tensors, &members, &shapes));
+        }
+        (shapes, best)
+    }
+
+    /// What no name explained of layers that predict further tokens.
+    fn mark_predictions(&mut self) {
+        for (&tensor, &layer) in &self.predictions {
+            let assignment = &mut self.assignments[tensor];
+            if assignment.by.is_none() {
+                (assignment.roles, assignment.by) = (vec![Role::Mtp], Some(Source::Names));
+                assignment.layer = layer;
+            }
+        }
+    }
+
+    /// The tensors that the model's own block, its embeddings and its heads must explain.
+    fn own(&self) -> Vec<bool> {
+        let mut own = self.counted.clone();
+        for &tensor in self.components.iter().flat_map(|component| &component.tensors) {
+            own[tensor] = false;
+        }
+        own
+    }
+
+    /// What lies in the layers of the model and of the components that are no towers, by the names behind their numbers.
+    fn kinds<'t>(&self, tensors: &'t [TensorMeta]) -> block::Kinds<'t> {
+        let counts = |tensor: usize| {
+            let of_model = self.language[tensor] && !self.predictions.contains_key(&tensor);
+            of_model && (self.included[tensor] || !self.member[tensor])
+        };
+        family::kinds(tensors, counts)
+    }
+
+    fn leftovers(&self) -> Vec<usize> {
+        let mut explained: Vec<bool> = self.assignments.iter().map(|assignment| !assignment.roles.is_empty()).collect();
+        for &tensor in self.components.iter().flat_map(|component| &component.tensors) {
+            explained[tensor] = true;
+        }
+        (0..explained.len()).filter(|&tensor| self.included[tensor] && !explained[tensor]).collect()
     }
 }
 
 /// The shapes' reading and the names'. Where a scheme's embedding or final norm states another width than the shapes
 /// suggest and more names agree with it, that width is taken.
 fn choose(tensors: &[TensorMeta], included: &[bool], groups: &[Group]) -> (Shapes, Option<SchemeMatch>) {
-    let analyse = |width| {
-        let members = tensors.iter().zip(included).filter(|(_, included)| **included).map(|(meta, _)| meta);
-        shapes::analyse(members, width)
-    };
+    let members: Vec<&TensorMeta> =
+        tensors.iter().zip(included).filter(|(_, included)| **included).map(|(meta, _)| meta).collect();
+    let analyse = |width| shapes::analyse(&members, width);
     let shapes = analyse(None);
     let a = &shapes.architecture;
     let stream = ResidualStream { width: a.hidden_size, transposed: a.conv1d_transposed };
@@ -380,6 +496,10 @@ fn renamed(
     best: Option<SchemeMatch>,
     architecture: &Architecture,
 ) -> Vec<Renamed> {
+    // Where the block is not known, or takes not all that lies in the layers, its places have no usual names.
+    if !architecture.family.is_of_features() || !architecture.is_whole() {
+        return Vec::new();
+    }
     let own = best.map(|best| &naming::schemes()[best.reading.scheme]);
     let standard = match own {
         Some(scheme) => scheme.variant_of.as_deref().map_or(Some(scheme), naming::scheme),

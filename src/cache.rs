@@ -78,7 +78,17 @@ impl Cache {
     pub fn key(subject: &Subject, settings: &Settings<'_>) -> Result<Key> {
         let json = |error: serde_json::Error| Error::usage(format!("cannot make a cache key: {error}"));
         // What is left out is for reports, which no entry holds.
-        let Anatomy { architecture, assignments, naming: _, renamed: _, by: _, notes: _ } = subject.anatomy();
+        let Anatomy {
+            architecture,
+            assignments,
+            naming: _,
+            renamed: _,
+            by: _,
+            block: _,
+            components: _,
+            leftovers: _,
+            notes: _,
+        } = subject.anatomy();
         // Memory and the folder of temporary files leave no trace in a fingerprint.
         let &Settings { lists, descriptors, memory: _, scratch: _ } = settings;
         let mut key = Canonical::default();

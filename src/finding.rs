@@ -50,7 +50,8 @@ codes! {
         "Finding. The index names a shard that is not in the folder.";
     /// A weight file lies in the folder that the index does not name.
     ShardExtra = "shard-extra",
-        "Finding. A weight file lies in the folder that the index does not name; it was left out.";
+        "Finding. Weight files lie in the folder, or below it, that are no part of the model that was read: shards that \
+         the index does not name, other models, the same one in another form. They were left out and count as not read.";
     /// The index and a shard's header disagree about where a tensor is.
     IndexMismatch = "index-mismatch",
         "Finding. The index and the headers of the shards disagree. What the headers say was used; the index is what \
@@ -85,18 +86,32 @@ codes! {
     HeaderGap = "header-gap",
         "Finding. Bytes of the file belong to no tensor. Loaders step over them or refuse the file; something may \
          be hidden there, and they count among what was not looked at.";
-    /// Metadata hold data in place of text.
+    /// Metadata or a text beside the model hold data in place of text.
     EmbeddedData = "embedded-data",
-        "Finding. Metadata or a configuration hold data in place of text: more than a description needs, or a long run of \
-         base64 or hexadecimal digits. They were not read, and count among what was not looked at.";
+        "Finding. Metadata, or a text beside the model (a configuration, a tokenizer, a readme), hold data in place of text: \
+         more than a description needs, or long runs of encoded data or of numbers. They were not read, may be weights, and \
+         count among what was not looked at.";
     /// A file states a key more than once.
     StatedTwice = "stated-twice",
         "Finding. A file states a key more than once. The last value was used, as Python does; other programs may use \
          the first.";
     /// Training state or another file that is not weights was left out.
     FileLeftOut = "file-left-out",
-        "Finding. A file, or a part of one, that does not belong to the weights that were read was left out: \
-         training state, or the same model in a second form.";
+        "Finding. A file, or a part of one, that does not belong to the weights that were read was left out: training \
+         state, files in formats that are not read, files of unknown content that are dense enough to be weights.";
+    /// A folder holds a model in several forms, of which one was read.
+    ModelChosen = "model-chosen",
+        "Finding. The folder holds a model in several forms: several precisions, two splits, a file beside the shards of \
+         an index. The one that loaders take was read, or the one with the most bytes; the others count as not read.";
+    /// Code lies with the model that loaders run when they are told to trust it.
+    RemoteCode = "remote-code",
+        "Finding. Code lies with the model, or its configuration names code elsewhere. Loaders that are told to trust it \
+         run it; here it was neither run nor read. Such code can compute something else than names and shapes say, and \
+         take weights from anywhere.";
+    /// Files or folders could not be looked at, so that it is not known what lies there.
+    NotListed = "not-listed",
+        "Finding. Folders below the model could not be looked at: there are too many files, they lie too deep, or the \
+         system refused. What lies there is not known, so that the result is not about all of it.";
     /// A file is a Git-LFS pointer: its weights were not downloaded.
     LfsPointer = "lfs-pointer",
         "Finding. A file is a Git-LFS pointer: the weights themselves were not downloaded. Where every weight file \

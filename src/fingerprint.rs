@@ -47,8 +47,8 @@ use crate::assemble::Subject;
 use crate::checkpoint::adapter::Merged;
 use crate::error::{Error, Result};
 use crate::finding::Finding;
+use crate::model::Architecture;
 use crate::model::naming::lacks_base;
-use crate::model::{Architecture, Role};
 use crate::tensor::DType;
 use crate::unread::Unread;
 

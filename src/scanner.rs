@@ -71,7 +71,7 @@ impl Prepared {
         let subject = Subject::of(checkpoint);
         let (mut fingerprint, cached) = cached_or_taken(&subject, settings, cache, progress)?;
         // What lies beside the weights may have changed since a fingerprint was kept of them.
-        fingerprint.exact.subject.unread.clone_from(&checkpoint.unread);
+        fingerprint.exact.subject.unread = checkpoint.unread_but_copies()?;
         findings.extend(config_findings(checkpoint, subject.anatomy()));
         findings.extend(subject.findings().iter().cloned());
         findings.extend(fingerprint.exact.findings.iter().cloned());

@@ -56,6 +56,10 @@ kinds! {
     Gap = "gap", true;
     /// Data in place of text: in metadata, a configuration, a tokenizer.
     EmbeddedData = "embedded-data", true;
+    /// A folder that could not be looked at: how much lies there is not known.
+    UnlistedFolder = "unlisted-folder", true;
+    /// A link that leads out of the folder and was not followed.
+    OutsideLink = "outside-link", true;
     /// Code that loaders run when they are told to trust it.
     RemoteCode = "remote-code", false;
 }

@@ -5,7 +5,7 @@
 use serde_json::{Map, Value};
 
 use crate::finding::{Code, Finding, Level};
-use crate::model::Architecture;
+use crate::model::{Architecture, Family};
 
 type Config = Map<String, Value>;
 
@@ -55,7 +55,9 @@ pub fn config_findings(config: &Map<String, Value>, architecture: &Architecture,
             findings.push(Finding::new(Code::ConfigMismatch, Level::Warning, message, source.to_owned()));
         }
     };
-    if a.layers == 0 {
+    // Where tensors of the layers have no place in the block, its sizes are those of a part; and which fields of another
+    // block's configuration mean which size is not known.
+    if a.layers == 0 || !a.is_whole() || matches!(a.family, Family::Recorded(_)) {
         return findings;
     }
     check("hidden_size", number(config, &["hidden_size", "n_embd", "d_model", "dim"]), Some(a.hidden_size));
@@ -68,7 +70,8 @@ pub fn config_findings(config: &Map<String, Value>, architecture: &Architecture,
     }
     let experts = number(config, &["num_local_experts", "num_experts", "n_routed_experts"]);
     check("num_experts", experts.filter(|&experts| experts > 1), a.experts);
-    let vocabulary = number(config, &["vocab_size", "padded_vocab_size"]);
+    // Speech models state the size of their code book under the usual key.
+    let vocabulary = number(config, &["text_vocab_size", "vocab_size", "padded_vocab_size"]);
     let padded = |stated: u64, rows: u64| rows >= stated && rows - stated < MOST_PADDING;
     if !vocabulary.zip(a.vocab_size).is_some_and(|(stated, rows)| padded(stated, rows)) {
         check("vocab_size", vocabulary, a.vocab_size);

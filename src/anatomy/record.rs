@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Assignment;
 use super::shapes::heads;
+use super::{Assignment, Source};
 use crate::model::{Architecture, Latent, QkNorm, Role};
 use crate::tensor::TensorMeta;
 
@@ -68,6 +68,15 @@ impl<'a> Inventory<'a> {
     fn layers(&self, role: Role) -> u64 {
         self.layers.get(&role).map_or(0, |layers| layers.len() as u64)
     }
+}
+
+/// How many layers the names count; those that predict further tokens are none. `None` where no name counts.
+pub(super) fn named_layers(assignments: &[Assignment]) -> Option<u64> {
+    let named = || assignments.iter().filter(|assignment| assignment.by == Some(Source::Names));
+    let beyond: BTreeSet<u32> =
+        named().filter(|assignment| assignment.role() == Some(Role::Mtp)).filter_map(|a| a.layer).collect();
+    let layers: BTreeSet<u32> = named().filter_map(|a| a.layer).filter(|layer| !beyond.contains(layer)).collect();
+    (!layers.is_empty()).then_some(layers.len() as u64)
 }
 
 /// The architecture that settled roles make; sizes that no role shows are taken from `shapes`.

@@ -1,11 +1,14 @@
-//! The architecture from shapes and counts alone: names, order and values are not looked at.
+//! The architecture from shapes and counts: names and values are not looked at.
 //!
-//! The residual stream's width is the size that most matrices share. For every plausible number of layers, attention
-//! and MLP are read off the counts of equal shapes, and the reading that explains most matrices is taken. Embeddings
-//! and vectors follow from what is left.
+//! The residual stream's width is the size that most parameters have as an axis and that explains most of them as
+//! layers and embeddings. For every plausible number of layers, attention and MLP are read off the counts of equal
+//! shapes, and the reading that explains most matrices is taken. Embeddings and vectors follow from what is left. Order
+//! is asked for one thing: where another tower lies beside the model, which vectors lie with it.
 
 mod census;
+mod foreign;
 mod layers;
+mod predictions;
 mod vectors;
 
 use std::collections::{BTreeMap, HashMap};
@@ -24,33 +27,82 @@ pub(super) struct Shapes {
     pub(super) roles: HashMap<Vec<u64>, Vec<Role>>,
     /// Whether every matrix has its place in the architecture.
     pub(super) complete: bool,
+    /// Which of the tensors lie among those of another tower, in the order of the tensors.
+    pub(super) foreign: Vec<bool>,
     pub(super) notes: Vec<String>,
 }
 
 /// Reads the architecture off the shapes of `tensors`. `width` is the residual stream's, where it is known from
 /// elsewhere.
-pub(super) fn analyse<'a>(tensors: impl Iterator<Item = &'a TensorMeta>, width: Option<u64>) -> Shapes {
-    let census = Census::take(tensors);
-    let Some(d) = width.or_else(|| census.width()) else {
+pub(super) fn analyse(tensors: &[&TensorMeta], width: Option<u64>) -> Shapes {
+    let census = Census::take(tensors.iter().copied());
+    let widths = width.map_or_else(|| census.widths(), |width| vec![(width, 0)]);
+    // A width that touches less than half of what the first does cannot win: it explains no more than it touches.
+    let most = widths.first().map_or(0, |(_, touched)| *touched);
+    let widths = widths.into_iter().filter(|(_, touched)| touched.saturating_mul(2) >= most);
+    let candidates = widths.map(|(d, touched)| {
+        let a = matrices(&census, d);
+        // What has the width as an axis speaks for it, and once more what has its place in a block.
+        (touched.saturating_add(explained(&a, &census)), a)
+    });
+    // Of equal ones the first, which `widths` prefers.
+    let best = candidates.reduce(|best, other| if other.0 > best.0 { other } else { best });
+    let Some((_, mut a)) = best else {
         let notes = vec!["no matrix of floating-point numbers: nothing tells an architecture".to_owned()];
-        return Shapes { architecture: Architecture::default(), roles: HashMap::new(), complete: false, notes };
+        let (architecture, roles) = Default::default();
+        return Shapes { architecture, roles, complete: false, foreign: Vec::new(), notes };
     };
-    let mut a = Architecture { hidden_size: d, ..Architecture::default() };
-    if let Some(reading) = layers::read(&census, d) {
-        fill(&mut a, &reading);
-        // A matrix of one row in each mixture layer reads one number from the stream: nothing else has that shape.
-        let of_one_row = census.matrices.get(&(1, d)).map_or(0, |&n| n as u64);
-        let mixtures = a.expert_layers.unwrap_or(0);
-        a.shared_expert_router = a.shared_expert_size.map(|_| mixtures > 0 && of_one_row >= mixtures);
+    let foreign = foreign::tensors(tensors, &a);
+    let mut census = census;
+    if foreign.contains(&true) {
+        let own = tensors.iter().zip(&foreign).filter(|(_, foreign)| !**foreign).map(|(tensor, _)| *tensor);
+        census.vectors = Census::take(own).vectors;
     }
-    embeddings(&mut a, &census);
+    let further = predictions::take_off(&mut a, &mut census);
+    if further > 0 {
+        embeddings(&mut a, &census, further);
+    }
     let rope = vectors::read(&mut a, &census);
     a.name_family();
     if a.family.rotates_whole_heads() && a.head_dim.is_none() {
         a.head_dim = rope.map(|n| n * 2);
     }
     heads(&mut a);
-    conclude(a, &census, rope)
+    conclude(a, &census, rope, foreign)
+}
+
+/// What the matrices make where the residual stream has width `d`: layers and embeddings.
+fn matrices(census: &Census, d: u64) -> Architecture {
+    let mut a = Architecture { hidden_size: d, ..Architecture::default() };
+    if let Some(reading) = layers::read(census, d) {
+        fill(&mut a, &reading);
+        // A matrix of one row in each mixture layer reads one number from the stream: nothing else has that shape.
+        let of_one_row = census.matrices.get(&(1, d)).map_or(0, |&n| n as u64);
+        let mixtures = a.expert_layers.unwrap_or(0);
+        a.shared_expert_router = a.shared_expert_size.map(|_| mixtures > 0 && of_one_row >= mixtures);
+    }
+    embeddings(&mut a, census, 0);
+    a
+}
+
+/// Parameters of the tensors that have a place in `a`.
+fn explained(a: &Architecture, census: &Census) -> u128 {
+    let mut expected: BTreeMap<Vec<u64>, u64> = BTreeMap::new();
+    for slot in blueprint(a) {
+        let n = slot.tensors(a);
+        let sum = expected.entry(slot.shape).or_default();
+        *sum = sum.saturating_add(n);
+    }
+    let parameters = expected.into_iter().map(|(shape, n)| {
+        let found = match shape[..] {
+            [rows, columns] => census.matrices.get(&(rows, columns)).copied().unwrap_or(0),
+            [depth, rows, columns] => census.stacks.get(&(depth, rows, columns)).copied().unwrap_or(0),
+            _ => 0,
+        };
+        let each = shape.iter().fold(1_u128, |product, &n| product.saturating_mul(u128::from(n)));
+        each.saturating_mul(u128::from(n.min(found as u64)))
+    });
+    parameters.fold(0, u128::saturating_add)
 }
 
 fn fill(a: &mut Architecture, reading: &Reading) {
@@ -90,44 +142,55 @@ pub(super) fn heads(a: &mut Architecture) {
     a.kv_heads = a.kv_heads.or(whole(a.kv_size));
 }
 
-/// Matrices that the layers leave over: shape to count.
-fn leftover(a: &Architecture, census: &Census) -> BTreeMap<(u64, u64), u64> {
-    let mut left: BTreeMap<(u64, u64), u64> = census.matrices.iter().map(|(&shape, &n)| (shape, n as u64)).collect();
-    for slot in blueprint(a) {
-        if let [rows, columns] = slot.shape[..]
-            && let Some(n) = left.get_mut(&(rows, columns))
-        {
-            *n = n.saturating_sub(slot.tensors(a));
-        }
-    }
-    left.retain(|_, n| *n > 0);
-    left
-}
-
-/// Matrices that the architecture has and the checkpoint lacks.
-fn missing(a: &Architecture, census: &Census) -> u64 {
+/// Matrices that the architecture has: shape to count.
+fn expected(a: &Architecture) -> BTreeMap<(u64, u64), u64> {
     let mut expected: BTreeMap<(u64, u64), u64> = BTreeMap::new();
     for slot in blueprint(a) {
         if let [rows, columns] = slot.shape[..] {
-            *expected.entry((rows, columns)).or_default() += slot.tensors(a);
+            let n = slot.tensors(a);
+            let sum = expected.entry((rows, columns)).or_default();
+            *sum = sum.saturating_add(n);
         }
     }
+    expected
+}
+
+/// How many matrices have no place in the architecture.
+fn leftover(a: &Architecture, census: &Census) -> u64 {
+    let expected = expected(a);
+    let place = |shape| expected.get(shape).copied().unwrap_or(0);
+    census.matrices.iter().map(|(shape, &n)| (n as u64).saturating_sub(place(shape))).sum()
+}
+
+/// How many matrices the architecture has and the checkpoint lacks.
+fn missing(a: &Architecture, census: &Census) -> u64 {
     let found = |shape| census.matrices.get(shape).map_or(0, |&n| n as u64);
-    expected.iter().map(|(shape, n)| n.saturating_sub(found(shape))).sum()
+    expected(a).iter().map(|(shape, n)| n.saturating_sub(found(shape))).sum()
 }
 
 /// The tallest table left over is the token embedding, a second one as tall the output head; much smaller ones embed
 /// positions and segments.
-fn embeddings(a: &mut Architecture, census: &Census) {
+fn embeddings(a: &mut Architecture, census: &Census, predictions: u64) {
     let d = a.hidden_size;
-    let left = leftover(a, census);
-    let mut tables: Vec<(u64, u64)> =
-        left.iter().filter(|((_, columns), n)| *columns == d && **n <= 2).map(|((rows, _), &n)| (*rows, n)).collect();
+    let layers = a.layers.saturating_add(predictions);
+    let expert_layers = a.expert_layers.map(|mixtures| mixtures.saturating_add(predictions));
+    let (vocab_size, position_embeddings, token_types) = (None, None, None);
+    *a = Architecture { vocab_size, position_embeddings, token_types, tied: None, ..std::mem::take(a) };
+    let expected = expected(&Architecture { layers, expert_layers, ..a.clone() });
+    let left = |shape: (u64, u64)| {
+        let found = census.matrices.get(&shape).map_or(0, |&n| n as u64);
+        found.saturating_sub(expected.get(&shape).copied().unwrap_or(0))
+    };
+    // An embedding and a head; a layer that predicts further tokens may bring its own.
+    let most = predictions.saturating_mul(2).saturating_add(2);
+    let rows = census.matrices.keys().filter(|(_, columns)| *columns == d).map(|(rows, _)| *rows);
+    let mut tables: Vec<(u64, u64)> = rows.map(|rows| (rows, left((rows, d)))).collect();
+    tables.retain(|(_, n)| (1..=most).contains(n));
     tables.sort_unstable_by(|a, b| b.cmp(a));
     let mut tables = tables.into_iter();
     let Some((rows, n)) = tables.next().filter(|(rows, _)| *rows > 4) else { return };
     a.vocab_size = Some(rows);
-    let transposed = left.keys().any(|&(r, c)| r == d && c == rows && r != c);
+    let transposed = rows != d && left((d, rows)) > 0;
     a.tied = Some(n == 1 && !transposed);
     // BERT's pooler is a square of this kind; a square table left over is a position embedding only in a GPT-2.
     for (rows, _) in tables.filter(|&(rows, n)| n == 1 && (rows != d || a.conv1d_transposed)) {
@@ -144,7 +207,7 @@ fn embeddings(a: &mut Architecture, census: &Census) {
     }
 }
 
-fn conclude(a: Architecture, census: &Census, rope: Option<u64>) -> Shapes {
+fn conclude(a: Architecture, census: &Census, rope: Option<u64>, foreign: Vec<bool>) -> Shapes {
     let mut roles: HashMap<Vec<u64>, Vec<Role>> = HashMap::new();
     for slot in blueprint(&a) {
         let known = roles.entry(slot.shape).or_default();
@@ -169,9 +232,9 @@ fn conclude(a: Architecture, census: &Census, rope: Option<u64>) -> Shapes {
     if missing > 0 {
         notes.push(format!("{missing} matrices are missing from the architecture that the others make"));
     }
-    let left: u64 = leftover(&a, census).values().sum();
+    let left = leftover(&a, census);
     if left > 0 {
         notes.push(format!("{left} matrices have no place in the architecture that the others make"));
     }
-    Shapes { complete: left == 0 && a.layers > 0, architecture: a, roles, notes }
+    Shapes { complete: left == 0 && a.layers > 0, architecture: a, roles, foreign, notes }
 }

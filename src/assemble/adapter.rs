@@ -40,7 +40,9 @@ const MAX_LENGTHS: u64 = 1 << 24;
 /// no model; [`ErrorKind::Malformed`](crate::ErrorKind::Malformed), naming file and tensor, if names or shapes do not
 /// fit the base.
 pub fn open_merged(adapter: &Path, base: &Path, options: OpenOptions) -> Result<Checkpoint> {
-    let (theirs, own) = (Checkpoint::open(adapter, options)?, Checkpoint::open(base, options)?);
+    let (mut theirs, mut own) = (Checkpoint::open(adapter, options)?, Checkpoint::open(base, options)?);
+    theirs.read_elsewhere(&own.shards);
+    own.read_elsewhere(&theirs.shards);
     for part in [&theirs, &own] {
         if let Some(pointers) = &part.pointers {
             return Err(pointers.refusal(&part.shards));

@@ -76,6 +76,11 @@ impl Index {
         Ok(Self { name: name.to_owned(), files, tensors, total_size })
     }
 
+    /// The position in `files` of the shard that it names for a tensor.
+    pub(crate) fn stated(&self, tensor: &str) -> Option<usize> {
+        self.tensors.get(tensor).copied()
+    }
+
     /// Where index and headers disagree. `shards` are in the order of `files`; no tensor is in two of them. `aliases` are
     /// names that stand for tensors which were read under another name.
     pub(crate) fn compare(&self, shards: &[Shard], tensors: &[TensorMeta], aliases: &BTreeSet<String>) -> Vec<Finding> {

@@ -371,7 +371,7 @@ mod tests {
         bytes.extend((0..count).flat_map(|i| (i as f32).to_le_bytes()));
         let path = folder.path().join("model.safetensors");
         std::fs::write(&path, bytes).unwrap();
-        let checkpoint = Checkpoint::open(&path, OpenOptions { mmap }).unwrap();
+        let checkpoint = Checkpoint::open(&path, OpenOptions { mmap, ..OpenOptions::default() }).unwrap();
         (folder, checkpoint)
     }
 

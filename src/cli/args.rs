@@ -34,6 +34,10 @@ pub(crate) struct Global {
     /// Read files with positioned reads instead of mapping them into memory
     #[arg(long, global = true)]
     pub(crate) no_mmap: bool,
+    /// Follow links that lead out of a checkpoint's folder, as DVC and git-annex make them. A checkpoint that someone
+    /// else made can have this read any file of this machine
+    #[arg(long, global = true)]
+    pub(crate) follow_links: bool,
     /// Memory for the sums over tensors that are read at a time, like 512M or 2G: more lets more threads work on large
     /// tensors. Results do not depend on it
     #[arg(long, global = true, value_name = "SIZE", value_parser = size, default_value = "512M")]
@@ -101,6 +105,9 @@ pub(crate) enum Command {
         /// Folder of reference fingerprints; may be given several times [default: the user's data folder]
         #[arg(long, value_name = "DIR", env = "WEIGHTPRINT_CATALOG", value_delimiter = ':')]
         catalog: Vec<PathBuf>,
+        /// Scan every model at and below each path, in hidden folders too, and report on each
+        #[arg(long)]
+        recursive: bool,
         /// Let a model pass although a known one of its shapes has no weights in the catalogs
         #[arg(long)]
         allow_untested: bool,

@@ -7,14 +7,15 @@ mod output;
 mod plan;
 mod progress;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
+use weightprint::Scanner;
 use weightprint::report::{self, ClassCode, Report};
-use weightprint::{Catalog, Input, Scanner};
 
-use self::args::{Cli, Command, FailOn, Output};
+use self::args::{Base, Cli, Command, FailOn, Output};
 use self::output::{print, refuse_overwriting, tell, warn};
 use self::plan::Plan;
 
@@ -42,10 +43,14 @@ fn complain(error: &anyhow::Error) -> u8 {
 fn run(cli: Cli) -> Result<u8> {
     let plan = Plan::new(cli.global);
     match cli.command {
-        Command::Scan { paths, catalog, allow_untested, base, output } => {
-            let inputs: Vec<Input> = paths.into_iter().map(|path| plan::input(path, &base)).collect();
-            let scanner = plan.scanner(true)?.with_untested_models_allowed(allow_untested);
-            scan(scanner, &inputs, &plan::catalogs(&catalog)?, &output)
+        Command::Scan { paths, catalog, recursive, allow_untested, base, output } => {
+            refuse_overwriting(output.output.as_deref(), output.force)?;
+            let mut scanner = plan.scanner(true)?.with_untested_models_allowed(allow_untested);
+            for catalog in plan::catalogs(&catalog)? {
+                scanner = scanner.with_catalog(&catalog)?;
+            }
+            let expanded = paths.iter().map(|path| plan::expand(&scanner, path, recursive)).collect();
+            scan(&scanner, expanded, &base, &output)
         }
         Command::Compare { suspect, reference, base, output } => {
             refuse_overwriting(output.output.as_deref(), output.force)?;
@@ -78,20 +83,24 @@ fn run(cli: Cli) -> Result<u8> {
     }
 }
 
-fn scan(mut scanner: Scanner, inputs: &[Input], catalogs: &[Catalog], output: &Output) -> Result<u8> {
-    refuse_overwriting(output.output.as_deref(), output.force)?;
-    for catalog in catalogs {
-        scanner = scanner.with_catalog(catalog)?;
+/// Scans every path, of which some could not be looked at; a failure of one does not keep the others from being told.
+fn scan(scanner: &Scanner, expanded: Vec<Result<Vec<PathBuf>>>, base: &Base, output: &Output) -> Result<u8> {
+    let (mut inputs, mut reports, mut codes) = (Vec::new(), Vec::new(), Vec::new());
+    for paths in expanded {
+        match paths {
+            Ok(paths) => inputs.extend(paths.into_iter().map(|path| plan::input(path, base))),
+            Err(error) => codes.push(complain(&error)),
+        }
     }
-    let (mut reports, mut codes) = (Vec::new(), Vec::new());
+    let many = inputs.len() + codes.len() > 1;
     for input in inputs {
-        match scanner.scan(input.clone()) {
+        match scanner.scan(input) {
             Ok(report) => reports.push(report),
-            Err(error) if inputs.len() > 1 => codes.push(complain(&error.into())),
+            Err(error) if many => codes.push(complain(&error.into())),
             Err(error) => return Err(error.into()),
         }
     }
-    codes.push(finish(&reports, inputs.len() > 1, output)?);
+    codes.push(finish(&reports, many, output)?);
     Ok(exit::gravest(codes))
 }
 

@@ -120,7 +120,7 @@ fn subject_name(checkpoint: &Checkpoint) -> String {
         _ => None,
     };
     let folder = || checkpoint.root.file_name().map(lossy);
-    let name = checkpoint.repository.clone().or_else(file).or_else(folder);
+    let name = checkpoint.repository.clone().or_else(file).or_else(folder).or_else(|| checkpoint.folder.clone());
     name.unwrap_or_else(|| checkpoint.root.display().to_string())
 }
 
@@ -486,7 +486,7 @@ mod tests {
         let path = folder.path().join("model.safetensors");
         write_model(&path);
         let take = |threads: usize, memory: u64, mmap: bool| {
-            let checkpoint = Checkpoint::open(&path, OpenOptions { mmap }).unwrap();
+            let checkpoint = Checkpoint::open(&path, OpenOptions { mmap, ..OpenOptions::default() }).unwrap();
             let settings = Settings { memory, ..Settings::default() };
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let fingerprint = pool.install(|| run(&Subject::of(&checkpoint), &settings, &|_| ())).unwrap();
@@ -501,7 +501,7 @@ mod tests {
 
     /// Bytes that a pass reads.
     fn read_by_a_pass(path: &Path, threads: usize, mmap: bool, descriptors: bool) -> (u64, Checkpoint) {
-        let checkpoint = Checkpoint::open(path, OpenOptions { mmap }).unwrap();
+        let checkpoint = Checkpoint::open(path, OpenOptions { mmap, ..OpenOptions::default() }).unwrap();
         let settings = Settings { descriptors, ..Settings::default() };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let tally = || checkpoint.shards[0].tally.read.load(Ordering::SeqCst);
@@ -560,7 +560,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
         write_model(&path);
-        let checkpoint = Checkpoint::open(&path, OpenOptions { mmap: false }).unwrap();
+        let checkpoint = Checkpoint::open(&path, OpenOptions { mmap: false, ..OpenOptions::default() }).unwrap();
         let subject = Subject::of(&checkpoint);
         let len = std::fs::metadata(&path).unwrap().len();
         std::fs::File::options().write(true).open(&path).unwrap().set_len(len / 2).unwrap();

@@ -237,6 +237,7 @@ fn features(a: &Architecture) -> Vec<Feature> {
         switch("router_bias", json!(a.router_bias)),
         switch("shared_expert_router", json!(a.shared_expert_router)),
         switch("attention_sinks", json!(a.attention_sinks)),
+        size("unplaced", json!(Some(a.unplaced).filter(|&n| n > 0))),
     ]
 }
 
@@ -297,7 +298,9 @@ fn comparable<'a>(found: &'a [Feature], expected: &'a [Feature]) -> impl Iterato
         let unknown = ours.value.is_null() || theirs.value.is_null();
         // Files of tied models often hold the head as well, as a copy.
         let copied_head = ours.field == "tied" && ours.value == json!(false) && theirs.value == json!(true);
-        !(copied_head || unknown && ours.optional)
+        // What lies beside the block is a difference where there is something, and nothing to count where not.
+        let all_placed = ours.field == "unplaced" && ours.value.is_null() && theirs.value.is_null();
+        !(copied_head || all_placed || unknown && ours.optional)
     })
 }
 

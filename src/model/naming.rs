@@ -182,7 +182,7 @@ pub fn collapse(name: &str) -> Collapsed {
 }
 
 /// Whether a number right behind `stem` is an index of layers, as in `layer_12` or `block3`.
-fn counts_layers(stem: &str) -> bool {
+pub(crate) fn counts_layers(stem: &str) -> bool {
     let word = stem.trim_end_matches(['_', '-']).to_ascii_lowercase();
     ["layer", "layers", "block", "blocks", "expert", "experts"].iter().any(|end| word.ends_with(end))
 }

@@ -155,15 +155,18 @@ fn tested(report: &Report) -> String {
 fn sizes(report: &Report) -> String {
     let field = |name: &str| report.architecture.fields.get(name).and_then(serde_json::Value::as_u64);
     let known = [
-        ("hidden_size", "channels"),
-        ("layers", "layers"),
-        ("heads", "heads"),
-        ("kv_heads", "KV heads"),
-        ("intermediate_size", "neurons"),
-        ("experts", "experts"),
-        ("vocab_size", "tokens"),
+        ("hidden_size", "channel"),
+        ("layers", "layer"),
+        ("heads", "head"),
+        ("kv_heads", "KV head"),
+        ("intermediate_size", "neuron"),
+        ("experts", "expert"),
+        ("vocab_size", "token"),
     ];
-    let sizes = known.iter().filter_map(|(name, what)| Some(format!("{} {what}", thousands(field(name)?))));
+    let sizes = known.iter().filter_map(|(name, what)| {
+        let number = field(name)?;
+        Some(format!("{} {what}{}", thousands(number), if number == 1 { "" } else { "s" }))
+    });
     sizes.collect::<Vec<_>>().join(", ")
 }
 

@@ -279,6 +279,8 @@ pub(super) fn why_untested(why: WhyUntested) -> &'static str {
             UnreadKind::LeftOut => "tensors beside the model that was read",
             UnreadKind::Gap => "bytes that belong to no tensor",
             UnreadKind::EmbeddedData => "data in place of text",
+            UnreadKind::UnlistedFolder => "a folder that could not be looked at",
+            UnreadKind::OutsideLink => "a link out of the folder, which was not followed",
             UnreadKind::RemoteCode => "code",
         },
         WhyUntested::UnknownType => "its type is not decoded",
