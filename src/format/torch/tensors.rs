@@ -15,6 +15,9 @@ use crate::text::listed;
 use crate::unread::{Unread, UnreadKind};
 use crate::{Error, Result};
 
+/// What tells two tensors apart: first byte, type, sizes, strides, codes.
+type Reading<'a> = (u64, &'a str, &'a [u64], &'a [u64], Option<Quantiser>);
+
 /// The tensors that the pickle names, with the storages at `ranges`, which are taken into the account as far as they are
 /// read. `others` says that the file has tensors besides.
 pub(crate) fn read(
@@ -86,7 +89,7 @@ fn from_state(
     }
     set_aside(pickle, ranges, &state, account);
     let name_of_hidden = state.refused.first().cloned().unwrap_or_else(|| "(not read)".to_owned());
-    let mut known: HashSet<(u64, &str, &[u64], &[u64], Option<Quantiser>)> = HashSet::new();
+    let mut known: HashSet<Reading<'_>> = HashSet::new();
     let (mut tensors, mut shared) = (Vec::new(), Vec::new());
     let mut unread = Vec::new();
     let mut bytes = 0u64;
