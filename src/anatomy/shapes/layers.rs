@@ -17,6 +17,10 @@ const MOST_GROUPS: usize = 12;
 /// routers are that small.
 const ALIKE: i128 = 50;
 
+/// Matrices that a model does not use are less than a third of its bytes, a quarter of the whole: a reading that is right
+/// explains all but one part in so many of what any other explains.
+const IDLE: i128 = 4;
+
 /// Distinct shapes that take part for their number, however small: a mixture's router is one matrix in each layer.
 const FREQUENT_GROUPS: usize = 4;
 
@@ -173,6 +177,13 @@ impl Pool {
         touching.chain(others).fold(of(elements(self.d, self.d), self.square), u128::saturating_add)
     }
 
+    /// Shapes that read or write the stream, that each of `layers` layers has some of, and of which nothing was taken.
+    fn untouched(&self, all: &Self, layers: u64) -> usize {
+        let whole = |left: u64, n: u64| n > 0 && left == n && n % layers.max(1) == 0;
+        let groups = self.reads.iter().zip(&all.reads).chain(self.writes.iter().zip(&all.writes));
+        groups.filter(|((_, left), (_, n))| whole(*left, *n)).count() + usize::from(whole(self.square, all.square))
+    }
+
     fn layer_counts(&self, census: &Census) -> Vec<u64> {
         let (d, square) = (u128::from(self.d), (self.square, elements(self.d, self.d)));
         let touching =
@@ -238,20 +249,46 @@ pub(super) fn read(census: &Census, d: u64) -> Option<Reading> {
                     continue;
                 }
                 let reading = Reading { transposed, layers, attention, mlp };
-                found.push((value(&pool, &with_mlp, &rest, &reading), rank(&pool, &rest, &reading), reading));
+                let (value, rank) = (value(&pool, &with_mlp, &rest, &reading), rank(&pool, &rest, &reading));
+                found.push(Candidate { value, rank, untouched: rest.untouched(&pool, layers), reading });
             }
         }
     }
-    let most = found.iter().map(|(value, ..)| *value).max()?;
-    let alike = found.into_iter().filter(|(value, ..)| most - value <= most.abs() / ALIKE);
-    alike.reduce(|best, other| if other.1 > best.1 { other } else { best }).map(|(_, _, reading)| reading)
+    // How many layers there are is settled before what each of them has.
+    let Reading { layers, transposed, .. } = best(&found)?.reading;
+    found.retain(|other| other.reading.layers == layers && other.reading.transposed == transposed);
+    let most = found.iter().map(|other| other.value).max()?;
+    found.retain(|other| other.value >= most - most / IDLE);
+    let fewest = found.iter().map(|other| other.untouched).min()?;
+    found.retain(|other| other.untouched == fewest);
+    best(&found).map(|best| best.reading.clone())
+}
+
+/// A reading, and what speaks for it.
+struct Candidate<R> {
+    value: i128,
+    rank: R,
+    /// Shapes that each layer has some of and that the reading has no place for.
+    untouched: usize,
+    reading: Reading,
+}
+
+/// The best by rank of those that explain about as much as any.
+fn best<R: Ord>(found: &[Candidate<R>]) -> Option<&Candidate<R>> {
+    let most = found.iter().map(|other| other.value).max()?;
+    let alike = found.iter().filter(|other| most - other.value <= most.abs() / ALIKE);
+    alike.reduce(|best, other| if other.rank > best.rank { other } else { best })
 }
 
 /// Parameters that a reading explains, less what speaks against it: layers with no MLP or with more than one, each twice
 /// the attention's matrices of a layer, and matrices that are not there.
 fn value(pool: &Pool, with_mlp: &Pool, rest: &Pool, reading: &Reading) -> i128 {
     let signed = |parameters: u128| i128::try_from(parameters).unwrap_or(i128::MAX / 16).min(i128::MAX / 16);
-    let explained = signed(pool.parameters() - rest.parameters());
+    let stacked = reading.mlp.mixture.as_ref().filter(|mixture| mixture.stacked).map_or(0, |mixture| {
+        let each = elements(mixture.size, pool.d).saturating_mul(if reading.mlp.gated { 3 } else { 2 });
+        each.saturating_mul(u128::from(mixture.experts)).saturating_mul(u128::from(mixture.layers))
+    });
+    let explained = signed((pool.parameters() - rest.parameters()).saturating_add(stacked));
     let matrices = i128::from(pool.total() - rest.total()).max(1);
     let attention = signed(pool.parameters() - with_mlp.parameters()) / i128::from(reading.layers).max(1);
     let uneven = i128::from(reading.mlp.units().abs_diff(reading.layers));
