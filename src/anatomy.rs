@@ -6,6 +6,7 @@
 
 mod components;
 mod config;
+mod family;
 mod gain;
 mod names;
 mod record;
@@ -18,10 +19,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::format::Claims;
-use crate::model::{Architecture, Family, Role, Touch, blueprint, naming};
+use crate::model::{Architecture, Family, Role, Touch, block, blueprint, naming};
 use crate::tensor::TensorMeta;
 pub use components::Component;
-pub use config::config_findings;
+pub use config::{config_findings, config_layers};
 use names::{Group, ResidualStream, SchemeMatch};
 use shapes::Shapes;
 
@@ -131,6 +132,9 @@ pub struct Anatomy {
     pub naming: Option<NamingMatch>,
     /// Names that differ from the standard of the scheme, or of the family where no scheme fits.
     pub renamed: Vec<Renamed>,
+    /// The family whose block takes all that lies in the layers. It is the architecture's, unless other families have the
+    /// same shapes and nothing tells which one it is.
+    pub block: Option<Family>,
     /// What most roles come from.
     pub by: Source,
     /// What has a residual stream of its own beside the main one: towers, an encoder, a second language model.
@@ -191,7 +195,19 @@ pub fn dissect(tensors: &[TensorMeta], hints: Hints<'_>) -> Anatomy {
     if let Some(config) = hints.config {
         config::hint_heads(config, &mut architecture);
     }
+    if settled && best.is_some_and(|best| naming::schemes()[best.reading.scheme].fuses) {
+        (architecture.fused_qkv, architecture.fused_gate_up) = (false, false);
+        architecture.name_family();
+    }
     architecture.norm_gain = gain::convention(hints, &architecture);
+    let own = found.own();
+    let kinds = found.kinds(tensors);
+    let assignments = &mut found.assignments;
+    let evidence = family::Evidence { tensors, own: &own, groups: &groups, assignments, best, settled };
+    let block = evidence.tell(&mut architecture, &kinds);
+    if let Some(block) = block.filter(|block| *block != architecture.family) {
+        notes.push(format!("the shapes are those of {block}, and of other families that names would tell apart"));
+    }
     if architecture.heads.is_none() && settled && architecture.q_size.is_some() {
         notes.push("the number of heads is not visible in shapes".to_owned());
     }
@@ -204,6 +220,7 @@ pub fn dissect(tensors: &[TensorMeta], hints: Hints<'_>) -> Anatomy {
     Anatomy {
         renamed: renamed(&groups, assignments, best, &architecture),
         naming: best.map(|best| naming_match(best, of)),
+        block,
         by: if best.is_some() { Source::Names } else { Source::Shapes },
         leftovers: found.leftovers(),
         assignments: found.assignments,
@@ -213,12 +230,23 @@ pub fn dissect(tensors: &[TensorMeta], hints: Hints<'_>) -> Anatomy {
     }
 }
 
+/// What lies in the layers of a checkpoint, from which a record of its block is learned.
+#[cfg(feature = "_internals")]
+pub fn layer_kinds(tensors: &[TensorMeta]) -> block::Kinds<'_> {
+    let mut found = Found::new(tensors);
+    let groups = names::group(tensors, |tensor| found.included[tensor]);
+    found.choose(tensors, &groups);
+    found.kinds(tensors)
+}
+
 /// What is known of each tensor while a checkpoint is taken apart.
 struct Found<'a> {
     parts: components::Parts<'a>,
+    /// Tensors that names do not give to a tower.
+    language: Vec<bool>,
     /// Tensors of the language model.
     member: Vec<bool>,
-    /// Those without quantisation data.
+    /// Those without quantisation data and the factors of adapters.
     included: Vec<bool>,
     /// Those that count for the architecture: layers that predict further tokens do not.
     counted: Vec<bool>,
@@ -233,7 +261,7 @@ impl<'a> Found<'a> {
         let mut parts = components::parts(tensors, &language);
         let components = std::mem::take(&mut parts.components);
         let both: Vec<bool> = language.iter().zip(&parts.member).map(|(a, b)| *a && *b).collect();
-        let member = if both.contains(&true) { both } else { language };
+        let member = if both.contains(&true) { both } else { language.clone() };
         let mut assignments = vec![Assignment::UNKNOWN; tensors.len()];
         let mut included = member.clone();
         for (tensor, role) in names::quantised(tensors) {
@@ -241,8 +269,11 @@ impl<'a> Found<'a> {
             assignments[tensor].roles = vec![role];
             assignments[tensor].by = Some(Source::Names);
         }
+        for tensor in names::adapters(tensors) {
+            included[tensor] = false;
+        }
         let counted = included.clone();
-        Self { parts, member, included, counted, predictions: BTreeMap::new(), components, assignments }
+        Self { parts, language, member, included, counted, predictions: BTreeMap::new(), components, assignments }
     }
 
     /// Reads shapes and names; once more where some layers turn out to predict further tokens.
@@ -274,12 +305,30 @@ impl<'a> Found<'a> {
         }
     }
 
+    /// The tensors that the model's own block, its embeddings and its heads must explain.
+    fn own(&self) -> Vec<bool> {
+        let mut own = self.counted.clone();
+        for &tensor in self.components.iter().flat_map(|component| &component.tensors) {
+            own[tensor] = false;
+        }
+        own
+    }
+
+    /// What lies in the layers of the model and of the components that are no towers, by the names behind their numbers.
+    fn kinds<'t>(&self, tensors: &'t [TensorMeta]) -> block::Kinds<'t> {
+        let counts = |tensor: usize| {
+            let of_model = self.language[tensor] && !self.predictions.contains_key(&tensor);
+            of_model && (self.included[tensor] || !self.member[tensor])
+        };
+        family::kinds(tensors, counts)
+    }
+
     fn leftovers(&self) -> Vec<usize> {
         let mut explained: Vec<bool> = self.assignments.iter().map(|assignment| !assignment.roles.is_empty()).collect();
         for &tensor in self.components.iter().flat_map(|component| &component.tensors) {
             explained[tensor] = true;
         }
-        (0..explained.len()).filter(|&tensor| self.member[tensor] && !explained[tensor]).collect()
+        (0..explained.len()).filter(|&tensor| self.included[tensor] && !explained[tensor]).collect()
     }
 }
 
@@ -447,6 +496,10 @@ fn renamed(
     best: Option<SchemeMatch>,
     architecture: &Architecture,
 ) -> Vec<Renamed> {
+    // Where the block is not known, or takes not all that lies in the layers, its places have no usual names.
+    if !architecture.family.is_of_features() || !architecture.is_whole() {
+        return Vec::new();
+    }
     let own = best.map(|best| &naming::schemes()[best.reading.scheme]);
     let standard = match own {
         Some(scheme) => scheme.variant_of.as_deref().map_or(Some(scheme), naming::scheme),

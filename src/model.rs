@@ -4,6 +4,7 @@
 //! Nothing here looks at a file or a value.
 
 mod architecture;
+pub mod block;
 pub mod blueprint;
 mod family;
 pub mod known;

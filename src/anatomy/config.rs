@@ -5,7 +5,7 @@
 use serde_json::{Map, Value};
 
 use crate::finding::{Code, Finding, Level};
-use crate::model::Architecture;
+use crate::model::{Architecture, Family};
 
 type Config = Map<String, Value>;
 
@@ -19,6 +19,11 @@ fn number(config: &Config, keys: &[&str]) -> Option<u64> {
     std::iter::once(config)
         .chain(parts)
         .find_map(|part| keys.iter().find_map(|key| part.get(*key).and_then(Value::as_u64)))
+}
+
+/// The number of layers that the configuration states.
+pub fn config_layers(config: &Map<String, Value>) -> Option<u64> {
+    number(config, &["num_hidden_layers", "n_layer", "num_layers", "n_layers"])
 }
 
 /// Splits projections into heads as the configuration says, where that fits.
@@ -50,12 +55,13 @@ pub fn config_findings(config: &Map<String, Value>, architecture: &Architecture,
             findings.push(Finding::new(Code::ConfigMismatch, Level::Warning, message, source.to_owned()));
         }
     };
-    if a.layers == 0 {
+    // Where tensors of the layers have no place in the block, its sizes are those of a part; and which fields of another
+    // block's configuration mean which size is not known.
+    if a.layers == 0 || !a.is_whole() || matches!(a.family, Family::Recorded(_)) {
         return findings;
     }
     check("hidden_size", number(config, &["hidden_size", "n_embd", "d_model", "dim"]), Some(a.hidden_size));
-    let layers = number(config, &["num_hidden_layers", "n_layer", "num_layers", "n_layers"]);
-    check("num_hidden_layers", layers, Some(a.layers));
+    check("num_hidden_layers", config_layers(config), Some(a.layers));
     let doubled = config.get("model_type").and_then(Value::as_str) == Some("qwen");
     let inner = number(config, &["intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"]);
     let inner = if doubled { inner.map(|size| size / 2) } else { inner };
@@ -64,7 +70,8 @@ pub fn config_findings(config: &Map<String, Value>, architecture: &Architecture,
     }
     let experts = number(config, &["num_local_experts", "num_experts", "n_routed_experts"]);
     check("num_experts", experts.filter(|&experts| experts > 1), a.experts);
-    let vocabulary = number(config, &["vocab_size", "padded_vocab_size"]);
+    // Speech models state the size of their code book under the usual key.
+    let vocabulary = number(config, &["text_vocab_size", "vocab_size", "padded_vocab_size"]);
     let padded = |stated: u64, rows: u64| rows >= stated && rows - stated < MOST_PADDING;
     if !vocabulary.zip(a.vocab_size).is_some_and(|(stated, rows)| padded(stated, rows)) {
         check("vocab_size", vocabulary, a.vocab_size);

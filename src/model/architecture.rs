@@ -139,9 +139,23 @@ pub struct Architecture {
     pub stacked_experts: bool,
     /// Matrices stored (in, out), as GPT-2's Conv1D stores them; for stacked experts, the experts alone.
     pub conv1d_transposed: bool,
+    /// Shapes of tensors in the layers that have no place in a transformer's block: recurrences, convolutions, gates and
+    /// norms of other kinds. Where there are any, the other fields describe only a part of the layers.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unplaced: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Architecture {
+    /// Whether all that lies in the layers has its place in the block that the other fields describe.
+    pub fn is_whole(&self) -> bool {
+        self.unplaced == 0
+    }
+
     /// Layers whose MLP is dense.
     pub fn dense_layers(&self) -> u64 {
         if self.experts.is_some() { self.layers.saturating_sub(self.expert_layers.unwrap_or(0)) } else { self.layers }
@@ -152,12 +166,14 @@ impl Architecture {
         self.family = self.family_of_features();
     }
 
+    /// The family whose block has these features, all of them and no others. A set of features that no known model has
+    /// names none: the nearest vendor would be a guess.
     fn family_of_features(&self) -> Family {
         let known = self.q_size.is_some() && (self.intermediate_size.is_some() || self.experts.is_some());
         if !known || self.layers == 0 {
             Family::Unknown
         } else if self.latent.is_some() {
-            Family::DeepseekV2
+            self.latent_family()
         } else if self.experts.is_some() {
             self.mixture_family()
         } else if self.gated_mlp {
@@ -167,67 +183,157 @@ impl Architecture {
         }
     }
 
+    fn biases(&self) -> Biases {
+        Biases {
+            qkv: self.attention_bias == Some(true),
+            output: self.attention_output_bias == Some(true),
+            mlp: self.mlp_bias == Some(true),
+            norm: self.norm_bias == Some(true),
+        }
+    }
+
+    /// Whether there is nothing that only encoders and the first decoders have.
+    fn is_rotary_decoder(&self) -> bool {
+        self.position_embeddings.is_none() && self.token_types.is_none() && self.embedding_norm != Some(true)
+    }
+
+    fn latent_family(&self) -> Family {
+        let plain = self.biases() == Biases::NONE && matches!(self.qk_norm, Some(QkNorm::None));
+        let usual = self.norms_per_layer == Some(2) && self.gated_mlp && self.shared_expert_router != Some(true);
+        if plain && usual && self.is_rotary_decoder() { Family::DeepseekV2 } else { Family::Unknown }
+    }
+
     fn mixture_family(&self) -> Family {
         let shared = self.shared_expert_size.is_some();
-        match (self.attention_bias, self.qk_norm) {
-            (Some(true), _) if self.attention_output_bias == Some(true) => Family::GptOss,
-            (Some(true), _) => Family::Qwen2Moe,
-            (_, Some(QkNorm::PerHead)) => Family::Qwen3Moe,
-            (_, Some(QkNorm::Full)) => Family::Olmoe,
-            _ if self.stacked_experts && shared => Family::Llama4,
-            _ if shared => Family::DeepseekMoe,
-            _ if self.stacked_experts && !self.conv1d_transposed && self.fused_gate_up => Family::GraniteMoe,
-            _ => Family::Mixtral,
+        let gate = self.shared_expert_router == Some(true);
+        let corrected = self.router_bias == Some(true);
+        let none = Biases::NONE;
+        if self.norms_per_layer != Some(2) || !self.is_rotary_decoder() {
+            return Family::Unknown;
+        }
+        match (self.qk_norm, self.biases()) {
+            (Some(QkNorm::None), Biases { qkv: true, output: true, mlp: true, norm: false })
+                if self.attention_sinks == Some(true) && corrected && !shared =>
+            {
+                Family::GptOss
+            }
+            _ if corrected || self.attention_sinks == Some(true) => Family::Unknown,
+            (Some(QkNorm::None), biases) if biases == (Biases { qkv: true, ..none }) && shared && gate => {
+                Family::Qwen2Moe
+            }
+            (_, biases) if biases != none || gate => Family::Unknown,
+            (Some(QkNorm::PerHead), _) if !shared => Family::Qwen3Moe,
+            (Some(QkNorm::Full), _) if !shared => Family::Olmoe,
+            (Some(QkNorm::None), _) => self.plain_mixture(shared),
+            _ => Family::Unknown,
+        }
+    }
+
+    /// The family of a mixture without biases and norms of queries and keys.
+    fn plain_mixture(&self, shared: bool) -> Family {
+        match (self.stacked_experts, shared) {
+            // In Llama 4 the shared expert is one more of the same size.
+            (true, true) if self.conv1d_transposed && self.shared_expert_size == self.expert_size => Family::Llama4,
+            (true, true) => Family::Unknown,
+            (false, true) => Family::DeepseekMoe,
+            (true, false) if !self.conv1d_transposed && self.fused_gate_up => Family::GraniteMoe,
+            (_, false) => Family::Mixtral,
         }
     }
 
     fn gated_family(&self) -> Family {
-        let qkv_bias = self.attention_bias == Some(true);
-        let per_head = self.qk_norm == Some(QkNorm::PerHead);
-        match self.norms_per_layer {
-            Some(0) => Family::Olmo,
-            Some(1) => Family::Cohere,
-            Some(4) if per_head => Family::Gemma3,
-            Some(4) if qkv_bias || self.fused_gate_up => Family::Glm4,
-            Some(4) => Family::Gemma2,
-            _ if self.qk_norm == Some(QkNorm::Full) => Family::Olmo2,
-            _ if per_head => Family::Qwen3,
-            _ if self.norm_bias == Some(true) => Family::Stablelm,
-            _ if qkv_bias && self.fused_gate_up => Family::Chatglm,
-            _ if qkv_bias && self.fused_qkv => Family::Qwen,
-            _ if qkv_bias && self.attention_output_bias == Some(true) => Family::Internlm,
-            _ if qkv_bias => Family::Qwen2,
-            _ if self.fused_gate_up => Family::Phi3,
-            _ if self.fused_qkv && self.q_size == self.kv_size => Family::Baichuan,
-            _ if self.fused_qkv => Family::Internlm2,
-            _ => Family::Llama,
+        let biases = self.biases();
+        let qkv_alone = biases == Biases { qkv: true, ..Biases::NONE };
+        let fused = (self.fused_qkv, self.fused_gate_up);
+        if biases.mlp || self.output_bias == Some(true) || !self.is_rotary_decoder() {
+            return Family::Unknown;
+        }
+        match (self.norms_per_layer, self.qk_norm, biases) {
+            (Some(0), Some(QkNorm::None), Biases::NONE) if self.final_norm == Some(false) => Family::Olmo,
+            (Some(1), Some(QkNorm::None | QkNorm::Full), Biases::NONE) => Family::Cohere,
+            (Some(4), Some(QkNorm::None), Biases::NONE) if !self.fused_gate_up => Family::Gemma2,
+            (Some(4), Some(QkNorm::PerHead), Biases::NONE) if !self.fused_gate_up => Family::Gemma3,
+            (Some(4), Some(QkNorm::None), _) if qkv_alone || self.fused_gate_up && !biases.output && !biases.norm => {
+                Family::Glm4
+            }
+            (Some(2), Some(QkNorm::Full), Biases::NONE) => Family::Olmo2,
+            (Some(2), Some(QkNorm::PerHead), Biases::NONE) => Family::Qwen3,
+            (Some(2), Some(QkNorm::None), Biases { output: false, norm: true, .. }) if fused == (false, false) => {
+                Family::Stablelm
+            }
+            (Some(2), Some(QkNorm::None), Biases { qkv: true, output: true, norm: false, .. }) => Family::Internlm,
+            (Some(2), Some(QkNorm::None), _) if qkv_alone => match fused {
+                (_, true) => Family::Chatglm,
+                (true, false) => Family::Qwen,
+                (false, false) => Family::Qwen2,
+            },
+            (Some(2), Some(QkNorm::None), Biases::NONE) => match fused {
+                (true, true) => Family::Phi3,
+                (false, true) => Family::Unknown,
+                (true, false) if self.q_size == self.kv_size => Family::Baichuan,
+                (true, false) => Family::Internlm2,
+                (false, false) => Family::Llama,
+            },
+            _ => Family::Unknown,
         }
     }
 
     fn plain_family(&self) -> Family {
-        let mlp_bias = self.mlp_bias == Some(true);
+        let biases = self.biases();
         if self.token_types.is_some() {
-            return Family::Bert;
-        }
-        if self.position_embeddings.is_some() {
-            return match (self.conv1d_transposed, self.fused_qkv) {
-                (true, _) => Family::Gpt2,
-                (false, true) => Family::GptBigcode,
-                (false, false) => Family::Opt,
+            return if biases == Biases::ALL && self.norms_per_layer == Some(2) {
+                Family::Bert
+            } else {
+                Family::Unknown
             };
         }
-        match (self.fused_qkv, self.norm_bias) {
-            (true, Some(true)) if mlp_bias && self.embedding_norm == Some(true) => Family::Bloom,
-            (true, Some(true)) if mlp_bias => Family::GptNeox,
-            (true, Some(true)) => Family::Falcon,
-            (true, _) => Family::Mpt,
-            (false, _) if matches!(self.qk_norm, Some(QkNorm::PerHead | QkNorm::Full)) => Family::Apertus,
-            (false, Some(true)) if self.attention_bias == Some(true) && self.norms_per_layer == Some(1) => Family::Phi,
-            (false, Some(true)) if self.attention_bias == Some(true) && self.q_size != self.kv_size => {
-                Family::Starcoder2
-            }
-            (false, Some(true)) if mlp_bias => Family::Gptj,
+        if self.position_embeddings.is_some() {
+            // Encoders and GPT-1 have norms behind attention and MLP, and none in front of the head.
+            let pre_norm = self.final_norm == Some(true) && self.embedding_norm != Some(true);
+            return match (self.conv1d_transposed, self.fused_qkv) {
+                _ if biases != Biases::ALL || self.norms_per_layer != Some(2) || !pre_norm => Family::Unknown,
+                (true, true) => Family::Gpt2,
+                (false, true) => Family::GptBigcode,
+                (false, false) => Family::Opt,
+                (true, false) => Family::Unknown,
+            };
+        }
+        if self.fused_qkv { self.plain_fused_family(biases) } else { self.plain_rotary_family(biases) }
+    }
+
+    fn plain_fused_family(&self, biases: Biases) -> Family {
+        let norm_alone = biases == Biases { norm: true, ..Biases::NONE };
+        match (self.norms_per_layer, biases) {
+            (Some(2), Biases::ALL) if self.embedding_norm == Some(true) => Family::Bloom,
+            (Some(2), Biases::ALL) => Family::GptNeox,
+            (Some(1 | 2), _) if norm_alone => Family::Falcon,
+            (Some(2), Biases::NONE) => Family::Mpt,
             _ => Family::Unknown,
         }
     }
+
+    fn plain_rotary_family(&self, biases: Biases) -> Family {
+        let grouped = self.q_size != self.kv_size;
+        match (self.norms_per_layer, self.qk_norm, biases) {
+            (Some(2), Some(QkNorm::PerHead | QkNorm::Full), Biases::NONE) => Family::Apertus,
+            (Some(1), Some(QkNorm::None), Biases::ALL) => Family::Phi,
+            (Some(2), Some(QkNorm::None), Biases::ALL) if grouped => Family::Starcoder2,
+            (Some(1), Some(QkNorm::None), Biases { qkv: false, output: false, mlp: true, norm: true }) => Family::Gptj,
+            _ => Family::Unknown,
+        }
+    }
+}
+
+/// Where a layer has biases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Biases {
+    qkv: bool,
+    output: bool,
+    mlp: bool,
+    norm: bool,
+}
+
+impl Biases {
+    const NONE: Self = Self { qkv: false, output: false, mlp: false, norm: false };
+    const ALL: Self = Self { qkv: true, output: true, mlp: true, norm: true };
 }

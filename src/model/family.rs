@@ -1,32 +1,40 @@
 //! Families of architectures, and what hangs on the family alone.
 //!
-//! A family is a set of features that shapes show; no claim makes one. Whatever a family decides is a method here, so
-//! that every such decision is seen in one place.
+//! A family is a set of features that shapes show, or a block that the names of its tensors and their shapes make
+//! together; no claim makes one. Whatever a family decides is a method here, so that every such decision is seen in one
+//! place.
 
 use std::fmt;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::block;
 
 macro_rules! families {
     ($($(#[$doc:meta])* $variant:ident = $name:literal;)*) => {
         /// A family of architectures, as its shapes show it. The spelling is that of reports and of the naming catalog.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
         #[non_exhaustive]
         pub enum Family {
-            $($(#[$doc])* #[serde(rename = $name)] $variant,)*
+            $($(#[$doc])* $variant,)*
+            /// An architecture whose block is recorded ([`block`]), and that no feature tells.
+            Recorded(&'static str),
             /// Features that no known family has together.
             #[default]
-            #[serde(rename = "unknown")]
             Unknown,
         }
 
         impl Family {
-            /// Every known family.
+            /// Every family that features tell.
             pub const ALL: &[Self] = &[$(Self::$variant),*];
 
             /// The family as reports and the naming catalog spell it.
             pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* Self::Unknown => "unknown" }
+                match self {
+                    $(Self::$variant => $name,)*
+                    Self::Recorded(name) => name,
+                    Self::Unknown => "unknown",
+                }
             }
         }
     };
@@ -112,7 +120,13 @@ families! {
 impl Family {
     /// The known family of this name.
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|family| family.as_str() == name)
+        let of_features = Self::ALL.iter().copied().find(|family| family.as_str() == name);
+        of_features.or_else(|| block::family_named(name).map(Self::Recorded))
+    }
+
+    /// Whether features of a transformer's block tell the family, so that its places and their usual names are known.
+    pub fn is_of_features(self) -> bool {
+        !matches!(self, Self::Recorded(_) | Self::Unknown)
     }
 
     /// Whether the two norms of a layer stand behind attention and MLP rather than in front: BERT's original order, and
@@ -146,6 +160,12 @@ impl fmt::Display for Family {
     }
 }
 
+impl Serialize for Family {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
 /// A name that this version does not know is kept readable as [`Family::Unknown`]: a newer version may have written it.
 impl<'de> Deserialize<'de> for Family {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -166,6 +186,8 @@ mod tests {
             assert_eq!(json, format!("\"{family}\""));
             assert_eq!(serde_json::from_str::<Family>(&json).unwrap(), family);
         }
+        assert_eq!(Family::named("jamba"), Some(Family::Recorded("jamba")));
+        assert_eq!(serde_json::from_str::<Family>("\"jamba\"").unwrap(), Family::Recorded("jamba"));
         assert_eq!(serde_json::from_str::<Family>("\"llama9\"").unwrap(), Family::Unknown);
         assert_eq!(serde_json::to_string(&Family::Unknown).unwrap(), "\"unknown\"");
         assert_eq!(Family::named("unknown"), None, "no data file can mean it");

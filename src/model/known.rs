@@ -123,6 +123,23 @@ pub fn find(id: &str) -> Option<&'static Record> {
     records().find(|record| record.hf_repo.eq_ignore_ascii_case(id))
 }
 
+/// Where the shapes of a checkpoint contradict those of the known model with this id: sizes that both sides tell. Empty
+/// where the id is not known.
+pub fn contradictions(id: &str, architecture: &Architecture) -> Vec<FieldDifference> {
+    let Some(entry) = entries().iter().find(|entry| entry.record.hf_repo.eq_ignore_ascii_case(id)) else {
+        return Vec::new();
+    };
+    let found = features(architecture);
+    let told =
+        |(ours, theirs): &(&Feature, &Feature)| !(ours.optional || ours.value.is_null() || theirs.value.is_null());
+    let difference = |(ours, theirs): (&Feature, &Feature)| FieldDifference {
+        field: ours.field.to_owned(),
+        found: ours.value.clone(),
+        expected: theirs.value.clone(),
+    };
+    agreement(&found, &entry.features).1.into_iter().filter(told).map(difference).collect()
+}
+
 fn entries() -> &'static [Entry] {
     static ENTRIES: OnceLock<Vec<Entry>> = OnceLock::new();
     ENTRIES.get_or_init(|| {
@@ -220,6 +237,7 @@ fn features(a: &Architecture) -> Vec<Feature> {
         switch("router_bias", json!(a.router_bias)),
         switch("shared_expert_router", json!(a.shared_expert_router)),
         switch("attention_sinks", json!(a.attention_sinks)),
+        size("unplaced", json!(Some(a.unplaced).filter(|&n| n > 0))),
     ]
 }
 
@@ -280,7 +298,9 @@ fn comparable<'a>(found: &'a [Feature], expected: &'a [Feature]) -> impl Iterato
         let unknown = ours.value.is_null() || theirs.value.is_null();
         // Files of tied models often hold the head as well, as a copy.
         let copied_head = ours.field == "tied" && ours.value == json!(false) && theirs.value == json!(true);
-        !(copied_head || unknown && ours.optional)
+        // What lies beside the block is a difference where there is something, and nothing to count where not.
+        let all_placed = ours.field == "unplaced" && ours.value.is_null() && theirs.value.is_null();
+        !(copied_head || all_placed || unknown && ours.optional)
     })
 }
 

@@ -5,5 +5,6 @@ mod support;
 
 mod anatomy;
 mod beside;
+mod headers;
 mod towers;
 mod yi;
