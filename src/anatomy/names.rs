@@ -271,12 +271,13 @@ fn of_codes(tensors: &[TensorMeta]) -> Vec<(usize, Role)> {
     for (index, meta) in tensors.iter().enumerate() {
         modules.entry(parent(&meta.name)).or_default().push(index);
     }
+    let is_many = |meta: &TensorMeta| meta.shape.iter().any(|&n| n > 1) && !meta.shape.contains(&0);
     let is_codes = |meta: &TensorMeta| {
         use DType::{I8, I16, I32, U8, U16, U32};
-        meta.shape.len() >= 2 && meta.elements() > 1 && matches!(meta.dtype, U8 | I8 | U16 | I16 | U32 | I32)
+        meta.shape.len() >= 2 && is_many(meta) && matches!(meta.dtype, U8 | I8 | U16 | I16 | U32 | I32)
     };
     let last = |meta: &TensorMeta| meta.name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
-    let is_part = |meta: &TensorMeta| meta.dtype.is_float() && meta.elements() > 1 && last(meta) != "bias";
+    let is_part = |meta: &TensorMeta| meta.dtype.is_float() && is_many(meta) && last(meta) != "bias";
     let holds_codes = |module: &str| {
         let Some(own) = modules.get(module).filter(|own| own.len() <= MOST_PARTS) else { return false };
         let own = || own.iter().map(|&index| &tensors[index]);
