@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::OnceLock;
 
 use crate::model::naming::{self, Hit};
-use crate::model::{Family, Role, Touch};
+use crate::model::{Architecture, Family, Role, Touch};
 use crate::tensor::{DType, TensorMeta};
 
 /// Smallest share of the tensors that a scheme has to name to be taken for the checkpoint's.
@@ -71,6 +71,23 @@ pub(super) fn group(tensors: &[TensorMeta], include: impl Fn(usize) -> bool) -> 
         }
     }
     groups
+}
+
+/// Tensors of numbered modules each of which holds a table over the whole vocabulary: heads that draft further tokens,
+/// and no layers. A model's layers hold none.
+pub(super) fn further_heads(tensors: &[TensorMeta], groups: &[Group], architecture: &Architecture) -> Vec<usize> {
+    let Some(vocabulary) = architecture.vocab_size else { return Vec::new() };
+    let table = [vocabulary, architecture.hidden_size];
+    let module = |group: &Group| group.key.split_once('#').map(|(module, _)| module.to_owned());
+    let is_head = |group: &&Group| {
+        let members = &group.members;
+        members.len() > 1 && members.iter().all(|member| tensors[member.tensor].shape == table)
+    };
+    let heads: BTreeSet<String> = groups.iter().filter(is_head).filter_map(module).collect();
+    let within = groups.iter().filter(|group| module(group).is_some_and(|module| heads.contains(&module)));
+    // With as many layers as heads, or more, the module is the model's own stack.
+    let few = |group: &&Group| (group.members.len() as u64) < architecture.layers;
+    within.filter(few).flat_map(|group| group.members.iter().map(|member| member.tensor)).collect()
 }
 
 /// A scheme under a prefix, with or without its outer module.

@@ -192,6 +192,17 @@ fn states_of_an_optimiser_are_no_layers() {
     assert_eq!(contradictions(&named(&all).architecture, &small()), Vec::<String>::new());
 }
 
+#[test]
+fn heads_that_draft_further_tokens_are_no_layers() {
+    let mut all = tensors(&small());
+    for head in 0..3 {
+        all.push(tensor(format!("medusa_head.{head}.0.linear.weight"), &[128, 128]));
+        all.push(tensor(format!("medusa_head.{head}.0.linear.bias"), &[128]));
+        all.push(tensor(format!("medusa_head.{head}.1.weight"), &[1024, 128]));
+    }
+    assert_eq!(contradictions(&named(&all).architecture, &small()), Vec::<String>::new());
+}
+
 /// The model with a layer that predicts a further token; `layer` names the layer, `beside` what only such a layer has.
 fn predicting(a: &Architecture, layer: &str, beside: &[(&str, &[u64])]) -> Vec<TensorMeta> {
     let mut all = tensors(a);
