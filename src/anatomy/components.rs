@@ -14,7 +14,7 @@ use crate::tensor::TensorMeta;
 /// Numbers of a name that are asked whether they count layers. No known wrapper is as deep.
 const DEEPEST: usize = 8;
 
-/// Matrices that a stack has at least: a block has four, two for attention and two for its MLP.
+/// Matrices that a layer has at least: a block has four, two for attention and two for its MLP. Experts have three.
 const FEWEST_MATRICES: usize = 4;
 
 /// Stacks, largest first, that are asked whether they are components.
@@ -95,7 +95,8 @@ fn stacks<'a>(tensors: &'a [TensorMeta]) -> Vec<Stack<'a>> {
         stack.parameters = stack.parameters.saturating_add(u128::from(tensor.elements()));
     }
     let matrices = |stack: &Stack<'_>| stack.tensors().filter(|&i| tensors[i].shape.len() >= 2).count();
-    let mut stacks: Vec<Stack<'a>> = stacks.into_values().filter(|stack| matrices(stack) >= FEWEST_MATRICES).collect();
+    let mut stacks: Vec<Stack<'a>> =
+        stacks.into_values().filter(|stack| matrices(stack) >= FEWEST_MATRICES * stack.layers.len()).collect();
     stacks.sort_by(|a, b| {
         let size =
             |stack: &Stack<'_>| (stack.is_optimiser(), std::cmp::Reverse(stack.parameters), stack.container.len());
@@ -123,6 +124,9 @@ pub(super) fn parts<'a>(tensors: &'a [TensorMeta], language: &[bool]) -> Parts<'
     let main = own.map(|at| stacks.remove(at));
     let mut member: Vec<bool> = tensors.iter().map(|tensor| !is_optimiser(&tensor.name)).collect();
     let Some(main) = main else { return Parts { main, member, components: Vec::new() } };
+    if stacks.is_empty() {
+        return Parts { main: Some(main), member, components: Vec::new() };
+    }
     let width = analyse(tensors, main.tensors(), None).architecture.hidden_size;
     stacks.retain(|stack| is_component(tensors, stack, &main, width));
     let mut components: Vec<Component> = stacks
@@ -163,10 +167,6 @@ fn analyse(tensors: &[TensorMeta], of: impl Iterator<Item = usize>, width: Optio
 /// Whether a stack is a component beside the main one.
 fn is_component(tensors: &[TensorMeta], stack: &Stack<'_>, main: &Stack<'_>, width: u64) -> bool {
     if stack.is_optimiser() {
-        return true;
-    }
-    let matrices = || stack.tensors().map(|index| &tensors[index]).filter(|tensor| tensor.shape.len() >= 2);
-    if !matrices().any(|tensor| tensor.shape.contains(&width)) {
         return true;
     }
     let architecture = analyse(tensors, stack.tensors(), None).architecture;
@@ -267,7 +267,10 @@ pub(super) fn nameless(tensors: &[TensorMeta], members: &[usize], shapes: &Shape
     let mut components = Vec::new();
     while !rest.is_empty() && components.len() < MOST {
         let found = analyse(tensors, rest.iter().copied(), None);
-        if found.architecture.layers == 0 {
+        let a = &found.architecture;
+        // Equal squares make anything.
+        let squares = [a.q_size, a.kv_size, a.intermediate_size].iter().all(|size| *size == Some(a.hidden_size));
+        if a.layers == 0 || squares {
             break;
         }
         let apart = rest.iter().copied().zip(found.foreign);

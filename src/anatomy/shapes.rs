@@ -8,6 +8,7 @@
 mod census;
 mod foreign;
 mod layers;
+mod predictions;
 mod vectors;
 
 use std::collections::{BTreeMap, HashMap};
@@ -52,9 +53,15 @@ pub(super) fn analyse(tensors: &[&TensorMeta], width: Option<u64>) -> Shapes {
         return Shapes { architecture, roles, complete: false, foreign: Vec::new(), notes };
     };
     let foreign = foreign::tensors(tensors, &a);
-    let own = tensors.iter().zip(&foreign).filter(|(_, foreign)| !**foreign).map(|(tensor, _)| *tensor);
-    let vectors = if foreign.contains(&true) { Census::take(own) } else { census.clone() };
-    let census = Census { vectors: vectors.vectors, ..census };
+    let mut census = census;
+    if foreign.contains(&true) {
+        let own = tensors.iter().zip(&foreign).filter(|(_, foreign)| !**foreign).map(|(tensor, _)| *tensor);
+        census.vectors = Census::take(own).vectors;
+    }
+    let further = predictions::take_off(&mut a, &mut census);
+    if further > 0 {
+        embeddings(&mut a, &census, further);
+    }
     let rope = vectors::read(&mut a, &census);
     a.name_family();
     if a.family.rotates_whole_heads() && a.head_dim.is_none() {
@@ -74,7 +81,7 @@ fn matrices(census: &Census, d: u64) -> Architecture {
         let mixtures = a.expert_layers.unwrap_or(0);
         a.shared_expert_router = a.shared_expert_size.map(|_| mixtures > 0 && of_one_row >= mixtures);
     }
-    embeddings(&mut a, census);
+    embeddings(&mut a, census, 0);
     a
 }
 
@@ -135,44 +142,55 @@ pub(super) fn heads(a: &mut Architecture) {
     a.kv_heads = a.kv_heads.or(whole(a.kv_size));
 }
 
-/// Matrices that the layers leave over: shape to count.
-fn leftover(a: &Architecture, census: &Census) -> BTreeMap<(u64, u64), u64> {
-    let mut left: BTreeMap<(u64, u64), u64> = census.matrices.iter().map(|(&shape, &n)| (shape, n as u64)).collect();
-    for slot in blueprint(a) {
-        if let [rows, columns] = slot.shape[..]
-            && let Some(n) = left.get_mut(&(rows, columns))
-        {
-            *n = n.saturating_sub(slot.tensors(a));
-        }
-    }
-    left.retain(|_, n| *n > 0);
-    left
-}
-
-/// Matrices that the architecture has and the checkpoint lacks.
-fn missing(a: &Architecture, census: &Census) -> u64 {
+/// Matrices that the architecture has: shape to count.
+fn expected(a: &Architecture) -> BTreeMap<(u64, u64), u64> {
     let mut expected: BTreeMap<(u64, u64), u64> = BTreeMap::new();
     for slot in blueprint(a) {
         if let [rows, columns] = slot.shape[..] {
-            *expected.entry((rows, columns)).or_default() += slot.tensors(a);
+            let n = slot.tensors(a);
+            let sum = expected.entry((rows, columns)).or_default();
+            *sum = sum.saturating_add(n);
         }
     }
+    expected
+}
+
+/// How many matrices have no place in the architecture.
+fn leftover(a: &Architecture, census: &Census) -> u64 {
+    let expected = expected(a);
+    let place = |shape| expected.get(shape).copied().unwrap_or(0);
+    census.matrices.iter().map(|(shape, &n)| (n as u64).saturating_sub(place(shape))).sum()
+}
+
+/// How many matrices the architecture has and the checkpoint lacks.
+fn missing(a: &Architecture, census: &Census) -> u64 {
     let found = |shape| census.matrices.get(shape).map_or(0, |&n| n as u64);
-    expected.iter().map(|(shape, n)| n.saturating_sub(found(shape))).sum()
+    expected(a).iter().map(|(shape, n)| n.saturating_sub(found(shape))).sum()
 }
 
 /// The tallest table left over is the token embedding, a second one as tall the output head; much smaller ones embed
 /// positions and segments.
-fn embeddings(a: &mut Architecture, census: &Census) {
+fn embeddings(a: &mut Architecture, census: &Census, predictions: u64) {
     let d = a.hidden_size;
-    let left = leftover(a, census);
-    let is_table = |((_, columns), n): &(&(u64, u64), &u64)| *columns == d && **n <= 2;
-    let mut tables: Vec<(u64, u64)> = left.iter().filter(is_table).map(|((rows, _), &n)| (*rows, n)).collect();
+    let layers = a.layers.saturating_add(predictions);
+    let expert_layers = a.expert_layers.map(|mixtures| mixtures.saturating_add(predictions));
+    let (vocab_size, position_embeddings, token_types) = (None, None, None);
+    *a = Architecture { vocab_size, position_embeddings, token_types, tied: None, ..std::mem::take(a) };
+    let expected = expected(&Architecture { layers, expert_layers, ..a.clone() });
+    let left = |shape: (u64, u64)| {
+        let found = census.matrices.get(&shape).map_or(0, |&n| n as u64);
+        found.saturating_sub(expected.get(&shape).copied().unwrap_or(0))
+    };
+    // An embedding and a head; a layer that predicts further tokens may bring its own.
+    let most = predictions.saturating_mul(2).saturating_add(2);
+    let rows = census.matrices.keys().filter(|(_, columns)| *columns == d).map(|(rows, _)| *rows);
+    let mut tables: Vec<(u64, u64)> = rows.map(|rows| (rows, left((rows, d)))).collect();
+    tables.retain(|(_, n)| (1..=most).contains(n));
     tables.sort_unstable_by(|a, b| b.cmp(a));
     let mut tables = tables.into_iter();
     let Some((rows, n)) = tables.next().filter(|(rows, _)| *rows > 4) else { return };
     a.vocab_size = Some(rows);
-    let transposed = left.keys().any(|&(r, c)| r == d && c == rows && r != c);
+    let transposed = rows != d && left((d, rows)) > 0;
     a.tied = Some(n == 1 && !transposed);
     // BERT's pooler is a square of this kind; a square table left over is a position embedding only in a GPT-2.
     for (rows, _) in tables.filter(|&(rows, n)| n == 1 && (rows != d || a.conv1d_transposed)) {
@@ -214,7 +232,7 @@ fn conclude(a: Architecture, census: &Census, rope: Option<u64>, foreign: Vec<bo
     if missing > 0 {
         notes.push(format!("{missing} matrices are missing from the architecture that the others make"));
     }
-    let left: u64 = leftover(&a, census).values().sum();
+    let left = leftover(&a, census);
     if left > 0 {
         notes.push(format!("{left} matrices have no place in the architecture that the others make"));
     }

@@ -218,7 +218,9 @@ impl Architecture {
                 Family::GptOss
             }
             _ if corrected || self.attention_sinks == Some(true) => Family::Unknown,
-            (Some(QkNorm::None), biases) if biases == (Biases { qkv: true, ..none }) && shared && gate => Family::Qwen2Moe,
+            (Some(QkNorm::None), biases) if biases == (Biases { qkv: true, ..none }) && shared && gate => {
+                Family::Qwen2Moe
+            }
             (_, biases) if biases != none || gate => Family::Unknown,
             (Some(QkNorm::PerHead), _) if !shared => Family::Qwen3Moe,
             (Some(QkNorm::Full), _) if !shared => Family::Olmoe,
@@ -279,7 +281,11 @@ impl Architecture {
     fn plain_family(&self) -> Family {
         let biases = self.biases();
         if self.token_types.is_some() {
-            return if biases == Biases::ALL && self.norms_per_layer == Some(2) { Family::Bert } else { Family::Unknown };
+            return if biases == Biases::ALL && self.norms_per_layer == Some(2) {
+                Family::Bert
+            } else {
+                Family::Unknown
+            };
         }
         if self.position_embeddings.is_some() {
             // Encoders and GPT-1 have norms behind attention and MLP, and none in front of the head.

@@ -83,7 +83,8 @@ impl Record {
         for (kind, shapes) in self.layer.values().zip(kinds.values()).filter(|(kind, _)| kind.ends_with('d')) {
             for shape in shapes {
                 let axes: BTreeSet<u64> = shape.iter().copied().collect();
-                widths = Some(widths.map_or_else(|| axes.clone(), |known| known.intersection(&axes).copied().collect()));
+                widths =
+                    Some(widths.map_or_else(|| axes.clone(), |known| known.intersection(&axes).copied().collect()));
             }
             if !shapes.iter().all(|shape| describe(shape.len(), true) == *kind) {
                 return false;

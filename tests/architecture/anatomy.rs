@@ -14,7 +14,7 @@ use weightprint::internals::model::known::{self, Record, nearest};
 use weightprint::internals::model::{Architecture, Family, Role, naming};
 use weightprint::internals::tensor::{DType, Extent, Storage, TensorMeta};
 
-fn tensor(name: impl Into<String>, shape: &[u64]) -> TensorMeta {
+pub(crate) fn tensor(name: impl Into<String>, shape: &[u64]) -> TensorMeta {
     let storage = Storage::Plain(Extent::default());
     TensorMeta { name: name.into(), dtype: DType::BF16, shape: shape.to_vec(), storage }
 }
@@ -30,7 +30,7 @@ fn pattern(family: Family, role: Role, expert: bool) -> String {
 }
 
 /// The tensors that a checkpoint of this architecture has, named as its family usually is.
-fn tensors(a: &Architecture) -> Vec<TensorMeta> {
+pub(crate) fn tensors(a: &Architecture) -> Vec<TensorMeta> {
     let mut tensors = Vec::new();
     let dense = a.dense_layers();
     // Llama 4 Maverick alternates; the others begin with their dense layers.
@@ -59,7 +59,7 @@ fn tensors(a: &Architecture) -> Vec<TensorMeta> {
 }
 
 /// The same tensors under names that say nothing, in an order that says nothing.
-fn disguised(tensors: &[TensorMeta]) -> Vec<TensorMeta> {
+pub(crate) fn disguised(tensors: &[TensorMeta]) -> Vec<TensorMeta> {
     let mut disguised = tensors.to_vec();
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     for i in (1..disguised.len()).rev() {
@@ -73,12 +73,12 @@ fn disguised(tensors: &[TensorMeta]) -> Vec<TensorMeta> {
 }
 
 /// What is read of them without names or order.
-fn nameless(tensors: &[TensorMeta]) -> Anatomy {
+pub(crate) fn nameless(tensors: &[TensorMeta]) -> Anatomy {
     dissect(&disguised(tensors), Hints::default())
 }
 
 /// Fields in which `found` contradicts `expected`; a field that `found` leaves open does not contradict.
-fn contradictions(found: &Architecture, expected: &Architecture) -> Vec<String> {
+pub(crate) fn contradictions(found: &Architecture, expected: &Architecture) -> Vec<String> {
     let fields = |a: &Architecture| match serde_json::to_value(a).unwrap() {
         Value::Object(mut fields) => {
             // How gains are stored is claimed, not shown by shapes.
@@ -106,7 +106,7 @@ fn with_block(anatomy: &Anatomy) -> Architecture {
     a
 }
 
-fn problems(anatomy: &Anatomy, record: &Record) -> Vec<String> {
+pub(crate) fn problems(anatomy: &Anatomy, record: &Record) -> Vec<String> {
     let mut problems = contradictions(&with_block(anatomy), &record.architecture());
     let first = &nearest(&anatomy.architecture, 1)[0];
     if !first.group.contains(&record.hf_repo) {
@@ -137,15 +137,15 @@ fn every_known_model_is_recognised_by_names_and_by_shapes_alone() {
     assert!(expected.iter().all(|name| failed.contains_key(name)), "an exception passes now: {report}");
 }
 
-fn record(name: &str) -> &'static Record {
+pub(crate) fn record(name: &str) -> &'static Record {
     known::records().find(|record| record.name == name).unwrap()
 }
 
-fn model(name: &str) -> Vec<TensorMeta> {
+pub(crate) fn model(name: &str) -> Vec<TensorMeta> {
     tensors(&record(name).architecture())
 }
 
-fn rename(tensors: &mut [TensorMeta], pairs: &[(&str, &str)]) {
+pub(crate) fn rename(tensors: &mut [TensorMeta], pairs: &[(&str, &str)]) {
     for meta in tensors {
         for (from, to) in pairs {
             meta.name = meta.name.replace(from, to);
@@ -153,7 +153,7 @@ fn rename(tensors: &mut [TensorMeta], pairs: &[(&str, &str)]) {
     }
 }
 
-fn of_role(anatomy: &Anatomy, role: Role) -> Vec<usize> {
+pub(crate) fn of_role(anatomy: &Anatomy, role: Role) -> Vec<usize> {
     (0..anatomy.assignments.len()).filter(|&i| anatomy.assignments[i].role() == Some(role)).collect()
 }
 

@@ -117,8 +117,7 @@ fn committed(path: &str, generated: &str) {
 #[test]
 fn the_embedded_blocks_are_those_of_the_recorded_headers() {
     let headers = headers();
-    let mut records: Vec<Record> =
-        headers.iter().filter_map(|header| header.record(header.nameless().block)).collect();
+    let mut records: Vec<Record> = headers.iter().filter_map(|header| header.record(header.nameless().block)).collect();
     // Names and ranks that another family has as well tell neither.
     let kinds: Vec<_> = headers.iter().map(|header| (&header.family, layer_kinds(&header.tensors))).collect();
     records.retain(|record| kinds.iter().all(|(family, kinds)| !record.fits(kinds) || **family == record.family));
@@ -138,7 +137,8 @@ fn the_table_of_architectures_is_what_is_told_of_the_headers() {
     let text = fs::read_to_string(path).unwrap();
     let (before, rest) = text.split_once(BEGIN).unwrap();
     let (_, after) = rest.split_once(END).unwrap();
-    let mut table = String::from("| header | family | layers stated | told by names | told by shapes |\n|---|---|---|---|---|\n");
+    let mut table =
+        String::from("| header | family | layers stated | told by names | told by shapes |\n|---|---|---|---|---|\n");
     for header in headers() {
         let layers = header.layers().map_or_else(|| "–".to_owned(), |n| n.to_string());
         let (named, nameless) = (of(&header.named()), of(&header.nameless()));

@@ -4,6 +4,7 @@
 mod support;
 
 mod anatomy;
+mod beside;
 mod headers;
 mod towers;
 mod yi;

@@ -36,8 +36,19 @@ pub(super) fn tensors(tensors: &[&TensorMeta], a: &Architecture) -> Vec<bool> {
     }
     for run in runs.into_iter().filter(|run| run.len() >= SHORTEST_RUN) {
         if let [first, .., last] = *run {
+            let (first, last) = with_vectors(tensors, first, last, a.hidden_size);
             foreign[first..=last].fill(true);
         }
     }
     foreign
+}
+
+/// A run with the vectors before and behind it that are as long as some within it, and not as long as the model's stream
+/// is wide.
+fn with_vectors(tensors: &[&TensorMeta], first: usize, last: usize, width: u64) -> (usize, usize) {
+    let within: HashSet<u64> = tensors[first..=last].iter().flat_map(|tensor| tensor.shape.last().copied()).collect();
+    let belongs = |tensor: &&&TensorMeta| matches!(tensor.shape[..], [n] if n != width && within.contains(&n));
+    let before = tensors[..first].iter().rev().take_while(belongs).count();
+    let behind = tensors[last + 1..].iter().take_while(belongs).count();
+    (first - before, last + behind)
 }

@@ -10,12 +10,19 @@ use super::Census;
 use super::census::elements;
 use crate::model::Latent;
 
-/// Distinct shapes of one kind, largest and most frequent, that take part in a reading; real models have fewer than ten.
+/// Distinct shapes of one kind that take part in a reading; real models have fewer than ten.
 const MOST_GROUPS: usize = 12;
+
+/// Distinct shapes that take part for their number, however small: a mixture's router is one matrix in each layer.
+const FREQUENT_GROUPS: usize = 4;
 
 /// What a layer without an MLP, or an MLP too many, costs a reading: more than the matrices of an attention explain, so
 /// that idle matrices are not read as layers of attention alone.
 const UNEVEN_LAYER: i128 = 7;
+
+/// The deepest stack that is believed: DeepNet (Wang et al. 2022) trained 1,000 layers, and what there are more of are
+/// experts.
+const MOST_LAYERS: u64 = 1_024;
 
 /// Numbers of layers that are tried.
 const MOST_CANDIDATES: usize = 48;
@@ -72,22 +79,25 @@ struct Pool {
     missing: u64,
 }
 
-/// The groups that count: those with most parameters, `each` for one matrix, and those with most matrices.
-fn largest<T: Ord + Copy>(groups: Vec<(T, u64)>, each: impl Fn(T) -> u128) -> Vec<(T, u64)> {
-    let mut by_number = groups.clone();
-    by_number.sort_unstable_by(|(a, m), (b, n)| n.cmp(m).then_with(|| b.cmp(a)));
-    by_number.truncate(MOST_GROUPS);
-    let mut by_size = groups;
-    let size = |&(shape, n): &(T, u64)| each(shape).saturating_mul(u128::from(n));
-    by_size.sort_unstable_by(|a, b| size(b).cmp(&size(a)).then_with(|| b.cmp(a)));
-    by_size.truncate(MOST_GROUPS);
-    let frequent = by_number.into_iter().filter(|group| !by_size.contains(group)).collect::<Vec<_>>();
-    by_size.extend(frequent);
-    by_size
+/// The groups that count: those with most parameters, `each` for one matrix, and a few with most matrices.
+fn largest<T: Ord + Copy>(mut groups: Vec<(T, u64)>, each: impl Fn(T) -> u128) -> Vec<(T, u64)> {
+    fn first<T, K: Ord>(groups: &mut Vec<T>, n: usize, key: impl Fn(&T) -> K) {
+        if n < groups.len() {
+            groups.select_nth_unstable_by_key(n, |group| std::cmp::Reverse(key(group)));
+            groups.truncate(n);
+        }
+        groups.sort_unstable_by_key(|group| std::cmp::Reverse(key(group)));
+    }
+    let mut frequent = groups.clone();
+    first(&mut frequent, FREQUENT_GROUPS, |&(shape, n)| (n, shape));
+    first(&mut groups, MOST_GROUPS, |&(shape, n)| (each(shape).saturating_mul(u128::from(n)), shape));
+    frequent.retain(|group| !groups.contains(group));
+    groups.extend(frequent);
+    groups
 }
 
 impl Pool {
-    fn new(census: &Census, d: u64, transposed: bool) -> Self {
+    fn new(census: &Census, d: u64) -> Self {
         let (mut reads, mut writes, mut others, mut square) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for (&(rows, columns), &n) in &census.matrices {
             let n = n as u64;
@@ -98,9 +108,6 @@ impl Pool {
                 (false, false) => others.push(((rows, columns), n)),
             }
         }
-        if transposed {
-            std::mem::swap(&mut reads, &mut writes);
-        }
         Self {
             d,
             reads: largest(reads, u128::from),
@@ -109,6 +116,11 @@ impl Pool {
             others: largest(others, |(rows, columns)| elements(rows, columns)),
             missing: 0,
         }
+    }
+
+    /// The pool of the same matrices, stored the other way round.
+    fn turned(self) -> Self {
+        Self { reads: self.writes, writes: self.reads, ..self }
     }
 
     /// Shapes of which nothing is left over.
@@ -141,6 +153,14 @@ impl Pool {
         self.square + others + self.reads.iter().chain(&self.writes).map(|(_, n)| n).sum::<u64>()
     }
 
+    fn parameters(&self) -> u128 {
+        let d = u128::from(self.d);
+        let of = |each: u128, n: u64| each.saturating_mul(u128::from(n));
+        let touching = self.reads.iter().chain(&self.writes).map(|&(width, n)| of(d.saturating_mul(width.into()), n));
+        let others = self.others.iter().map(|&((rows, columns), n)| of(elements(rows, columns), n));
+        touching.chain(others).fold(of(elements(self.d, self.d), self.square), u128::saturating_add)
+    }
+
     fn layer_counts(&self, census: &Census) -> Vec<u64> {
         let (d, square) = (u128::from(self.d), (self.square, elements(self.d, self.d)));
         let touching =
@@ -154,7 +174,9 @@ impl Pool {
         let mut support: BTreeMap<u64, u128> = BTreeMap::new();
         for (n, each) in touching.chain(others).chain([square]).chain(stacks) {
             let all = each.saturating_mul(u128::from(n));
-            for layers in (1..=8).filter(|k| n % k <= 2).map(|k| n / k).filter(|&layers| layers > 0) {
+            for layers in
+                (1..=8).filter(|k| n % k <= 2).map(|k| n / k).filter(|layers| (1..=MOST_LAYERS).contains(layers))
+            {
                 let sum = support.entry(layers).or_default();
                 *sum = sum.saturating_add(all);
             }
@@ -190,16 +212,23 @@ fn take(from: Option<&mut u64>, n: u64, missing: &mut u64) -> bool {
 /// The reading that explains most matrices with as many MLPs as attentions; among equals the one that leaves fewest
 /// shapes with a remainder, then the usual arrangement: queries as wide as the stream, separate projections, (out, in)
 /// storage, more layers, narrower attention.
+///
+/// What explains much fewer parameters than another reading is none, however many small matrices it finds a place for.
 pub(super) fn read(census: &Census, d: u64) -> Option<Reading> {
-    let mut best: Option<(_, Reading)> = None;
-    for transposed in [false, true] {
-        let pool = Pool::new(census, d, transposed);
+    let mut found: Vec<(_, u128, Reading)> = Vec::new();
+    let mut most = 0;
+    let pool = Pool::new(census, d);
+    for (transposed, pool) in [(false, pool.clone()), (true, pool.turned())] {
         for layers in pool.layer_counts(census) {
             for (attention, mut rest) in attentions(&pool, layers) {
                 let mlp = mlp(&mut rest, layers, census);
                 let units: u64 = mlp.dense.iter().map(|dense| dense.layers).sum::<u64>()
                     + mlp.mixture.as_ref().map_or(0, |mixture| mixture.layers);
-                if units == 0 {
+                if units == 0 || is_twice_the_same(&attention, &mlp) {
+                    continue;
+                }
+                let parameters = pool.parameters().saturating_sub(rest.parameters());
+                if is_much_less(parameters, most) {
                     continue;
                 }
                 let explained = i128::from(pool.total() - rest.total());
@@ -207,13 +236,30 @@ pub(super) fn read(census: &Census, d: u64) -> Option<Reading> {
                 let score = explained - UNEVEN_LAYER * uneven - 2 * i128::from(rest.missing);
                 let (plain, width) = (!attention.fused, std::cmp::Reverse(attention.q));
                 let rank = (score, rest.exhausted(), attention.q == d, plain, !transposed, layers, width);
-                if best.as_ref().is_none_or(|(other, _)| rank > *other) {
-                    best = Some((rank, Reading { transposed, layers, attention, mlp }));
+                // Layers of attention alone, which idle matrices make, set no standard.
+                if units.abs_diff(layers) <= layers / 10 {
+                    most = most.max(parameters);
                 }
+                found.push((rank, parameters, Reading { transposed, layers, attention, mlp }));
             }
         }
     }
-    best.map(|(_, reading)| reading)
+    let readings = found.into_iter().filter(|(_, parameters, _)| !is_much_less(*parameters, most));
+    readings.reduce(|best, other| if other.0 > best.0 { other } else { best }).map(|(_, _, reading)| reading)
+}
+
+/// Whether a reading explains less than three quarters of the parameters that another one does: more than idle matrices
+/// add, which are no third of a model.
+fn is_much_less(parameters: u128, most: u128) -> bool {
+    parameters.saturating_mul(4) < most.saturating_mul(3)
+}
+
+/// Whether attention and MLP have the same shapes, so that both are the same unit met twice: a layer that expands to two
+/// halves and projects one back, as a state-space model's does, is neither.
+fn is_twice_the_same(attention: &Attention, mlp: &Mlp) -> bool {
+    let rows = attention.q.saturating_add(attention.kv.saturating_mul(2));
+    let same = |dense: &Dense| dense.size == attention.q && dense.size.saturating_mul(2) == rows;
+    attention.fused && mlp.fused && mlp.mixture.is_none() && mlp.dense.iter().all(same)
 }
 
 fn attentions(pool: &Pool, layers: u64) -> Vec<(Attention, Pool)> {
@@ -300,12 +346,10 @@ fn mlp(pool: &mut Pool, layers: u64, census: &Census) -> Mlp {
         }
     }
     shared(layers, &mut mlp);
-    let units: u64 = mlp.dense.iter().map(|dense| dense.layers).sum();
-    let missing = layers.saturating_sub(units);
-    if mlp.mixture.is_none() && missing > 0 && pool.square >= 2 * missing {
+    if mlp.mixture.is_none() && mlp.dense.is_empty() && pool.square >= 2 * layers {
         // Hidden units as many as channels: the MLP is made of squares too.
         let d = pool.d;
-        dense(pool, d, missing, &mut mlp);
+        dense(pool, d, layers, &mut mlp);
     }
     mlp
 }
