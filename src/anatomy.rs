@@ -22,7 +22,7 @@ use crate::format::Claims;
 use crate::model::{Architecture, Family, Role, Touch, block, blueprint, naming};
 use crate::tensor::TensorMeta;
 pub use components::Component;
-pub use config::config_findings;
+pub use config::{config_findings, config_layers};
 use names::{Group, ResidualStream, SchemeMatch};
 use shapes::Shapes;
 
@@ -195,6 +195,10 @@ pub fn dissect(tensors: &[TensorMeta], hints: Hints<'_>) -> Anatomy {
     if let Some(config) = hints.config {
         config::hint_heads(config, &mut architecture);
     }
+    if settled && best.is_some_and(|best| naming::schemes()[best.reading.scheme].fuses) {
+        (architecture.fused_qkv, architecture.fused_gate_up) = (false, false);
+        architecture.name_family();
+    }
     architecture.norm_gain = gain::convention(hints, &architecture);
     let own = found.own();
     let kinds = found.kinds(tensors);
@@ -242,7 +246,7 @@ struct Found<'a> {
     language: Vec<bool>,
     /// Tensors of the language model.
     member: Vec<bool>,
-    /// Those without quantisation data.
+    /// Those without quantisation data and the factors of adapters.
     included: Vec<bool>,
     /// Those that count for the architecture: layers that predict further tokens do not.
     counted: Vec<bool>,
@@ -264,6 +268,9 @@ impl<'a> Found<'a> {
             included[tensor] = false;
             assignments[tensor].roles = vec![role];
             assignments[tensor].by = Some(Source::Names);
+        }
+        for tensor in names::adapters(tensors) {
+            included[tensor] = false;
         }
         let counted = included.clone();
         Self { parts, language, member, included, counted, predictions: BTreeMap::new(), components, assignments }
@@ -321,7 +328,7 @@ impl<'a> Found<'a> {
         for &tensor in self.components.iter().flat_map(|component| &component.tensors) {
             explained[tensor] = true;
         }
-        (0..explained.len()).filter(|&tensor| self.member[tensor] && !explained[tensor]).collect()
+        (0..explained.len()).filter(|&tensor| self.included[tensor] && !explained[tensor]).collect()
     }
 }
 

@@ -2,7 +2,10 @@
 
 pub(crate) mod adapter;
 pub mod logical;
+mod punned;
+mod restored;
 mod subject;
+mod summed;
 
 pub use self::adapter::open_merged;
 pub use self::logical::{Logical, logical};

@@ -10,9 +10,9 @@ pub(crate) mod spool;
 pub(crate) mod store;
 mod whole;
 
-pub use self::folder::Folder;
+pub use self::folder::{Access, Folder};
 pub use self::spool::Numbers;
 #[cfg(feature = "_internals")]
 pub use self::store::Origin;
-pub use self::store::{Object, Store};
+pub use self::store::{Entry, EntryKind, Object, Store};
 pub use self::whole::write_whole;

@@ -251,7 +251,7 @@ mod tests {
             digest.update(fingerprint.to_bytes().unwrap());
             fingerprint.descriptors().for_each(|numbers| digest.update(bytemuck::cast_slice::<i8, u8>(numbers)));
         }
-        let known = (1, "1f43970c50a0aa142b4a415c410a7e62b1de0cebad4dbd232c7dbde35cd63c5a");
+        let known = (2, "b2b4b79cdc7419e0ef002a756d84139c337e494e1295071e8464adf9fea703bc");
         assert_eq!(
             (FORMAT, &hex(&digest.finalize())[..]),
             known,

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::fingerprint::{Anchor, Fingerprint};
+use crate::model::{Architecture, known};
 
 /// A folder of fingerprint files, one for each reference.
 #[derive(Debug, Clone)]
@@ -35,8 +36,11 @@ impl Catalog {
     /// Lists the references of a folder, in the order of their file names.
     ///
     /// # Errors
-    /// If the folder cannot be listed.
+    /// Of kind [`Usage`](crate::ErrorKind::Usage) if there is no such folder; if it cannot be listed.
     pub fn open(folder: &Path) -> Result<Self> {
+        if !folder.is_dir() {
+            return Err(Error::usage(format!("{}: there is no such folder of references", folder.display())));
+        }
         let failed = |source| Error::io(folder, "list", source);
         let mut files = Vec::new();
         for entry in std::fs::read_dir(folder).map_err(failed)? {
@@ -108,11 +112,14 @@ impl Catalog {
     /// Adds a reference to the folder, which is made if need be, and returns the file.
     ///
     /// # Errors
-    /// If the identifier is not of the form `name` or `organisation/name`, if it is there already and is not to be
-    /// replaced, if the fingerprint is of no whole model, or if the file cannot be written.
+    /// If the identifier is not of the form `name` or `organisation/name`; unless it is to `replace` what is known, if it
+    /// is there already, or is that of a known model of other shapes; if the fingerprint is of no whole model, or if the file cannot be written.
     pub fn add(&mut self, id: &str, mut fingerprint: Fingerprint, replace: bool) -> Result<PathBuf> {
         self.check(id, replace)?;
         fingerprint.require_model(&self.folder)?;
+        if !replace {
+            check_shapes(id, &fingerprint.exact.architecture)?;
+        }
         std::fs::create_dir_all(&self.folder).map_err(|source| Error::io(&self.folder, "make", source))?;
         fingerprint.exact.subject.id = Some(id.to_owned());
         let file = self.folder.join(file_name(id));
@@ -154,6 +161,17 @@ impl Catalog {
 /// `/` does not go into file names: `--` stands for it, as on hubs.
 fn file_name(id: &str) -> String {
     format!("{}.{EXTENSION}", id.replace('/', "--"))
+}
+
+/// Refuses a model under the name of a known one whose shapes it does not have: every scan would be held against it.
+fn check_shapes(id: &str, architecture: &Architecture) -> Result<()> {
+    let differs = known::contradictions(id, architecture);
+    if differs.is_empty() {
+        return Ok(());
+    }
+    let each = differs.iter().map(|one| format!("{} {} instead of {}", one.field, one.found, one.expected));
+    let each = each.collect::<Vec<_>>().join(", ");
+    Err(Error::usage(format!("this is not the model known as `{id}`: {each}")))
 }
 
 fn check_id(id: &str) -> Result<()> {

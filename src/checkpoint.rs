@@ -5,15 +5,20 @@
 //! here.
 
 pub mod adapter;
+mod card;
 pub mod claims;
+mod copies;
 mod digest;
 mod index;
+mod inventory;
 mod meta;
 mod packed;
 mod plan;
 mod pointers;
 mod reader;
+mod roots;
 mod shard;
+mod superseded;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -22,11 +27,14 @@ use std::sync::Arc;
 
 use self::claims::Sidecars;
 pub use self::claims::Tokenizer;
+use self::inventory::Inventory;
 use self::plan::Plan;
 use self::pointers::Pointers;
 use self::reader::Reader;
 pub use self::reader::Values;
+pub(crate) use self::roots::{below as models_below, components};
 pub use self::shard::{Shard, Stated};
+pub use crate::bytes::Access as OpenOptions;
 use crate::bytes::store::head;
 use crate::bytes::{Folder, Object, Store};
 use crate::finding::{Capped, Code, Finding, Level};
@@ -40,20 +48,6 @@ use crate::unread::Unread;
 use crate::{Error, Result};
 
 const FORMAT: &str = "checkpoint";
-
-/// How a checkpoint is opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OpenOptions {
-    /// Map the files instead of reading them. Where the system refuses a mapping, they are read all the same. Files
-    /// that are mapped must not be truncated while the [`Checkpoint`] lives: the system would end the process.
-    pub mmap: bool,
-}
-
-impl Default for OpenOptions {
-    fn default() -> Self {
-        Self { mmap: true }
-    }
-}
 
 /// How the weights are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,7 +130,7 @@ impl Checkpoint {
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) if the system refuses; [`ErrorKind::Changed`](crate::ErrorKind::Changed)
     /// if a file shrank meanwhile.
     pub fn open(path: &Path, options: OpenOptions) -> Result<Self> {
-        let (folder, named) = Folder::locate(path, options.mmap)?;
+        let (folder, named) = Folder::locate(path, options)?;
         Self::open_in(&folder, named.as_deref())
     }
 
@@ -147,21 +141,31 @@ impl Checkpoint {
     pub fn open_in(store: &dyn Store, named: Option<&str>) -> Result<Self> {
         let Plan { files, index, mut findings } = plan::plan(store, named)?;
         let contents = sniff_all(store, &files)?;
+        refuse_others(store, named, &contents)?;
         let path = store.path(named.unwrap_or_default());
         if let Some(shards) = pointers::shards(store, &files, &contents)? {
             let pointers = Some(Pointers { path, told_at: findings.len() });
             let beside = Sidecars::read(store, &mut findings);
-            return Ok(Self { findings, pointers, ..Self::with(store, Format::LfsPointers, shards, beside) });
+            let unread = left_out(store, named, &files, &shards, &mut findings)?;
+            return Ok(Self { findings, unread, pointers, ..Self::with(store, Format::LfsPointers, shards, beside) });
         }
         let kind = check_contents(path, &files, &contents)?;
         let format = Format::of(kind, index.is_some() || files.len() > 1);
-        let Headers { shards, mut tensors, claims, splits, row_order, aliases, findings: found, unread } =
+        let Headers { shards, mut tensors, claims, splits, row_order, aliases, findings: found, mut unread } =
             Headers::read(store, &files, kind)?;
         findings.extend(found);
+        if let Some(what) = shards.first().and_then(|shard| plan::gguf::no_weights(&shard.metadata)) {
+            return Err(Error::nothing(shards[0].path(), what));
+        }
         let is_parts = meta::is_parts(&files);
         let params = meta::Params::read(store, &mut findings);
         if is_parts {
             tensors = meta::join(store.root(), &shards, tensors, params.as_ref(), &mut findings)?;
+        }
+        if let Some(index) = &index {
+            let (told, left) = superseded::drop(index, &shards, &mut tensors);
+            findings.extend(told);
+            unread.extend(left);
         }
         refuse_duplicates(&shards, &tensors)?;
         if is_parts || params.is_some() {
@@ -172,11 +176,14 @@ impl Checkpoint {
         }
         let remarked = findings.len();
         let mut beside = Sidecars::read(store, &mut findings);
+        unread.append(&mut beside.unread);
         Split::check(store.root(), &splits, tensors.len())?;
         findings.extend(row_order.and_then(|order| order.undo(&mut tensors)));
         beside.claims = claims::together(claims, beside.claims);
+        let mut tensors = packed::join(tensors, beside.claims.config.as_ref(), &shards)?;
         findings.extend(adapter::describe(&tensors, beside.adapter.as_ref(), &mut beside.claims));
-        let tensors = packed::join(tensors, beside.claims.config.as_ref(), &shards)?;
+        findings.extend(adapter::built_in(&mut tensors));
+        unread.extend(left_out(store, named, &files, &shards, &mut findings)?);
         // What was joined is no longer of an unknown type.
         findings.splice(remarked..remarked, remarks(&tensors));
         Ok(Self { tensors, findings, unread, ..Self::with(store, format, shards, beside) })
@@ -184,7 +191,7 @@ impl Checkpoint {
 
     fn with(store: &dyn Store, format: Format, shards: Vec<Shard>, beside: Sidecars) -> Self {
         let (repository, revision) = store.origin().cloned().map(|origin| (origin.repository, origin.revision)).unzip();
-        let Sidecars { claims, tokenizer, adapter } = beside;
+        let Sidecars { claims, tokenizer, adapter, .. } = beside;
         Self {
             root: store.root().to_path_buf(),
             folder: store.folder(),
@@ -298,6 +305,7 @@ impl Checkpoint {
             Storage::View(_) => {}
             Storage::LowRank(change) => self.release(&change.base),
             Storage::PlusOne(gain) => self.release(gain),
+            Storage::Sum(parts) => parts.iter().for_each(|part| self.release(part)),
         }
     }
 
@@ -326,6 +334,36 @@ impl Checkpoint {
     pub fn total_bytes(&self) -> u64 {
         self.tensors.iter().fold(0, |sum, tensor| sum.saturating_add(tensor.stored_bytes()))
     }
+}
+
+/// What lies beside the files of a model and was not read. Of a file that was named only the rest of its set: what else
+/// lies there is not what the user asked about.
+fn left_out(
+    store: &dyn Store,
+    named: Option<&str>,
+    files: &[String],
+    shards: &[Shard],
+    findings: &mut Vec<Finding>,
+) -> Result<Vec<Unread>> {
+    if named.is_some() {
+        return Ok(inventory::of_siblings(store, plan::siblings(store, files)?));
+    }
+    let Inventory { unread, findings: found } = inventory::of_folder(store, shards);
+    findings.extend(found);
+    Ok(unread)
+}
+
+/// Refuses a file that was named and is a weight file neither by its content nor by its name.
+fn refuse_others(store: &dyn Store, named: Option<&str>, contents: &[Content]) -> Result<()> {
+    let Some(name) = named.filter(|_| contents.len() == 1) else { return Ok(()) };
+    let is_other = matches!(contents[0], Content::Weights(_))
+        && Kind::of_name(&name.to_lowercase()).is_none()
+        && !name.to_lowercase().ends_with(".json")
+        && !inventory::is_weights(store, name);
+    if is_other {
+        return Err(Error::nothing(store.path(name), "it is not a weight file, by its content or by its name"));
+    }
+    Ok(())
 }
 
 fn sniff_all(store: &dyn Store, files: &[String]) -> Result<Vec<Content>> {

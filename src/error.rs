@@ -21,6 +21,8 @@ pub enum ErrorKind {
     Nothing,
     /// A file is not what its format demands.
     Malformed,
+    /// A link leads out of the folder that is looked at, and was not followed.
+    Outside,
     /// A file states more of something than is taken from any.
     Limit,
     /// A file changed while it was being read, so no result about it can be trusted.
@@ -40,6 +42,8 @@ enum Fault {
     Io { path: PathBuf, action: &'static str, cause: io::Error },
     #[error("{}: malformed {format}: {what}{}{}", path.display(), at_tensor(tensor.as_deref()), at_offset(*offset))]
     Malformed { path: PathBuf, format: &'static str, tensor: Option<String>, offset: Option<u64>, what: String },
+    #[error("{}: malformed checkpoint: is a link to {target}, which lies outside {boundary}", path.display())]
+    Outside { path: PathBuf, target: String, boundary: String },
     #[error("{}: {what} {found} is over the limit of {limit}", path.display())]
     Limit { path: PathBuf, what: &'static str, found: u64, limit: u64 },
     #[error("{}: nothing to scan: {why}", path.display())]
@@ -79,6 +83,11 @@ impl Error {
     /// A file that breaks its format's rules; tensor and offset are added by [`Error::in_tensor`] and [`Error::at`].
     pub(crate) fn malformed(path: impl AsRef<Path>, format: &'static str, what: impl Into<String>) -> Self {
         Self::of(Fault::Malformed { path: owned(path), format, tensor: None, offset: None, what: what.into() })
+    }
+
+    /// A link that leads to `target`, out of the folder `boundary`; both as messages show them.
+    pub(crate) fn outside(path: impl AsRef<Path>, target: String, boundary: String) -> Self {
+        Self::of(Fault::Outside { path: owned(path), target, boundary })
     }
 
     /// A ceiling of [`limits`](crate::limits) that was hit: how much of `what` the file states, and how much is taken.
@@ -130,6 +139,7 @@ impl Error {
         match &*self.0 {
             Fault::Io { .. } => ErrorKind::Io,
             Fault::Malformed { .. } => ErrorKind::Malformed,
+            Fault::Outside { .. } => ErrorKind::Outside,
             Fault::Limit { .. } => ErrorKind::Limit,
             Fault::Nothing { .. } => ErrorKind::Nothing,
             Fault::Usage(_) => ErrorKind::Usage,
@@ -143,6 +153,7 @@ impl Error {
         match &*self.0 {
             Fault::Io { path, .. }
             | Fault::Malformed { path, .. }
+            | Fault::Outside { path, .. }
             | Fault::Limit { path, .. }
             | Fault::Nothing { path, .. }
             | Fault::Exists { path }

@@ -5,7 +5,9 @@
 pub mod bits;
 pub mod changes;
 pub mod channels;
+pub mod content;
 pub mod counterparts;
+pub mod coverage;
 pub mod facts;
 pub mod heads;
 pub(crate) mod kind;
@@ -18,9 +20,10 @@ mod search;
 pub mod shape;
 
 pub use self::changes::Change;
+pub use self::coverage::{Compared, Coverage};
 pub use self::facts::{Evidence, Facts, Measure, WhyNot};
 pub use self::kind::TestKind;
-use crate::fingerprint::{Fingerprint, TensorFingerprint};
+use crate::fingerprint::Fingerprint;
 use crate::model::Part;
 use crate::model::known::{self, Agreement};
 
@@ -74,17 +77,25 @@ pub struct Comparison {
     pub matches: Vec<matching::Match>,
     /// Totals over digests.
     pub bits: bits::Bits,
+    /// Runs of values in common; `None` where the test does not apply.
+    pub content: Option<content::Content>,
     /// Parts of the suspect with the share that has a counterpart.
     pub parts: Vec<PartShare>,
     /// Layers of the suspect with the layer of the reference in which most of their counterparts lie.
     pub layers: Vec<LayerShare>,
     /// What was done to the reference, if the suspect descends from it.
     pub changes: Vec<Change>,
+    /// Share of the reference's parameters that is its embedding.
+    pub reference_embedding: f64,
     /// Whether block shapes agree: everything in the architecture record but the vocabulary and the number of layers.
     pub same_blocks: bool,
     /// Whether the architectures are of one family, whatever their sizes.
     pub same_family: bool,
-    /// Share of the suspect's parameters in tensors that at least one applicable test looked at, 0 to 1.
+    /// How far it went.
+    pub depth: Depth,
+    /// Tensors of the suspect that a test with statistics of its own took in.
+    pub compared: Compared,
+    /// Share of the suspect's weights that are among them, 0 to 1.
     pub coverage: f64,
 }
 
@@ -122,7 +133,9 @@ pub fn compare(known: &Suspect<'_>, reference: &Fingerprint, depth: Depth) -> Co
     let matches = matching::matches(suspect, reference);
     let bits = bits::totals(suspect, &known.rows, reference, &matches);
     let agreement = known::compare(&suspect.exact.architecture, &reference.exact.architecture);
-    let mut evidence = vec![bits.test(suspect), channels::test(suspect, &known.scores, reference)];
+    let content = content::Content::of(suspect, reference);
+    let mut evidence =
+        vec![bits.test(suspect), content::Content::test(content), channels::test(suspect, &known.scores, reference)];
     let neurons = match depth {
         Depth::Full => neurons::look(suspect, reference),
         Depth::Labels => neurons::Neurons::unknown(WhyNot::NotSearched),
@@ -135,18 +148,23 @@ pub fn compare(known: &Suspect<'_>, reference: &Fingerprint, depth: Depth) -> Co
             evidence.extend(tests.map(|test| Evidence::not_applicable(test, WhyNot::NotSearched)));
         }
     }
+    let compared = Compared::of(suspect, &evidence, &matches);
     let same_blocks = agreement.differs.iter().all(|field| BESIDE_BLOCKS.contains(field));
     evidence.push(architecture(agreement));
     Comparison {
-        evidence,
         parts: parts(suspect, reference, &matches),
         layers: clearer(layers(suspect, reference, &matches), neurons.layers()),
         changes: changes::changes(suspect, reference, &neurons),
         same_blocks,
         same_family: suspect.exact.architecture.family == reference.exact.architecture.family,
-        coverage: coverage(suspect),
+        depth,
+        coverage: compared.share(suspect),
+        compared,
+        evidence,
         matches,
         bits,
+        content: content.ok(),
+        reference_embedding: embedding_share(reference),
     }
 }
 
@@ -171,18 +189,17 @@ fn architecture(agreement: Agreement) -> Evidence {
     Evidence::measured(TestKind::Architecture, measure)
 }
 
-/// Share of the suspect's parameters in tensors whose values every fingerprint comparison looks at.
-pub fn coverage(suspect: &Fingerprint) -> f64 {
-    // What an adapter changes is in its base, so nothing of the model was looked at.
-    if !suspect.holds_model() {
-        return 0.0;
+/// Share of a model's parameters that could be compared in its embedding and output head.
+fn embedding_share(fingerprint: &Fingerprint) -> f64 {
+    let (mut all, mut embedding) = (0.0, 0.0);
+    for tensor in fingerprint.exact.tensors.iter().filter(|tensor| tensor.informative().is_some()) {
+        let elements = tensor.elements() as f64;
+        all += elements;
+        if Part::of(&tensor.assignment.roles) == Part::Embedding {
+            embedding += elements;
+        }
     }
-    // Types that are not decoded may state any shape.
-    let sum = |sum: u64, tensor: &TensorFingerprint| sum.saturating_add(tensor.weights());
-    let all = suspect.exact.tensors.iter().filter(|tensor| tensor.counts()).fold(0, sum);
-    let seen = suspect.exact.tensors.iter().filter(|tensor| tensor.dtype.is_float() && tensor.informative().is_some());
-    let seen = seen.fold(0, sum);
-    if all == 0 { 0.0 } else { seen as f64 / all as f64 }
+    if all > 0.0 { embedding / all } else { 0.0 }
 }
 
 fn parts(suspect: &Fingerprint, reference: &Fingerprint, matches: &[matching::Match]) -> Vec<PartShare> {

@@ -50,7 +50,8 @@ codes! {
         "Finding. The index names a shard that is not in the folder.";
     /// A weight file lies in the folder that the index does not name.
     ShardExtra = "shard-extra",
-        "Finding. A weight file lies in the folder that the index does not name; it was left out.";
+        "Finding. Weight files lie in the folder, or below it, that are no part of the model that was read: shards that \
+         the index does not name, other models, the same one in another form. They were left out and count as not read.";
     /// The index and a shard's header disagree about where a tensor is.
     IndexMismatch = "index-mismatch",
         "Finding. The index and the headers of the shards disagree. What the headers say was used; the index is what \
@@ -59,6 +60,15 @@ codes! {
     DtypeUnknown = "dtype-unknown",
         "Finding. Tensors have an element type that this version cannot decode. Their bytes were digested, their \
          values not read, and the coverage is lower for it.";
+    /// A tensor's bytes are of another type than the one that is stated.
+    DtypePunned = "dtype-punned",
+        "Finding. Tensors are stated to be of one type and hold values of another: two 16-bit floats under the name of \
+         one of 32 bits, floats under that of integers. Programs that load the file as it is stated see nonsense. The \
+         exponents of trained weights tell the true type; they were read as what they hold.";
+    /// Pairs of matrices cancel each other, and their sum was read.
+    SummedTensors = "summed-tensors",
+        "Finding. Pairs of matrices of one shape vary against each other, as no trained matrices do: each is mostly the \
+         negative of the other. They were read as their sum, which is what is left of them.";
     /// A tensor has NaN or infinite values.
     NonFinite = "non-finite",
         "Finding. Tensors have NaN or infinite values. Up to 1 % are masked; with more, the tensor is not tested.";
@@ -74,12 +84,34 @@ codes! {
          are not counted as evidence.";
     /// Bytes between tensors belong to none of them.
     HeaderGap = "header-gap",
-        "Finding. Bytes of the file belong to no tensor. The reference implementation refuses such files; something \
-         may be hidden there.";
+        "Finding. Bytes of the file belong to no tensor. Loaders step over them or refuse the file; something may \
+         be hidden there, and they count among what was not looked at.";
+    /// Metadata or a text beside the model hold data in place of text.
+    EmbeddedData = "embedded-data",
+        "Finding. Metadata, or a text beside the model (a configuration, a tokenizer, a readme), hold data in place of text: \
+         more than a description needs, or long runs of encoded data or of numbers. They were not read, may be weights, and \
+         count among what was not looked at.";
+    /// A file states a key more than once.
+    StatedTwice = "stated-twice",
+        "Finding. A file states a key more than once. The last value was used, as Python does; other programs may use \
+         the first.";
     /// Training state or another file that is not weights was left out.
     FileLeftOut = "file-left-out",
-        "Finding. A file, or a part of one, that does not belong to the weights that were read was left out: \
-         training state, or the same model in a second form.";
+        "Finding. A file, or a part of one, that does not belong to the weights that were read was left out: training \
+         state, files in formats that are not read, files of unknown content that are dense enough to be weights.";
+    /// A folder holds a model in several forms, of which one was read.
+    ModelChosen = "model-chosen",
+        "Finding. The folder holds a model in several forms: several precisions, two splits, a file beside the shards of \
+         an index. The one that loaders take was read, or the one with the most bytes; the others count as not read.";
+    /// Code lies with the model that loaders run when they are told to trust it.
+    RemoteCode = "remote-code",
+        "Finding. Code lies with the model, or its configuration names code elsewhere. Loaders that are told to trust it \
+         run it; here it was neither run nor read. Such code can compute something else than names and shapes say, and \
+         take weights from anywhere.";
+    /// Files or folders could not be looked at, so that it is not known what lies there.
+    NotListed = "not-listed",
+        "Finding. Folders below the model could not be looked at: there are too many files, they lie too deep, or the \
+         system refused. What lies there is not known, so that the result is not about all of it.";
     /// A file is a Git-LFS pointer: its weights were not downloaded.
     LfsPointer = "lfs-pointer",
         "Finding. A file is a Git-LFS pointer: the weights themselves were not downloaded. Where every weight file \
@@ -105,6 +137,11 @@ codes! {
         "Finding. The subject is an adapter together with the base that was named for it. Every value is the base's with \
          the adapter's change added, as PEFT would have merged and saved it; no merged file was written. The files \
          of both are listed with their digests.";
+    /// A model has adapters beside the weights that they change.
+    AdapterInside = "adapter-inside",
+        "Finding. Beside weights lie the factors of low-rank changes to them, as in models that switch between adapters, and \
+         in what trainers save. The weights were read as the model. The factors belong to no part of it that is known, and \
+         count among what was not tested.";
     /// Parts of one model disagree about a tensor that each of them holds whole.
     PartsDisagree = "parts-disagree",
         "Finding. A model that is cut into parts has its vectors whole in every part, and they are not the same \

@@ -6,6 +6,7 @@
 mod accumulate;
 pub mod anchors;
 mod channels;
+mod content;
 mod describe;
 mod file;
 mod frame;
@@ -33,6 +34,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::bytes::spool::Numbers;
 pub use accumulate::{RowKey, Summary};
 pub use channels::Channels;
+pub use content::{ContentKeys, RUN};
 pub use frame::{Anchor, DIRECTIONS, FrameKind, FrameRecord, SAMPLED_NEURONS};
 pub use heads::{Attention, FORM_NUMBERS, form_places};
 pub use neurons::{Matrix, Unit};
@@ -46,7 +48,7 @@ use crate::checkpoint::adapter::Merged;
 use crate::error::{Error, Result};
 use crate::finding::Finding;
 use crate::model::Architecture;
-use crate::model::naming::is_adapter_part;
+use crate::model::naming::lacks_base;
 use crate::tensor::DType;
 use crate::unread::Unread;
 
@@ -55,7 +57,7 @@ pub const SCHEMA: &str = "weightprint/fingerprint/1";
 
 /// Number of what a pass makes of a checkpoint: raised whenever the same checkpoint and settings give other bytes, so that
 /// what an older build kept is not taken for what this one would find. A test beside the cache holds it to the bytes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Most row keys that the sketch of one matrix keeps.
 pub const SKETCH_ROWS: usize = 64;
@@ -93,6 +95,8 @@ pub struct Exact {
     pub tensors: Vec<TensorFingerprint>,
     /// The profile of the residual channels.
     pub channels: Channels,
+    /// Which short runs of values there are, wherever they lie; `None` in fingerprints of before these were kept.
+    pub content: Option<ContentKeys>,
     /// Remarks made while the values were read.
     pub findings: Vec<Finding>,
 }
@@ -164,6 +168,8 @@ pub struct TensorFingerprint {
     pub assignment: Assignment,
     /// Whether the values follow from a formula or are a mask or an index, so that equality says nothing.
     pub formula: bool,
+    /// Stored bytes, whatever the shape says.
+    pub stored_bytes: u64,
     /// SHA-256 of the stored bytes.
     pub stored_sha256: [u8; 32],
     /// Everything that needs the values; `None` where the type is unknown or the tensor is empty.
@@ -223,17 +229,26 @@ impl TensorFingerprint {
         })
     }
 
-    /// Whether the tensor counts among what a scan has to look at: anything but formulas and empty tensors.
+    /// Whether the tensor counts among what a scan has to look at: anything but empty tensors and those whose values were
+    /// read and say nothing: one value throughout, or a formula. That a name says so is not enough.
     pub fn counts(&self) -> bool {
-        !self.formula && self.elements() > 0
+        let says_nothing = |values: &ValueFingerprint| {
+            let summary = &values.summary;
+            let one_value = summary.finite > 0 && summary.is_constant() && summary.nonfinite_share() == 0.0;
+            one_value || self.formula && remarks::follows_formula(self, values)
+        };
+        self.weights() > 0 && !self.values.as_ref().is_some_and(says_nothing)
     }
 
-    /// How many weights the tensor may hold: its elements, or two to each byte of integers, which stand for weights
-    /// only as codes, and codes have four bits as a rule; saturates.
+    /// How many weights the tensor may hold: its elements, or two to each byte of what is not known to be weights, which
+    /// stands for them only as codes, and codes have four bits as a rule; saturates. Where no byte of it was found, what it
+    /// states has to be believed.
     pub fn weights(&self) -> u64 {
-        match self.dtype.bytes().filter(|_| !self.dtype.is_float() && self.dtype != DType::Bool) {
-            Some(width) => self.elements().saturating_mul(2 * width),
-            None => self.elements(),
+        let is_known = self.dtype.is_float() && self.values.is_some();
+        if is_known || self.stored_bytes == 0 {
+            self.shape.iter().fold(1, |product: u64, &size| product.saturating_mul(size))
+        } else {
+            self.stored_bytes.saturating_mul(2)
         }
     }
 }
@@ -331,7 +346,7 @@ impl Fingerprint {
     /// Whether it is of a model that others can be compared with: not of pointers without weights, nor of an adapter
     /// without its base.
     pub fn holds_model(&self) -> bool {
-        !self.exact.tensors.is_empty() && !self.exact.tensors.iter().any(|tensor| is_adapter_part(&tensor.name))
+        !self.exact.tensors.is_empty() && !lacks_base(self.exact.tensors.iter().map(|tensor| tensor.name.as_str()))
     }
 
     /// Refuses what cannot be a reference; errors name `path`.

@@ -4,6 +4,8 @@
 //! model is not known here.
 
 mod claims;
+pub(crate) mod embedded;
+mod gaps;
 mod gguf;
 mod onnx;
 mod pickle;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 pub use self::references::{Catalog, Fingerprint};
 use crate::assemble;
 use crate::cache::{self, Cache};
-use crate::checkpoint::{Checkpoint, OpenOptions};
+use crate::checkpoint::{self, Checkpoint, OpenOptions};
 use crate::error::{Error, Result};
 use crate::fingerprint::{self, Anchor, DEFAULT_MEMORY, Settings};
 use crate::report::{Inspection, Report};
@@ -118,6 +118,7 @@ pub struct Scanner {
     cache: Option<Cache>,
     memory: u64,
     options: OpenOptions,
+    untested_allowed: bool,
     observer: Option<Observer>,
 }
 
@@ -147,6 +148,7 @@ impl Scanner {
             cache: None,
             memory: DEFAULT_MEMORY,
             options: OpenOptions::default(),
+            untested_allowed: false,
             observer: None,
         }
     }
@@ -185,7 +187,51 @@ impl Scanner {
     /// while it is read: the system would end the process. Results do not depend on it.
     #[must_use]
     pub fn with_mapped_files(self, mapped: bool) -> Self {
-        Self { options: OpenOptions { mmap: mapped }, ..self }
+        Self { options: OpenOptions { mmap: mapped, ..self.options }, ..self }
+    }
+
+    /// Whether links out of a checkpoint's folder are followed; they are not unless it is set. Stores of data versions
+    /// (DVC, git-annex) need it; of a checkpoint from elsewhere it lets links read any file of this machine.
+    #[must_use]
+    pub fn with_followed_links(self, followed: bool) -> Self {
+        Self { options: OpenOptions { follow_links: followed, ..self.options }, ..self }
+    }
+
+    /// The checkpoints that stand for `path`: the components of a folder that is put together from several, as the
+    /// pipelines of diffusers are; otherwise `path` itself. Reads no weights.
+    ///
+    /// ```
+    /// let found = weightprint::Scanner::new().components_of("fixtures/zoo/base-a")?;
+    /// assert_eq!(found, [std::path::Path::new("fixtures/zoo/base-a")]);
+    /// # Ok::<(), weightprint::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If a folder cannot be listed.
+    pub fn components_of(&self, path: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+        checkpoint::components(path.as_ref(), self.options)
+    }
+
+    /// Every checkpoint at `path` and below it, in hidden folders too, in a fixed order; `path` itself if there is none.
+    /// Reads no weights.
+    ///
+    /// ```
+    /// let found = weightprint::Scanner::new().models_below("fixtures/zoo")?;
+    /// assert!(found.contains(&"fixtures/zoo/base-a".into()));
+    /// # Ok::<(), weightprint::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If a folder cannot be listed; of kind [`Limit`](crate::ErrorKind::Limit) if there are too many files.
+    pub fn models_below(&self, path: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+        checkpoint::models_below(path.as_ref(), self.options)
+    }
+
+    /// Whether there may be a clean bill although a known model of the subject's shapes has no weights in the catalogs. Not
+    /// unless it is set: what was not compared is not cleared.
+    #[must_use]
+    pub fn with_untested_models_allowed(self, allowed: bool) -> Self {
+        Self { untested_allowed: allowed, ..self }
     }
 
     /// Has `observer` told of progress and of the cache.
@@ -263,7 +309,7 @@ impl Scanner {
     /// As [`Scanner::fingerprint`]; or if a reference cannot be read.
     pub fn scan(&self, suspect: impl Into<Input>) -> Result<Report> {
         let subject = self.prepare(&suspect.into(), &self.anchors)?;
-        scanner::scan(&subject, &self.catalogs)
+        scanner::scan(&subject, &self.catalogs, self.untested_allowed)
     }
 
     /// Opens a checkpoint, or an adapter together with its base.

@@ -68,6 +68,6 @@ pub mod internals {
 
     show!(
         anatomy assemble bytes cache catalog checkpoint evidence finding fingerprint math model published scanner tensor
-        verdict
+        unread verdict
     );
 }

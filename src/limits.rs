@@ -67,3 +67,12 @@ pub const MAX_ONNX_DEPTH: usize = 16;
 /// Longest text in which bitsandbytes states the shape and the blocks of a quantised matrix; honest ones have about 150
 /// bytes.
 pub const MAX_QUANT_STATE_BYTES: u64 = 4096;
+
+/// Deepest folder below a model's own in which files are looked for.
+pub const MAX_FOLDER_DEPTH: usize = 32;
+
+/// Most files and folders below a model's own that are looked at.
+pub const MAX_LISTED_FILES: usize = 100_000;
+
+/// Most bytes of texts beside a model in which data are looked for, all texts together; of what is left, samples are.
+pub const MAX_TEXT_BYTES: u64 = 1 << 30;

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub(crate) use self::build::Results;
-pub use self::codes::{ClassCode, HowCode, PartCode, RenamedBy, StatusCode, TestCode};
+pub use self::codes::{ClassCode, HowCode, ObstacleCode, PartCode, RenamedBy, StatusCode, TestCode};
 pub use self::inspect::Inspection;
 pub use self::reference::{FingerprintReport, KnownModel};
 pub use self::writer::{WriteError, Writer};
@@ -69,11 +69,41 @@ pub struct SubjectReport {
     pub files: Vec<FileReport>,
     /// Number of values in floating-point tensors.
     pub parameters: u64,
-    /// Share of them in tensors that at least one applicable test looked at, 0 to 1.
+    /// Share of the weights that a test compared with some reference, 0 to 1: of every weight of every tensor, and of what
+    /// else in or beside the files may be weights. Digests alone compare nothing.
     pub coverage: f64,
+    /// Everything that was not compared, largest first.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub untested: Vec<UntestedReport>,
     /// What was merged, if the subject is an adapter together with its base.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub merged: Option<MergedReport>,
+}
+
+/// Something that was not compared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Untested")]
+#[non_exhaustive]
+pub struct UntestedReport {
+    /// A file or a place in one, relative to the subject; or the names of tensors, with `*` for numbers.
+    pub place: String,
+    /// How many tensors; 0 for bytes that are none.
+    pub tensors: usize,
+    /// Stored bytes.
+    pub bytes: u64,
+    /// Why not.
+    pub why: String,
+}
+
+/// What stands in the way of a clean bill.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Obstacle")]
+#[non_exhaustive]
+pub struct ObstacleReport {
+    /// Which kind.
+    pub code: ObstacleCode,
+    /// The same in words.
+    pub says: String,
 }
 
 /// A file of the checkpoint.
@@ -209,6 +239,9 @@ pub struct Verdict {
     pub log10_p: Option<f64>,
     /// Size of the effect, 0 to 1.
     pub effect: f64,
+    /// What stands in the way of a clean bill. Where there is anything, that nothing was found is not a result.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub obstacles: Vec<ObstacleReport>,
     /// One or two sentences that a reader can defend.
     pub summary: String,
 }

@@ -16,18 +16,19 @@ use crate::catalog::Catalog;
 use crate::checkpoint::{Checkpoint, Format};
 use crate::error::{Error, Result};
 use crate::evidence::counterparts::Counterparts;
-use crate::evidence::{self, Depth};
+use crate::evidence::{self, Coverage, Depth};
 use crate::finding::{Code, Finding, Level};
-use crate::fingerprint::{Fingerprint, Progress, Settings};
+use crate::fingerprint::{Exact, Fingerprint, Progress, Settings, TensorFingerprint};
 use crate::format::Claims;
 use crate::model::known;
 use crate::published::{digests, norms};
 use crate::report::inspect::Seen;
 use crate::report::{Inspection, Report, Results, Tested, words};
+use crate::tensor::DType;
 use crate::text::hex;
-use crate::verdict::declared::{self, TestedReference};
+use crate::verdict::declared::{self, Declaration, Declaring, TestedReference};
 use crate::verdict::overall::strongest_first;
-use crate::verdict::{self, Assessment, VerdictClass};
+use crate::verdict::{self, Assessment, Obstacle, VerdictClass};
 
 /// A checkpoint or a fingerprint file, ready to be compared.
 #[derive(Debug)]
@@ -70,8 +71,9 @@ impl Prepared {
         let subject = Subject::of(checkpoint);
         let (mut fingerprint, cached) = cached_or_taken(&subject, settings, cache, progress)?;
         // What lies beside the weights may have changed since a fingerprint was kept of them.
-        fingerprint.exact.subject.unread.clone_from(&checkpoint.unread);
+        fingerprint.exact.subject.unread = checkpoint.unread_but_copies()?;
         findings.extend(config_findings(checkpoint, subject.anatomy()));
+        findings.extend(subject.findings().iter().cloned());
         findings.extend(fingerprint.exact.findings.iter().cloned());
         let claims = checkpoint.claims.clone();
         Ok((Self { path: shown, fingerprint, anatomy: Some(subject.into_anatomy()), claims, findings }, cached))
@@ -123,20 +125,23 @@ fn cached_or_taken(
     Ok((fingerprint, cached))
 }
 
-/// Scans a subject against catalogs of fingerprints and everything compiled in.
+/// Scans a subject against catalogs of fingerprints and everything compiled in. `untested_allowed` says that there may be a
+/// clean bill although a known model of the subject's shapes has no weights in the catalogs.
 ///
 /// # Errors
 /// If a reference cannot be read: a scan that skipped one would say less than it seems to.
-pub fn scan(subject: &Prepared, catalogs: &[Catalog]) -> Result<Report> {
+pub fn scan(subject: &Prepared, catalogs: &[Catalog], untested_allowed: bool) -> Result<Report> {
     let Stages { compared, in_full, digest } = stages::run(subject, catalogs, embedded_digest())?;
-    Ok(report(subject, compared, in_full, true, hex(&digest.finalize())))
+    let catalog_digest = hex(&digest.finalize());
+    Ok(report(subject, Run { compared, in_full, embedded: true, untested_allowed, catalog_digest }))
 }
 
 /// Compares a subject with one reference, and nothing else.
 pub fn compare(subject: &Prepared, reference: &Prepared) -> Report {
     let suspect = evidence::Suspect::new(&subject.fingerprint);
     let compared = vec![compare_one(&suspect, &reference.fingerprint, 1, Depth::Full)];
-    report(subject, compared, 1, false, hex(&embedded_digest().finalize()))
+    let catalog_digest = hex(&embedded_digest().finalize());
+    report(subject, Run { compared, in_full: 1, embedded: false, untested_allowed: true, catalog_digest })
 }
 
 /// What the headers of a checkpoint say, without a byte of its weights being read; `path` is the one that is shown.
@@ -185,16 +190,25 @@ fn compare_one(suspect: &evidence::Suspect<'_>, reference: &Fingerprint, tries: 
         layers: comparison.layers,
         parts: comparison.parts,
         counterparts: counterparts.unwrap_or_default(),
+        compared: comparison.compared,
     }
 }
 
-fn report(
-    subject: &Prepared,
-    mut compared: Vec<Assessment>,
+/// What a subject was held against.
+struct Run {
+    compared: Vec<Assessment>,
     in_full: usize,
+    /// Whether what is compiled in took part.
     embedded: bool,
+    /// Whether a known model of the subject's shapes may be missing from the catalogs.
+    untested_allowed: bool,
     catalog_digest: String,
-) -> Report {
+}
+
+fn report(subject: &Prepared, mut run: Run) -> Report {
+    let embedded = run.embedded;
+    let mut compared = std::mem::take(&mut run.compared);
+    let in_full = run.in_full;
     let fingerprint = &subject.fingerprint;
     strongest_first(&mut compared);
     let norms = if embedded { published::norms(fingerprint) } else { published::Norms::default() };
@@ -203,16 +217,21 @@ fn report(
     let tested = Tested { weights: compared.len(), in_full, published_norms: norms.tested, published_digests };
     let nearest = known::nearest(&fingerprint.exact.architecture, SHOWN_ARCHITECTURES);
     let mut findings = subject.findings.clone();
-    findings.extend(untested(&nearest, &compared).filter(|_| embedded));
+    let known_untested = untested(&nearest, &compared).filter(|_| embedded);
+    findings.extend(known_untested.clone().map(|(id, others)| {
+        Finding::new(Code::WeightsNotTested, Level::Warning, words::untested(&id, others), Some(id))
+    }));
     findings.extend(ordered(fingerprint));
-    let coverage = if compared.is_empty() { 0.0 } else { evidence::coverage(fingerprint) };
+    let coverage = Coverage::of(fingerprint, compared.iter().map(|reference| &reference.compared));
+    let mut obstacles = Obstacle::of(&coverage, &findings);
+    obstacles.extend(known_untested.filter(|_| !run.untested_allowed).map(|(id, _)| Obstacle::KnownModel(id)));
     let kin = compared.iter().find(|reference| reference.judgement.class >= VerdictClass::Derived);
     let renamed = kin.map(|reference| reference.counterparts.renamed.clone());
     let mut candidates: Vec<Assessment> = digest_matches.into_iter().chain(norms.accepted).collect();
+    // Those that are not shown may be declared.
+    let declaration = declaration(subject, candidates.iter().chain(&compared));
     candidates.extend(shown(compared));
     candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.judgement.class));
-    let results: Vec<_> = candidates.iter().map(|c| TestedReference { id: &c.id, class: c.judgement.class }).collect();
-    let declaration = declared::declared(&subject.claims, &fingerprint.exact.subject.name, &results);
     Results {
         path: &subject.path,
         fingerprint,
@@ -220,14 +239,30 @@ fn report(
         coverage,
         nearest,
         renamed,
-        conclusion: verdict::conclude(&candidates, coverage),
+        conclusion: verdict::conclude(&candidates, obstacles),
         candidates,
         tested,
         declaration,
         findings,
-        catalog_digest,
+        catalog_digest: run.catalog_digest,
     }
     .into()
+}
+
+/// What the subject declares, held against all that was tested.
+fn declaration<'a>(subject: &Prepared, tested: impl Iterator<Item = &'a Assessment>) -> Declaration {
+    let tested: Vec<_> = tested.map(TestedReference::from).collect();
+    let Exact { subject: origin, architecture, tensors, .. } = &subject.fingerprint.exact;
+    // A fingerprint has no card.
+    let claims = subject.anatomy.is_some().then_some(&subject.claims);
+    let is_plain = |tensor: &TensorFingerprint| !matches!(tensor.dtype, DType::Block(_)) && !is_rounded(tensor);
+    let is_plain = tensors.iter().all(is_plain);
+    declared::declared(Declaring { claims, name: &origin.name, architecture, is_plain }, &tested)
+}
+
+/// Whether a tensor's values were rounded to levels of their own.
+fn is_rounded(tensor: &TensorFingerprint) -> bool {
+    tensor.values.as_ref().is_some_and(|values| !values.steps.is_empty())
 }
 
 /// How many references without shared weights are shown.
@@ -243,15 +278,14 @@ fn shown(compared: Vec<Assessment>) -> impl Iterator<Item = Assessment> {
     })
 }
 
-/// Says which architecture matches cannot be tested for weights, and how to change that.
-fn untested(nearest: &[known::Nearest], compared: &[Assessment]) -> Option<Finding> {
+/// The first known model of the subject's shapes of which no weights were there to compare with, and how many others.
+fn untested(nearest: &[known::Nearest], compared: &[Assessment]) -> Option<(String, usize)> {
     let best = nearest.first().filter(|nearest| nearest.equal)?;
     let has = |id: &str| compared.iter().any(|reference| reference.id.eq_ignore_ascii_case(id));
     let mut missing: Vec<&String> = std::iter::once(&best.id).chain(&best.group).filter(|id| !has(id)).collect();
     missing.dedup();
     let (first, others) = missing.split_first()?;
-    let message = words::untested(first, others.len());
-    Some(Finding::new(Code::WeightsNotTested, Level::Warning, message, Some((*first).clone())))
+    Some(((*first).clone(), others.len()))
 }
 
 /// Says that labels of channels mean less, where they do.

@@ -1,6 +1,8 @@
 //! How messages and reports show what a file says: its names, its digest, and where in its JSON an error lies; and JSON
 //! objects in the order in which they were written.
 
+pub(crate) mod json;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;

@@ -50,10 +50,16 @@ kinds! {
     /// What a trainer keeps beside the model: the optimizer's state and the like. Moments of an optimizer are no weights,
     /// but the file may hold a model as well.
     TrainingState = "training-state", true;
+    /// Tensors in a weight file beside the model that was read there: an average of it, another network.
+    LeftOut = "left-out", true;
     /// Bytes of a weight file that belong to no tensor and to nothing else that the format knows.
     Gap = "gap", true;
     /// Data in place of text: in metadata, a configuration, a tokenizer.
     EmbeddedData = "embedded-data", true;
+    /// A folder that could not be looked at: how much lies there is not known.
+    UnlistedFolder = "unlisted-folder", true;
+    /// A link that leads out of the folder and was not followed.
+    OutsideLink = "outside-link", true;
     /// Code that loaders run when they are told to trust it.
     RemoteCode = "remote-code", false;
 }

@@ -11,5 +11,5 @@ pub mod pair;
 pub mod thresholds;
 
 pub use self::class::VerdictClass;
-pub use self::overall::{Conclusion, conclude};
+pub use self::overall::{Conclusion, Obstacle, conclude};
 pub use self::pair::{Assessment, Reason, judge};

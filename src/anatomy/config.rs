@@ -21,6 +21,11 @@ fn number(config: &Config, keys: &[&str]) -> Option<u64> {
         .find_map(|part| keys.iter().find_map(|key| part.get(*key).and_then(Value::as_u64)))
 }
 
+/// The number of layers that the configuration states.
+pub fn config_layers(config: &Map<String, Value>) -> Option<u64> {
+    number(config, &["num_hidden_layers", "n_layer", "num_layers", "n_layers"])
+}
+
 /// Splits projections into heads as the configuration says, where that fits.
 pub(super) fn hint_heads(config: &Config, a: &mut Architecture) {
     if a.heads.is_some() || a.latent.is_some() {
@@ -56,8 +61,7 @@ pub fn config_findings(config: &Map<String, Value>, architecture: &Architecture,
         return findings;
     }
     check("hidden_size", number(config, &["hidden_size", "n_embd", "d_model", "dim"]), Some(a.hidden_size));
-    let layers = number(config, &["num_hidden_layers", "n_layer", "num_layers", "n_layers"]);
-    check("num_hidden_layers", layers, Some(a.layers));
+    check("num_hidden_layers", config_layers(config), Some(a.layers));
     let doubled = config.get("model_type").and_then(Value::as_str) == Some("qwen");
     let inner = number(config, &["intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"]);
     let inner = if doubled { inner.map(|size| size / 2) } else { inner };

@@ -2,7 +2,7 @@
 //!
 //! A claim counts only where the tensor's shape can play the role.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::OnceLock;
 
 use crate::model::naming::{self, Hit};
@@ -237,8 +237,9 @@ pub(super) fn quantised(tensors: &[TensorMeta]) -> Vec<(usize, Role)> {
         .enumerate()
         .filter_map(|(index, meta)| ending(&meta.name).map(|(stem, role)| (index, stem, role)))
         .collect();
+    let unread = of_codes(tensors);
     if candidates.is_empty() {
-        return Vec::new();
+        return unread;
     }
     let sizes: HashMap<&str, u64> = tensors.iter().map(|meta| (meta.name.as_str(), meta.elements())).collect();
     let belongs = |(index, stem, role): &(usize, String, Role)| {
@@ -250,7 +251,60 @@ pub(super) fn quantised(tensors: &[TensorMeta]) -> Vec<(usize, Role)> {
                 .filter_map(|end| sizes.get(format!("{stem}{end}").as_str()))
                 .any(|&matrix| own <= matrix / 8 || !tensors[*index].dtype.is_float())
     };
-    candidates.into_iter().filter(belongs).map(|(index, _, role)| (index, role)).collect()
+    let mut found: Vec<(usize, Role)> =
+        candidates.into_iter().filter(belongs).map(|(index, _, role)| (index, role)).collect();
+    let known: HashSet<usize> = found.iter().map(|(index, _)| *index).collect();
+    found.extend(unread.into_iter().filter(|(index, _)| !known.contains(index)));
+    found
+}
+
+/// A module with more tensors of its own than this is no matrix in parts.
+const MOST_PARTS: usize = 64;
+
+/// Codes that nothing could put together, and what stands beside them in their module: scales, code books, signs. A
+/// matrix that is an index or a mask has none of these beside it, or the weights themselves.
+fn of_codes(tensors: &[TensorMeta]) -> Vec<(usize, Role)> {
+    fn parent(name: &str) -> &str {
+        name.rsplit_once('.').map_or("", |(module, _)| module)
+    }
+    let mut modules: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (index, meta) in tensors.iter().enumerate() {
+        modules.entry(parent(&meta.name)).or_default().push(index);
+    }
+    let is_codes = |meta: &TensorMeta| {
+        use DType::{I8, I16, I32, U8, U16, U32};
+        meta.shape.len() >= 2 && meta.elements() > 1 && matches!(meta.dtype, U8 | I8 | U16 | I16 | U32 | I32)
+    };
+    let last = |meta: &TensorMeta| meta.name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+    let is_part = |meta: &TensorMeta| meta.dtype.is_float() && meta.elements() > 1 && last(meta) != "bias";
+    let holds_codes = |module: &str| {
+        let Some(own) = modules.get(module).filter(|own| own.len() <= MOST_PARTS) else { return false };
+        let own = || own.iter().map(|&index| &tensors[index]);
+        let is_weight = |meta: &TensorMeta| meta.dtype.is_float() && meta.shape.len() >= 2 && last(meta) == "weight";
+        own().any(is_codes) && own().any(is_part) && !own().any(is_weight)
+    };
+    let holding: HashSet<&str> = modules.keys().copied().filter(|module| holds_codes(module)).collect();
+    let is_book = |module: &str| {
+        let last = module.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+        ["centroid", "book", "cluster"].iter().any(|word| last.contains(word))
+    };
+    let within = |meta: &TensorMeta| {
+        let module = parent(&meta.name);
+        holding.contains(module) || is_book(module) && holding.contains(parent(module))
+    };
+    let role = |(index, meta): (usize, &TensorMeta)| {
+        let role = if is_codes(meta) { Role::Quant } else { Role::QuantScale };
+        (is_codes(meta) || is_part(meta)).then_some((index, role)).filter(|_| within(meta))
+    };
+    if holding.is_empty() { Vec::new() } else { tensors.iter().enumerate().filter_map(role).collect() }
+}
+
+/// Parts of adapters in a model that has the weights besides.
+pub(super) fn adapters(tensors: &[TensorMeta]) -> Vec<usize> {
+    let parts = tensors.iter().enumerate().filter(|(_, meta)| naming::is_adapter_part(&meta.name));
+    let parts: Vec<usize> = parts.map(|(index, _)| index).collect();
+    let lacks_base = || naming::lacks_base(tensors.iter().map(|meta| meta.name.as_str()));
+    if parts.is_empty() || lacks_base() { Vec::new() } else { parts }
 }
 
 /// Which tensors belong to the language model: towers and projectors of a multimodal model do not. Where nothing would

@@ -16,7 +16,7 @@ use crate::checkpoint::{Checkpoint, Format, OpenOptions, Shard};
 use crate::finding::{Code, Finding, Level};
 use crate::format::Claims;
 use crate::model::Role;
-use crate::model::naming::{self, is_adapter_part};
+use crate::model::naming::{self, is_adapter_part, lacks_base};
 use crate::tensor::low_rank::{LowRank, Magnitude};
 use crate::tensor::{Storage, TensorMeta};
 use crate::text::{listed, shown};
@@ -40,7 +40,9 @@ const MAX_LENGTHS: u64 = 1 << 24;
 /// no model; [`ErrorKind::Malformed`](crate::ErrorKind::Malformed), naming file and tensor, if names or shapes do not
 /// fit the base.
 pub fn open_merged(adapter: &Path, base: &Path, options: OpenOptions) -> Result<Checkpoint> {
-    let (theirs, own) = (Checkpoint::open(adapter, options)?, Checkpoint::open(base, options)?);
+    let (mut theirs, mut own) = (Checkpoint::open(adapter, options)?, Checkpoint::open(base, options)?);
+    theirs.read_elsewhere(&own.shards);
+    own.read_elsewhere(&theirs.shards);
     for part in [&theirs, &own] {
         if let Some(pointers) = &part.pointers {
             return Err(pointers.refusal(&part.shards));
@@ -50,7 +52,7 @@ pub fn open_merged(adapter: &Path, base: &Path, options: OpenOptions) -> Result<
         return Err(Error::usage(format!("{}: is no adapter, so it has no base", adapter.display())));
     }
     let nothing = |path: &Path, why: String| Error::nothing(path, why);
-    if own.tensors.is_empty() || own.tensors.iter().any(|tensor| is_adapter_part(&tensor.name)) {
+    if own.tensors.is_empty() || lacks_base(own.tensors.iter().map(|tensor| tensor.name.as_str())) {
         return Err(nothing(base, "it holds no model that an adapter could change".to_owned()));
     }
     let Some(config) = theirs.adapter.clone() else {
@@ -102,9 +104,11 @@ fn joined(base: Checkpoint, adapter: Checkpoint, tensors: Vec<TensorMeta>, merge
     let still_shared = || Error::usage("the checkpoint is in use elsewhere".to_owned());
     let mut shards = Arc::into_inner(base.shards).ok_or_else(still_shared)?;
     shards.extend(Arc::into_inner(adapter.shards).ok_or_else(still_shared)?);
-    let claims = Claims { card: adapter.claims.card, ..base.claims };
+    let Claims { card, card_unreadable, mentions, .. } = adapter.claims;
+    let claims = Claims { card, card_unreadable, mentions, ..base.claims };
     let mut findings = base.findings;
-    findings.extend(adapter.findings.into_iter().filter(|finding| finding.code != Code::NeedsBase));
+    let is_of_it_alone = |finding: &Finding| matches!(finding.code, Code::NeedsBase | Code::AdapterInside);
+    findings.extend(adapter.findings.into_iter().filter(|finding| !is_of_it_alone(finding)));
     let declared = adapter.adapter.as_ref().and_then(|config| config.base_model_name_or_path.as_deref());
     findings.push(finding(&merged, declared));
     let unread = [base.unread, adapter.unread].concat();

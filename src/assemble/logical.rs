@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use crate::anatomy::{Anatomy, Assignment, residual};
+use crate::anatomy::{Anatomy, Assignment, Source, residual};
 use crate::model::naming::{self, Fusion, RowOrder, Scheme};
 use crate::model::{Architecture, NormGain, Role};
 use crate::tensor::extent::Run;
@@ -110,6 +110,9 @@ fn parts(
     architecture: &Architecture,
     scheme: Option<&Scheme>,
 ) -> Option<Vec<LogicalPart>> {
+    if is_turned_head(tensor, assignment, architecture) {
+        return turned_head(tensor, assignment, architecture);
+    }
     let role = *assignment.roles.first()?;
     let settled = assignment.roles.len() == 1;
     // Of a changed tensor the base is taken apart, and each part has its share of the change.
@@ -117,8 +120,15 @@ fn parts(
         Storage::LowRank(change) => (&change.base, Some(&**change)),
         _ => (tensor, None),
     };
-    if !tensor.dtype.is_decoded() || !tensor.dtype.is_float() {
+    let is_sum = matches!(tensor.storage, Storage::Sum(_));
+    if !tensor.dtype.is_decoded() || !tensor.dtype.is_float() || is_sum {
         return None;
+    }
+    if let (Storage::View(view), None) = (&tensor.storage, change)
+        && is_turned(assignment, architecture)
+        && transposed(tensor).is_none()
+    {
+        return turned(tensor, view, assignment, architecture).map(|part| vec![part]);
     }
     if let Storage::View(_) = tensor.storage {
         let (offset, outs) = (transposed(tensor).filter(|_| change.is_none())?, *tensor.shape.first()?);
@@ -134,8 +144,7 @@ fn parts(
         }
         [rows, cols] => {
             let d = architecture.hidden_size;
-            let projections = assignment.roles.iter().copied().all(is_projection);
-            let turned = architecture.conv1d_transposed && !architecture.stacked_experts && projections;
+            let turned = is_turned(assignment, architecture);
             let (outs, ins) = if turned { (cols, rows) } else { (rows, cols) };
             if turned && blocks || role == Role::AttnQkv && ins != d {
                 return None;
@@ -174,6 +183,52 @@ fn transposed(tensor: &TensorMeta) -> Option<u64> {
     let (&[piece], width) = (view.pieces(), tensor.dtype.bytes()?) else { return None };
     let turned = piece.row_step == width && Some(piece.col_step) == outs.checked_mul(width);
     (turned && piece.shard == tensor.first_extent().shard).then_some(piece.offset)
+}
+
+/// Whether a matrix of these roles is stored by (in, out).
+fn is_turned(assignment: &Assignment, architecture: &Architecture) -> bool {
+    let projections = assignment.roles.iter().copied().all(is_projection);
+    architecture.conv1d_transposed && !architecture.stacked_experts && projections
+}
+
+/// Whether a matrix is an output head that is stored by (in, out), as a linear layer where all of them are. By its shape it
+/// can be nothing else in a model whose head is not its embedding.
+fn is_turned_head(tensor: &TensorMeta, assignment: &Assignment, architecture: &Architecture) -> bool {
+    let of_head = architecture.vocab_size.is_some_and(|tokens| tensor.shape == [architecture.hidden_size, tokens]);
+    let free = assignment.roles.is_empty() && architecture.tied == Some(false);
+    let is_matrix = tensor.storage.is_plain() && tensor.dtype.bytes().is_some() && tensor.dtype.is_float();
+    let is_square = architecture.vocab_size == Some(architecture.hidden_size);
+    is_matrix && of_head && (free || assignment.role() == Some(Role::Output)) && !is_square
+}
+
+/// An output head the right way round.
+fn turned_head(tensor: &TensorMeta, assignment: &Assignment, architecture: &Architecture) -> Option<Vec<LogicalPart>> {
+    let [ins, outs] = tensor.shape[..] else { return None };
+    let offset = tensor.first_extent().offset;
+    let matrix = Matrix { tensor, outs, ins, turned: true, offset, first: 0, change: None };
+    let by = assignment.by.or(Some(Source::Shapes));
+    let assignment = Assignment { roles: vec![Role::Output], by, ..assignment.clone() };
+    Some(vec![matrix.part(&[Run::new(0, outs)], tensor.name.clone(), assignment, architecture)?])
+}
+
+/// The other way round, whatever pieces a matrix is in: rows become columns and keep their place in the file.
+fn turned(
+    tensor: &TensorMeta,
+    view: &View,
+    assignment: &Assignment,
+    architecture: &Architecture,
+) -> Option<LogicalPart> {
+    let [ins, outs] = tensor.shape[..] else { return None };
+    let turn = |piece: &Piece| {
+        let Piece { row, col, rows, cols, row_step, col_step, .. } = *piece;
+        Piece { row: col, col: row, rows: cols, cols: rows, row_step: col_step, col_step: row_step, ..*piece }
+    };
+    let (shape, pieces) = (vec![outs, ins], view.pieces().iter().map(turn).collect());
+    let turned = View::new(&tensor.dtype, &shape, pieces, view.extents().to_vec()).ok()?;
+    let meta = TensorMeta { shape, ..tensor.clone() }.with(Storage::View(Arc::new(turned)));
+    let upright = Architecture { conv1d_transposed: false, ..architecture.clone() };
+    let residual = residual(&assignment.roles, &meta.shape, &upright);
+    Some((meta, Assignment { residual, ..assignment.clone() }))
 }
 
 /// Roles whose matrices GPT-2's Conv1D stores as (in, out).

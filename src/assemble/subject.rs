@@ -1,9 +1,13 @@
 //! A checkpoint as a pass reads it: its logical tensors, and what each of them is for.
 
 use super::logical::{Logical, logical};
+use super::punned::unpunned;
+use super::restored::restored;
+use super::summed::summed;
 use crate::anatomy::{Anatomy, Hints, dissect};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
+use crate::finding::Finding;
 
 /// A checkpoint seen as one tensor for each role, with the anatomy of these tensors. The one and the other always
 /// belong together: there is no other way to make it.
@@ -11,17 +15,31 @@ use crate::error::Result;
 pub struct Subject {
     checkpoint: Checkpoint,
     anatomy: Anatomy,
+    findings: Vec<Finding>,
 }
 
 impl Subject {
-    /// Takes a checkpoint apart. Reads nothing.
+    /// Takes a checkpoint apart. Reads a few kilobytes of each tensor, which tell whether its type is the stated one.
     pub fn of(checkpoint: &Checkpoint) -> Self {
-        let anatomy = dissect(&checkpoint.tensors, Hints::of(&checkpoint.claims));
-        let (tensors, anatomy) = match logical(&checkpoint.tensors, &anatomy) {
+        let (mut stored, mut findings) =
+            unpunned(checkpoint).unwrap_or_else(|| (checkpoint.tensors.clone(), Vec::new()));
+        if let Some((sums, finding)) = summed(checkpoint, &stored) {
+            stored = sums;
+            findings.push(finding);
+        }
+        let hints = Hints::of(&checkpoint.claims);
+        let anatomy = dissect(&stored, hints);
+        let (stored, anatomy) = restored(&stored, &anatomy, hints).unwrap_or((stored, anatomy));
+        let (tensors, anatomy) = match logical(&stored, &anatomy) {
             Some(Logical { tensors, anatomy, stored: _ }) => (tensors, anatomy),
-            None => (checkpoint.tensors.clone(), anatomy),
+            None => (stored, anatomy),
         };
-        Self { checkpoint: checkpoint.with_tensors(tensors), anatomy }
+        Self { checkpoint: checkpoint.with_tensors(tensors), anatomy, findings }
+    }
+
+    /// What was noticed while it was taken apart.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
     }
 
     /// The checkpoint, seen as its logical tensors.

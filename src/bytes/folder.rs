@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::hub_cache;
 use super::local::LocalFile;
-use super::store::{self, Object, Origin, Store};
+use super::store::{self, Entry, EntryKind, Object, Origin, Store};
 use crate::text::{listed, shown};
 use crate::{Error, Result};
 
@@ -26,7 +26,24 @@ pub struct Folder {
     name: Option<String>,
     origin: Option<Origin>,
     named: Option<Named>,
-    mmap: bool,
+    access: Access,
+}
+
+/// How the files of a checkpoint are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access {
+    /// Map the files instead of reading them. Where the system refuses a mapping, they are read all the same. Files
+    /// that are mapped must not be truncated while the checkpoint lives: the system would end the process.
+    pub mmap: bool,
+    /// Follow links out of the folder, as stores of data versions (DVC, git-annex) need it. Without it such a link is an
+    /// error: a checkpoint that was handed in must not make this program read other files of its host.
+    pub follow_links: bool,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self { mmap: true, follow_links: false }
+    }
 }
 
 /// A file that the user named. Where it is a link, that is the user's own and is followed wherever it leads.
@@ -39,23 +56,27 @@ struct Named {
 
 impl Folder {
     /// The folder that `path` names; or the one that holds the file that it names, and that file's name. Of the folder of
-    /// a repository in a Hugging Face cache it is the snapshot that `refs/main` names, or the only one. Links in `path`
-    /// itself are the user's own and are followed. With `mmap`, files are mapped where the system allows it.
+    /// a repository in a Hugging Face cache it is the snapshot that `refs/main` names, or the only one; a cache with one
+    /// repository and nothing else stands for that. Links in `path` itself are the user's own and are followed.
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) if there is nothing at `path`;
     /// [`ErrorKind::Malformed`](crate::ErrorKind::Malformed) if it is neither folder nor file, or the cache names a
     /// snapshot that is not there; [`ErrorKind::Nothing`](crate::ErrorKind::Nothing) if it has none;
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) if it has several.
-    pub fn locate(path: &Path, mmap: bool) -> Result<(Self, Option<String>)> {
+    pub fn locate(path: &Path, access: Access) -> Result<(Self, Option<String>)> {
         let found = fs::metadata(path).map_err(|source| Error::io(path, "open", source))?;
         if found.is_dir() {
-            let folder = Self::at(path.to_path_buf(), mmap)?;
+            let folder = Self::at(path.to_path_buf(), access)?;
+            let folder = match folder.only_repository()? {
+                Some(repository) => Self::at(repository, access)?,
+                None => folder,
+            };
             let folder = match folder.snapshots() {
                 Some(snapshots) => {
                     let snapshot = folder.choose_snapshot(&snapshots)?;
                     folder.resolve(&snapshot)?;
-                    Self::at(snapshot, mmap)?
+                    Self::at(snapshot, access)?
                 }
                 None => folder,
             };
@@ -67,17 +88,17 @@ impl Folder {
         let root = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = path.file_name().map_or_else(|| lossy(path.as_os_str()), lossy);
         let named = Some(Named { name: name.clone(), path: path.to_path_buf() });
-        Ok((Self { named, ..Self::at(root.to_path_buf(), mmap)? }, Some(name)))
+        Ok((Self { named, ..Self::at(root.to_path_buf(), access)? }, Some(name)))
     }
 
-    fn at(root: PathBuf, mmap: bool) -> Result<Self> {
+    fn at(root: PathBuf, access: Access) -> Result<Self> {
         let real = fs::canonicalize(&root).map_err(|source| Error::io(&root, "open", source))?;
         let name = real.file_name().map(lossy);
         let (boundary, origin) = match hub_cache::snapshot_of(&real) {
             Some((repository, origin)) => (repository, Some(origin)),
             None => (real, None),
         };
-        Ok(Self { root, boundary, name, origin, named: None, mmap })
+        Ok(Self { root, boundary, name, origin, named: None, access })
     }
 
     /// The real path behind `path`, which lies in this folder.
@@ -91,11 +112,60 @@ impl Folder {
             }
             Err(error) => return Err(Error::io(path, "open", error)),
         };
-        if real.starts_with(&self.boundary) {
+        if self.access.follow_links || real.starts_with(&self.boundary) {
             return Ok(real);
         }
         let (target, boundary) = (shown(&real.to_string_lossy()), shown(&self.boundary.to_string_lossy()));
-        Err(Error::malformed(path, FORMAT, format!("is a link to {target}, which lies outside {boundary}")))
+        Err(Error::outside(path, target, boundary))
+    }
+
+    /// The path of a name of this store. A name that is no Unicode was told with marks in place of what could not be
+    /// told, so that it has to be looked for.
+    fn spelled(&self, name: &str) -> PathBuf {
+        let path = self.root.join(name);
+        if !name.contains(char::REPLACEMENT_CHARACTER) || fs::symlink_metadata(&path).is_ok() {
+            return path;
+        }
+        let mut found = self.root.clone();
+        for part in name.split('/') {
+            let own = fs::read_dir(&found).ok().and_then(|entries| {
+                let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
+                names.filter(|own| lossy(own) == part).min()
+            });
+            found.push(own.unwrap_or_else(|| part.into()));
+        }
+        found
+    }
+
+    /// The one repository of a Hugging Face cache that holds nothing else but what its client keeps there.
+    fn only_repository(&self) -> Result<Option<PathBuf>> {
+        const BESIDE: [&str; 4] = [".locks", "version.txt", "CACHEDIR.TAG", ".DS_Store"];
+        if hub_cache::repository(&self.boundary).is_some() {
+            return Ok(None);
+        }
+        let mut others = names(&self.root)?;
+        others.retain(|name| !BESIDE.contains(&name.as_str()));
+        let [only] = &others[..] else { return Ok(None) };
+        let folder = self.root.join(only);
+        Ok((hub_cache::repository(&folder).is_some() && self.resolve(&folder)?.is_dir()).then_some(folder))
+    }
+
+    /// What `found`, which lies at `path`, is behind all links.
+    fn entry(&self, path: &Path, found: &fs::DirEntry) -> Entry {
+        let name = lossy(&found.file_name());
+        let beyond = || {
+            let bytes = fs::metadata(path).ok().filter(fs::Metadata::is_file).map_or(0, |target| target.len());
+            Entry { name: name.clone(), kind: EntryKind::Beyond, bytes, location: path.to_path_buf() }
+        };
+        let Ok(location) = self.resolve(path) else { return beyond() };
+        let Ok(target) = fs::metadata(&location) else { return beyond() };
+        let kind = match target.file_type() {
+            kind if kind.is_file() => EntryKind::Object,
+            kind if kind.is_dir() => EntryKind::Folder,
+            _ => EntryKind::Special,
+        };
+        let bytes = if kind == EntryKind::Object { target.len() } else { 0 };
+        Entry { name, kind, bytes, location }
     }
 
     fn named(&self, name: &str) -> Option<&Named> {
@@ -143,7 +213,7 @@ impl Store for Folder {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.named(name).map_or_else(|| self.root.join(name), |named| named.path.clone())
+        self.named(name).map_or_else(|| self.spelled(name), |named| named.path.clone())
     }
 
     fn folder(&self) -> Option<String> {
@@ -158,6 +228,19 @@ impl Store for Folder {
         names(&self.root)
     }
 
+    fn entries(&self, folder: &str, most: usize) -> Result<Vec<Entry>> {
+        let place = if folder.is_empty() { self.root.clone() } else { self.spelled(folder) };
+        let failed = |source| Error::io(&place, "list", source);
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&place).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            found.push(self.entry(&entry.path(), &entry));
+            store::check_count(&place, found.len(), most)?;
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
     fn contains(&self, name: &str) -> bool {
         let is_absent =
             |error: io::Error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
@@ -170,7 +253,7 @@ impl Store for Folder {
             Some(_) => fs::canonicalize(&path).map_err(|source| Error::io(&path, "open", source))?,
             None => self.resolve(&path)?,
         };
-        Ok(Box::new(LocalFile::open_as(path, real, self.mmap)?))
+        Ok(Box::new(LocalFile::open_as(path, real, self.access.mmap)?))
     }
 }
 

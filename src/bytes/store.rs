@@ -5,7 +5,7 @@
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// Bytes that are read at offsets and stay the same while they are read.
 pub trait Object: Debug + Send + Sync {
@@ -75,6 +75,25 @@ pub trait Store: Debug + Send + Sync {
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) if they cannot be listed.
     fn list(&self) -> Result<Vec<String>>;
 
+    /// What lies in the folder of this name, an empty one for the folder itself, sorted by name; `most` entries at most.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if it cannot be listed; [`ErrorKind::Limit`](crate::ErrorKind::Limit) if
+    /// there are more. Where nothing but [`Store::list`] is known, an object that cannot be opened.
+    fn entries(&self, folder: &str, most: usize) -> Result<Vec<Entry>> {
+        if !folder.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut names = self.list()?;
+        names.sort_unstable();
+        check_count(&self.path(folder), names.len(), most)?;
+        let entry = |name: String| {
+            let object = self.open(&name)?;
+            Ok(Entry { kind: EntryKind::Object, bytes: object.len(), location: object.location().to_path_buf(), name })
+        };
+        names.into_iter().map(entry).collect()
+    }
+
     /// Whether there is anything of this name; a link counts wherever it leads.
     fn contains(&self, name: &str) -> bool;
 
@@ -85,6 +104,40 @@ pub trait Store: Debug + Send + Sync {
     /// leads nowhere or beyond the boundary; [`ErrorKind::Io`](crate::ErrorKind::Io) if there is none, or it cannot be
     /// opened.
     fn open(&self, name: &str) -> Result<Box<dyn Object>>;
+}
+
+/// What lies in a folder of a store.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// Its name in that folder.
+    pub name: String,
+    /// What it is, links followed.
+    pub kind: EntryKind,
+    /// Length of a file, and of a file that a link leads to.
+    pub bytes: u64,
+    /// Where it really lies.
+    pub location: PathBuf,
+}
+
+/// What something in a folder is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EntryKind {
+    /// Something that can be opened.
+    Object,
+    /// A folder.
+    Folder,
+    /// A link that leads nowhere or beyond the store's boundary, which is not followed.
+    Beyond,
+    /// A pipe, a device, a socket: opening one would wait, or do something.
+    Special,
+}
+
+/// Refuses a folder with more entries than are listed.
+pub(super) fn check_count(folder: &Path, found: usize, most: usize) -> Result<()> {
+    if found <= most {
+        return Ok(());
+    }
+    Err(Error::limit(folder, "number of files in a folder", found as u64, most as u64))
 }
 
 /// A repository at a revision.

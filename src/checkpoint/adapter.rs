@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use self::config::Config;
 use crate::finding::{Code, Finding, Level};
 use crate::format::{Card, Claims};
-use crate::model::naming::is_adapter_part;
+use crate::model::naming::{is_adapter_part, lacks_base, without_wrapper};
 use crate::tensor::TensorMeta;
 use crate::text::{listed, shown};
 
@@ -40,6 +40,9 @@ pub struct Merged {
 
 /// The finding that says what the adapter is, if the checkpoint is one; adds the declared base to the card.
 pub(crate) fn describe(tensors: &[TensorMeta], config: Option<&Config>, claims: &mut Claims) -> Option<Finding> {
+    if !lacks_base(tensors.iter().map(|tensor| tensor.name.as_str())) {
+        return None;
+    }
     let parts = || tensors.iter().filter(|tensor| is_adapter_part(&tensor.name));
     let first = parts().next()?;
     let config = config.cloned().unwrap_or_default();
@@ -73,6 +76,32 @@ pub(crate) fn describe(tensors: &[TensorMeta], config: Option<&Config>, claims: 
     Some(Finding::new(Code::NeedsBase, Level::Warning, message.replace("an `", "a `"), first.name.clone()))
 }
 
+/// Calls the weights of a model with adapters inside as the model itself does, and says which adapters are there. They
+/// stay as they are: which of them a loader adds, and how much of each, no file tells.
+pub(crate) fn built_in(tensors: &mut [TensorMeta]) -> Option<Finding> {
+    let names = || tensors.iter().map(|tensor| tensor.name.as_str());
+    let parts: Vec<&str> = names().filter(|name| is_adapter_part(name)).collect();
+    let first = (*parts.first()?).to_owned();
+    if lacks_base(names()) {
+        return None;
+    }
+    let touched: BTreeSet<&str> = parts.iter().filter_map(|name| module(name)).collect();
+    let touched: Vec<&str> = touched.into_iter().collect();
+    let message = format!(
+        "{} tensors of adapters lie beside the weights that they change, on {}: the weights were read without them",
+        parts.len(),
+        listed(&touched)
+    );
+    let mut taken: BTreeSet<String> = names().map(str::to_owned).collect();
+    for tensor in tensors {
+        if let Some(name) = without_wrapper(&tensor.name).filter(|name| !taken.contains(name)) {
+            taken.insert(name.clone());
+            tensor.name = name;
+        }
+    }
+    Some(Finding::new(Code::AdapterInside, Level::Note, message, first))
+}
+
 /// The inner size of a low-rank factor.
 fn rank(tensor: &TensorMeta) -> Option<u64> {
     let [rows, cols] = tensor.shape[..] else { return None };
@@ -85,6 +114,12 @@ fn rank(tensor: &TensorMeta) -> Option<u64> {
 
 /// The kind of module that a part belongs to: the segment in front of the method's own name.
 fn module(name: &str) -> Option<&str> {
-    let (module, _) = name.split_once(".lora_")?;
-    module.rsplit('.').next()
+    let mut before = None;
+    for segment in name.split('.') {
+        if is_adapter_part(segment) {
+            return before;
+        }
+        before = Some(segment);
+    }
+    None
 }

@@ -62,7 +62,7 @@ impl Checkpoint {
 /// The tokenizer, and the vocabulary that a weight file has itself.
 fn vocabulary(digest: &mut Canonical, tokenizer: Option<&Tokenizer>, claims: &Claims) {
     // The others say what a checkpoint claims to be: what that means for its tensors is in these.
-    let Claims { config: _, card: _, tokens, in_weights: _, in_gguf: _ } = claims;
+    let Claims { config: _, card: _, card_unreadable: _, mentions: _, tokens, in_weights: _, in_gguf: _ } = claims;
     digest.option(tokenizer, |out, Tokenizer { sha256, bytes: _, vocabulary: _, content: _ }| {
         out.bytes(sha256.as_bytes());
     });

@@ -16,7 +16,7 @@ use crate::finding::{Capped, Code, Finding, Level};
 use crate::format::recognise;
 use crate::limits::{MAX_NAME_BYTES, MAX_SHARDS, MAX_SIDECAR_BYTES, MAX_TENSORS};
 use crate::tensor::TensorMeta;
-use crate::text::{byte_of, message, shown};
+use crate::text::{byte_of, json, message, shown};
 use crate::{Error, Result};
 
 const FORMAT: &str = "index of shards";
@@ -45,10 +45,12 @@ impl Index {
         let object = store.open(name)?;
         let path = object.name();
         let text = read_text(&*object)?;
+        let text = json::tolerant(&text);
         let mut stated = WeightMap::default();
         let mut total_size = None;
-        let mut json = serde_json::Deserializer::from_slice(&text);
-        let parsed = json.deserialize_map(Top { map: &mut stated, total: &mut total_size }).and_then(|()| json.end());
+        let mut reader = serde_json::Deserializer::from_slice(&text);
+        let parsed =
+            reader.deserialize_map(Top { map: &mut stated, total: &mut total_size }).and_then(|()| reader.end());
         if let Err(error) = parsed {
             if let Some((what, found, limit)) = stated.over {
                 return Err(Error::limit(path, what, found as u64, limit as u64));
@@ -72,6 +74,11 @@ impl Index {
         let tensors = stated.tensors.into_iter().map(|(tensor, met)| (tensor, sorted[met])).collect();
         let files = files.into_iter().map(|(file, _)| file).collect();
         Ok(Self { name: name.to_owned(), files, tensors, total_size })
+    }
+
+    /// The position in `files` of the shard that it names for a tensor.
+    pub(crate) fn stated(&self, tensor: &str) -> Option<usize> {
+        self.tensors.get(tensor).copied()
     }
 
     /// Where index and headers disagree. `shards` are in the order of `files`; no tensor is in two of them. `aliases` are

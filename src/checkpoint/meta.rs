@@ -19,7 +19,7 @@ use crate::finding::{Code, Finding, Level};
 use crate::limits::MAX_CONFIG_BYTES;
 use crate::tensor::view::{MAX_PIECES, Piece, View};
 use crate::tensor::{Extent, Storage, TensorMeta};
-use crate::text::{listed, shown};
+use crate::text::{json, listed, shown};
 use crate::{Error, Result};
 
 const FORMAT: &str = "Meta checkpoint";
@@ -61,7 +61,8 @@ impl Params {
         }
         let text = store.open(NAME).and_then(|object| head(&*object, MAX_CONFIG_BYTES));
         let text = text.map_err(|error| error.to_string());
-        let parsed = text.and_then(|text| serde_json::from_slice(&text).map_err(|error| error.to_string()));
+        let parsed =
+            text.and_then(|text| serde_json::from_slice(&json::tolerant(&text)).map_err(|error| error.to_string()));
         let tell = |why: String| {
             let message = format!("params.json could not be read: {why}");
             findings.push(Finding::new(Code::SidecarUnreadable, Level::Warning, message, NAME.to_owned()));

@@ -8,8 +8,10 @@ mod bitsandbytes;
 mod columns;
 mod mlx;
 mod rows;
+mod siblings;
+mod slabs;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -29,7 +31,12 @@ pub(super) fn join(
     shards: &[Shard],
 ) -> Result<Vec<TensorMeta>> {
     let by_name = tensors.iter().enumerate().map(|(at, meta)| (meta.name.as_str(), at)).collect();
-    let beside = Beside { tensors: &tensors, by_name, config, shards };
+    let mut by_module: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (at, meta) in tensors.iter().enumerate() {
+        let module = meta.name.rsplit_once('.').map_or("", |(module, _)| module);
+        by_module.entry(module).or_default().push(at);
+    }
+    let beside = Beside { tensors: &tensors, by_name, by_module, config, shards };
     let mut joined: BTreeMap<usize, TensorMeta> = BTreeMap::new();
     let (mut used, mut names) = (BTreeSet::new(), BTreeSet::new());
     for (at, codes) in tensors.iter().enumerate() {
@@ -66,6 +73,8 @@ type PackedPart<'a> = (usize, &'a TensorMeta);
 struct Beside<'a> {
     tensors: &'a [TensorMeta],
     by_name: BTreeMap<&'a str, usize>,
+    /// The tensors whose names have no further part.
+    by_module: HashMap<&'a str, Vec<usize>>,
     config: Option<&'a Map<String, Value>>,
     shards: &'a [Shard],
 }
@@ -82,17 +91,27 @@ impl<'a> Beside<'a> {
         if let Some(stem) = codes.name.strip_suffix("_blocks") {
             return Ok(self.blocks(stem, codes));
         }
-        let Some(stem) = codes.name.strip_suffix(".weight") else { return Ok(None) };
+        if let Some(stem) = codes.name.strip_suffix(".W_q") {
+            return self.hqq(stem, codes);
+        }
+        let Some(stem) = codes.name.strip_suffix(".weight") else { return self.numbers(codes) };
         if self.part(&codes.name, ".absmax").is_some() {
             return self.four_bits(stem, codes);
         }
-        Ok(match codes.dtype {
-            DType::U8 => self.nvfp4(stem, codes),
+        let found = match codes.dtype {
+            DType::U8 => match self.nvfp4(stem, codes) {
+                Some(found) => Some(found),
+                None => self.ternary(stem, codes)?,
+            },
             DType::U32 | DType::I32 => self.mlx(stem, codes),
             DType::I8 => self.int8(stem, codes)?.or_else(|| self.scaled(stem, codes)),
             DType::F8E4M3 | DType::F8E5M2 => self.scaled(stem, codes),
             _ => None,
-        })
+        };
+        match found {
+            Some(found) => Ok(Some(found)),
+            None => self.numbers(codes),
+        }
     }
 
     fn part(&self, stem: &str, ending: &str) -> Option<PackedPart<'a>> {
@@ -108,6 +127,25 @@ impl<'a> Beside<'a> {
         let Some(shard) = self.shards.get(shard).filter(within) else { return Ok(None) };
         let mut buf = Vec::new();
         Ok(Some(shard.read(offset, len as usize, &mut buf)?.to_vec()))
+    }
+
+    /// The first bytes of a plain tensor, `most` of them or all.
+    fn head(&self, meta: &TensorMeta, most: u64) -> Result<Option<Vec<u8>>> {
+        let Some(extent) = meta.storage.plain() else { return Ok(None) };
+        let first = Storage::Plain(Extent { len: extent.len.min(most), ..extent });
+        self.small(&TensorMeta { storage: first, ..meta.clone() }, most)
+    }
+
+    /// Two sizes that a tool stores beside codes.
+    fn stated_shape(&self, meta: &TensorMeta) -> Result<Option<[u64; 2]>> {
+        let Some(bytes) = self.small(meta, 16)? else { return Ok(None) };
+        let sizes: Vec<i64> = match meta.dtype {
+            DType::I64 => bytes.as_chunks::<8>().0.iter().map(|size| i64::from_le_bytes(*size)).collect(),
+            DType::I32 => bytes.as_chunks::<4>().0.iter().map(|size| i32::from_le_bytes(*size).into()).collect(),
+            _ => return Ok(None),
+        };
+        let sizes: Option<Vec<u64>> = sizes.into_iter().map(|size| u64::try_from(size).ok()).collect();
+        Ok(sizes.and_then(|sizes| sizes.try_into().ok()))
     }
 
     /// What `config.json` says of the quantisation.

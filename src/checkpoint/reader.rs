@@ -158,6 +158,10 @@ impl<'a> Reader<'a> {
             out.iter_mut().for_each(|value| *value += 1.0);
             return Ok(read.map(|exact| Values { exact, stored: None }));
         }
+        if let Storage::Sum(parts) = &tensor.storage {
+            // Levels of two types do not add up to levels.
+            return if wants_steps { Ok(None) } else { self.sum(parts, first, out, buf) };
+        }
         let decode: Decoder = if wants_steps { steps } else { decode };
         if tensor.storage.is_plain() {
             let start = tensor.dtype.size_of(first).ok_or_else(refuse)?;
@@ -173,7 +177,7 @@ impl<'a> Reader<'a> {
         }
         let window = Window { row, col, rows, cols: width };
         let exact = match &tensor.storage {
-            Storage::Plain(_) | Storage::PlusOne(_) => return Ok(None),
+            Storage::Plain(_) | Storage::PlusOne(_) | Storage::Sum(_) => return Ok(None),
             Storage::View(view) => self.view(decode, tensor, view, window, out, buf)?,
             Storage::Packed(packed) => {
                 Parts { reader: self, tensor, packed, steps: wants_steps }.fill(window, out)?.map(|()| true)
@@ -181,6 +185,25 @@ impl<'a> Reader<'a> {
             Storage::LowRank(change) => Change { reader: self, change }.fill(window, out, buf)?,
         };
         Ok(Some(Values { exact: exact.ok_or_else(refuse)?, stored: None }))
+    }
+
+    /// Values of two tensors, added up in `f32`.
+    fn sum<'b>(
+        self,
+        [one, other]: &[TensorMeta; 2],
+        first: u64,
+        out: &mut [f32],
+        buf: &'b mut Vec<u8>,
+    ) -> Result<Option<Values<'b>>>
+    where
+        'a: 'b,
+    {
+        let mut added = vec![0.0; out.len()];
+        let read =
+            [self.values(one, first, out, buf)?.is_some(), self.values(other, first, &mut added, buf)?.is_some()];
+        out.iter_mut().zip(added).for_each(|(sum, value)| *sum += value);
+        // A sum in `f32` is rounded as often as not.
+        Ok(read.iter().all(|read| *read).then_some(Values { exact: false, stored: None }))
     }
 
     /// Fills a window out of the pieces of a view; `None` where one cuts a block.
@@ -222,7 +245,10 @@ impl<'a> Reader<'a> {
         let read = |offset: u64, len: u64, buf: &mut Vec<u8>, out: &mut [f32]| -> Result<Option<bool>> {
             Ok(decode(dtype, self.range(tensor, Extent { shard: piece.shard, offset, len }, buf)?, out))
         };
-        let together = dtype.bytes().is_none_or(|width| piece.col_step == width || piece.cols == 1);
+        // A column whose values lie side by side is read as one stretch, not value by value.
+        let is_line = |width: u64| piece.cols == 1 && piece.rows > 1 && piece.row_step == width;
+        let by_row = |width: u64| piece.col_step == width || piece.cols == 1;
+        let together = dtype.bytes().is_none_or(|width| by_row(width) && !is_line(width));
         if together {
             let (Some(skip), Some(line)) = (dtype.size_of(right), dtype.size_of(part.cols)) else { return Ok(None) };
             if part.cols == window.cols && piece.row_step == line {
@@ -345,7 +371,7 @@ mod tests {
         bytes.extend((0..count).flat_map(|i| (i as f32).to_le_bytes()));
         let path = folder.path().join("model.safetensors");
         std::fs::write(&path, bytes).unwrap();
-        let checkpoint = Checkpoint::open(&path, OpenOptions { mmap }).unwrap();
+        let checkpoint = Checkpoint::open(&path, OpenOptions { mmap, ..OpenOptions::default() }).unwrap();
         (folder, checkpoint)
     }
 

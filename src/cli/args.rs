@@ -34,6 +34,10 @@ pub(crate) struct Global {
     /// Read files with positioned reads instead of mapping them into memory
     #[arg(long, global = true)]
     pub(crate) no_mmap: bool,
+    /// Follow links that lead out of a checkpoint's folder, as DVC and git-annex make them. A checkpoint that someone
+    /// else made can have this read any file of this machine
+    #[arg(long, global = true)]
+    pub(crate) follow_links: bool,
     /// Memory for the sums over tensors that are read at a time, like 512M or 2G: more lets more threads work on large
     /// tensors. Results do not depend on it
     #[arg(long, global = true, value_name = "SIZE", value_parser = size, default_value = "512M")]
@@ -101,6 +105,12 @@ pub(crate) enum Command {
         /// Folder of reference fingerprints; may be given several times [default: the user's data folder]
         #[arg(long, value_name = "DIR", env = "WEIGHTPRINT_CATALOG", value_delimiter = ':')]
         catalog: Vec<PathBuf>,
+        /// Scan every model at and below each path, in hidden folders too, and report on each
+        #[arg(long)]
+        recursive: bool,
+        /// Let a model pass although a known one of its shapes has no weights in the catalogs
+        #[arg(long)]
+        allow_untested: bool,
         #[command(flatten)]
         base: Base,
         #[command(flatten)]
@@ -176,7 +186,8 @@ pub(crate) enum CatalogCommand {
         id: String,
         #[command(flatten)]
         folder: CatalogFolder,
-        /// Replace the reference if it is there already
+        /// Replace the reference if it is there already, and take a model whose shapes are not those known of the
+        /// identifier
         #[arg(long)]
         force: bool,
     },
@@ -204,9 +215,9 @@ pub(crate) enum CatalogCommand {
 
 #[derive(Args)]
 pub(crate) struct CatalogFolder {
-    /// The folder [default: weightprint/catalog in the user's data folder]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) catalog: Option<PathBuf>,
+    /// The folder; of several, `add` takes the first [default: weightprint/catalog in the user's data folder]
+    #[arg(long, value_name = "DIR", env = "WEIGHTPRINT_CATALOG", value_delimiter = ':')]
+    pub(crate) catalog: Vec<PathBuf>,
 }
 
 #[derive(Args)]

@@ -38,39 +38,43 @@ pub(super) fn run(command: CatalogCommand, plan: &Plan) -> Result<u8> {
 /// The folder to write to, which need not exist.
 fn writable(folder: CatalogFolder) -> Result<PathBuf> {
     let none = || Usage("this system has no data folder: name one with --catalog".to_owned());
-    Ok(folder.catalog.or_else(Catalog::default_folder).ok_or_else(none)?)
+    Ok(folder.catalog.into_iter().next().or_else(Catalog::default_folder).ok_or_else(none)?)
 }
 
-fn open(folder: CatalogFolder) -> Result<Catalog> {
-    let named = folder.catalog.is_some();
-    let path = writable(folder)?;
-    if !named && !path.is_dir() {
-        let what = format!("there is no catalog yet at {}; `weightprint catalog add` makes one", path.display());
-        return Err(Usage(what).into());
+/// The catalogs that are named, or the user's own.
+fn open(folder: CatalogFolder) -> Result<Vec<Catalog>> {
+    if folder.catalog.is_empty() {
+        let path = writable(folder)?;
+        if !path.is_dir() {
+            let what = format!("there is no catalog yet at {}; `weightprint catalog add` makes one", path.display());
+            return Err(Usage(what).into());
+        }
+        return Ok(vec![Catalog::open(&path)?]);
     }
-    Ok(Catalog::open(&path)?)
+    folder.catalog.into_iter().map(|path| Ok(Catalog::open(path)?)).collect()
 }
 
 fn list(folder: CatalogFolder) -> Result<u8> {
-    let catalog = open(folder)?;
     let mut out = String::new();
-    for file in catalog.files() {
-        let FingerprintReport { id, family, parameters, .. } = catalog.load(file)?.about();
-        let _ = writeln!(out, "{:<48} {family:<12} {parameters} parameters", id.unwrap_or_default());
+    for catalog in open(folder)? {
+        for file in catalog.files() {
+            let FingerprintReport { id, family, parameters, .. } = catalog.load(file)?.about();
+            let _ = writeln!(out, "{:<48} {family:<12} {parameters} parameters", id.unwrap_or_default());
+        }
     }
     print(&out, None, false)?;
     Ok(exit::CLEAN)
 }
 
 fn show(id: &str, folder: CatalogFolder) -> Result<u8> {
-    let named = folder.catalog.is_some();
-    let catalog = match open(folder) {
-        Ok(catalog) => Some(catalog),
+    let named = !folder.catalog.is_empty();
+    let catalogs = match open(folder) {
+        Ok(catalogs) => catalogs,
         // Without a catalog of one's own there is what is compiled in.
-        Err(_) if !named => None,
+        Err(_) if !named => Vec::new(),
         Err(error) => return Err(error),
     };
-    if let Some(catalog) = catalog.filter(|catalog| catalog.contains(id)) {
+    if let Some(catalog) = catalogs.iter().find(|catalog| catalog.contains(id)) {
         print(&describe(&catalog.find(id)?.about())?, None, false)?;
         return Ok(exit::CLEAN);
     }
@@ -98,22 +102,24 @@ fn describe(reference: &FingerprintReport) -> Result<String> {
 }
 
 fn verify(folder: CatalogFolder) -> Result<u8> {
-    let catalog = open(folder)?;
-    let (mut out, mut bad) = (String::new(), 0);
-    for file in catalog.files() {
-        match catalog.load(file) {
-            Ok(reference) => {
-                let _ = writeln!(out, "ok   {}", reference.id().unwrap_or_default());
-            }
-            Err(error) => {
-                bad += 1;
-                let _ = writeln!(out, "BAD  {error}");
+    let (mut out, mut bad, mut all) = (String::new(), 0, 0);
+    for catalog in open(folder)? {
+        for file in catalog.files() {
+            all += 1;
+            match catalog.load(file) {
+                Ok(reference) => {
+                    let _ = writeln!(out, "ok   {}", reference.id().unwrap_or_default());
+                }
+                Err(error) => {
+                    bad += 1;
+                    let _ = writeln!(out, "BAD  {error}");
+                }
             }
         }
     }
-    let _ = writeln!(out, "{} references, {bad} bad", catalog.files().len());
+    let _ = writeln!(out, "{all} references, {bad} bad");
     print(&out, None, false)?;
-    Ok(match (bad, catalog.files().len()) {
+    Ok(match (bad, all) {
         (0, 0) => exit::NOTHING,
         (0, _) => exit::CLEAN,
         _ => exit::MALFORMED,

@@ -17,6 +17,7 @@ pub(crate) const NOTHING: u8 = 4;
 /// Too little could be tested.
 pub(crate) const INCONCLUSIVE: u8 = 5;
 
+const FOLLOW: &str = "; give --follow-links to follow it, if you trust who made it";
 const FORCE: &str = "; give --force to replace it";
 
 /// A request of the command line that cannot be met.
@@ -45,6 +46,7 @@ pub(crate) fn of_error(error: &anyhow::Error) -> u8 {
 pub(crate) fn hint(error: &anyhow::Error) -> &'static str {
     match error.downcast_ref::<weightprint::Error>().map(weightprint::Error::kind) {
         Some(ErrorKind::Exists) => FORCE,
+        Some(ErrorKind::Outside) => FOLLOW,
         _ => "",
     }
 }

@@ -7,14 +7,15 @@ mod output;
 mod plan;
 mod progress;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use weightprint::Input;
+use weightprint::Scanner;
 use weightprint::report::{self, ClassCode, Report};
 
-use self::args::{Cli, Command, FailOn, Output};
+use self::args::{Base, Cli, Command, FailOn, Output};
 use self::output::{print, refuse_overwriting, tell, warn};
 use self::plan::Plan;
 
@@ -42,9 +43,14 @@ fn complain(error: &anyhow::Error) -> u8 {
 fn run(cli: Cli) -> Result<u8> {
     let plan = Plan::new(cli.global);
     match cli.command {
-        Command::Scan { paths, catalog, base, output } => {
-            let inputs: Vec<Input> = paths.into_iter().map(|path| plan::input(path, &base)).collect();
-            scan(&plan, &inputs, &plan::catalogs(&catalog)?, &output)
+        Command::Scan { paths, catalog, recursive, allow_untested, base, output } => {
+            refuse_overwriting(output.output.as_deref(), output.force)?;
+            let mut scanner = plan.scanner(true)?.with_untested_models_allowed(allow_untested);
+            for catalog in plan::catalogs(&catalog)? {
+                scanner = scanner.with_catalog(&catalog)?;
+            }
+            let expanded = paths.iter().map(|path| plan::expand(&scanner, path, recursive)).collect();
+            scan(&scanner, expanded, &base, &output)
         }
         Command::Compare { suspect, reference, base, output } => {
             refuse_overwriting(output.output.as_deref(), output.force)?;
@@ -77,21 +83,24 @@ fn run(cli: Cli) -> Result<u8> {
     }
 }
 
-fn scan(plan: &Plan, inputs: &[Input], catalogs: &[weightprint::Catalog], output: &Output) -> Result<u8> {
-    refuse_overwriting(output.output.as_deref(), output.force)?;
-    let mut scanner = plan.scanner(true)?;
-    for catalog in catalogs {
-        scanner = scanner.with_catalog(catalog)?;
+/// Scans every path, of which some could not be looked at; a failure of one does not keep the others from being told.
+fn scan(scanner: &Scanner, expanded: Vec<Result<Vec<PathBuf>>>, base: &Base, output: &Output) -> Result<u8> {
+    let (mut inputs, mut reports, mut codes) = (Vec::new(), Vec::new(), Vec::new());
+    for paths in expanded {
+        match paths {
+            Ok(paths) => inputs.extend(paths.into_iter().map(|path| plan::input(path, base))),
+            Err(error) => codes.push(complain(&error)),
+        }
     }
-    let (mut reports, mut codes) = (Vec::new(), Vec::new());
+    let many = inputs.len() + codes.len() > 1;
     for input in inputs {
-        match scanner.scan(input.clone()) {
+        match scanner.scan(input) {
             Ok(report) => reports.push(report),
-            Err(error) if inputs.len() > 1 => codes.push(complain(&error.into())),
+            Err(error) if many => codes.push(complain(&error.into())),
             Err(error) => return Err(error.into()),
         }
     }
-    codes.push(finish(&reports, inputs.len() > 1, output)?);
+    codes.push(finish(&reports, many, output)?);
     Ok(exit::gravest(codes))
 }
 
@@ -100,14 +109,16 @@ fn finish(reports: &[Report], many: bool, output: &Output) -> Result<u8> {
     let text = output.format.write(reports, many)?;
     print(&text, output.output.as_deref(), output.force)?;
     output::advise(reports);
-    let codes = reports.iter().map(|report| code(report.verdict.class, output.fail_on));
+    let codes = reports.iter().map(|report| code(report, output.fail_on));
     Ok(if reports.is_empty() { exit::NOTHING } else { exit::gravest(codes) })
 }
 
-fn code(class: ClassCode, fail_on: FailOn) -> u8 {
+/// What is found fails by its class; short of that, nothing passes that was not looked at whole.
+fn code(report: &Report, fail_on: FailOn) -> u8 {
+    let class = report.verdict.class;
     match fail_on.0 {
-        _ if class == ClassCode::Inconclusive => exit::INCONCLUSIVE,
-        Some(weakest) if class >= weakest => exit::FOUND,
+        Some(weakest) if class != ClassCode::Inconclusive && class >= weakest => exit::FOUND,
+        _ if class == ClassCode::Inconclusive || !report.verdict.obstacles.is_empty() => exit::INCONCLUSIVE,
         _ => exit::CLEAN,
     }
 }

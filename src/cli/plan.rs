@@ -1,6 +1,6 @@
 //! From raw arguments to what the library takes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use weightprint::{Catalog, Event, Input, Scanner};
@@ -21,11 +21,12 @@ impl Plan {
 
     /// A scanner without references. `reads` says whether the command reads weights, so that products may be taken.
     pub(crate) fn scanner(&self, reads: bool) -> Result<Scanner> {
-        let Global { no_mmap, memory, device, no_cache, cache, quiet, .. } = &self.global;
+        let Global { no_mmap, follow_links, memory, device, no_cache, cache, quiet, .. } = &self.global;
         if reads {
             weightprint::choose_device(device.open()?)?;
         }
-        let scanner = Scanner::new().with_mapped_files(!no_mmap).with_memory(*memory);
+        let scanner =
+            Scanner::new().with_mapped_files(!no_mmap).with_followed_links(*follow_links).with_memory(*memory);
         let folder = cache.clone().or_else(Scanner::default_cache_folder).filter(|_| !no_cache);
         let scanner = match folder {
             Some(folder) => scanner.with_cache(folder),
@@ -51,6 +52,11 @@ pub(crate) fn input(path: PathBuf, base: &Base) -> Input {
         Some(base) => Input::new(path).with_base(base),
         None => Input::new(path),
     }
+}
+
+/// What is scanned for a path that was given: all models at and below it, or the components of what is put together.
+pub(crate) fn expand(scanner: &Scanner, path: &Path, recursive: bool) -> Result<Vec<PathBuf>> {
+    Ok(if recursive { scanner.models_below(path)? } else { scanner.components_of(path)? })
 }
 
 /// The catalogs that are named, or the user's own if there is one.

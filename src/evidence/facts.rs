@@ -58,6 +58,13 @@ pub enum Facts {
         /// Share of the suspect's parameters in rows equal to a row of the reference.
         row_share: f64,
     },
+    /// Equal runs of values.
+    Content {
+        /// Share of the suspect's runs that the reference holds.
+        of_suspect: f64,
+        /// Share of the reference's runs that the suspect holds.
+        of_reference: f64,
+    },
     /// Profiles of the residual channels.
     ChannelLabels {
         /// Channels of the residual stream.
@@ -180,6 +187,10 @@ pub enum WhyNot {
     NoTensors,
     /// No tensor of the suspect has values that could say anything.
     NothingInformative,
+    /// A fingerprint was taken before runs of values were kept.
+    NoRunsKept,
+    /// Too few runs of one model lie where both sketches are complete.
+    FewRuns,
     /// Too few tensors of one model touch a residual stream.
     NoResidualStream(Side),
     /// The residual streams are of unequal width.

@@ -11,6 +11,9 @@ macro_rules! tests {
 rounding to f16 or bf16; rows equal to a row of the reference. Constants, masks, indices and \
 formulas do not count. log10 p is that of n distinct labels falling into the same order by chance, \
 1/n!.";
+            /// Short runs of equal values, wherever they lie.
+            Content = "content", Other,
+                "Test. Runs of sixteen consecutive values, rounded to bf16, that begin where a value's bits say so, are looked for in the other model, in whatever tensor and shape: flattened, stacked or cut copies are found by them. Runs of few distinct values, constants and formulas do not count. Effect: share of the suspect's runs that the reference holds, estimated from the runs with the smallest digests. It has no p, as whole tensors that are equal have none. One changed value in each run hides it.";
             /// Correlation of the residual channels' profiles, label by label.
             ChannelLabels = "channel-labels", Labels,
                 "Test. Each residual channel's strength, averaged over all tensors that touch it, is correlated \

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::SKETCH_ROWS;
+use super::content::{Runs, TensorKeys};
 use super::kernel::{self, Sums};
 
 /// Moments and extrema over the finite values of a tensor, and counts of the rest.
@@ -172,6 +173,7 @@ pub(crate) struct Digests {
     f16: Xxh3,
     halves: [Vec<u16>; 2],
     f16_block: Vec<f16>,
+    runs: Option<Runs>,
 }
 
 /// The widened values split into their upper and lower halves.
@@ -206,7 +208,23 @@ impl Digests {
         let planes = (!stored_is_high_plane).then(|| Planes { high: Sha256::new(), low: Sha256::new(), low_bits: 0 });
         let (bf16, f16) = (Xxh3::new(), Xxh3::new());
         let (halves, f16_block) = Default::default();
-        Self { stored: Sha256::new(), planes, exact: true, bf16, f16, halves, f16_block }
+        Self { stored: Sha256::new(), planes, exact: true, bf16, f16, halves, f16_block, runs: None }
+    }
+
+    /// The same, with keys of the runs of values.
+    pub(crate) fn with_runs(self, runs: Option<Runs>) -> Self {
+        Self { runs, ..self }
+    }
+
+    /// Takes runs alone of values that lie like this in the file, while the tensor has them in another order.
+    pub(crate) fn add_stored_runs(&mut self, values: &[f32]) {
+        if let Some(runs) = &mut self.runs {
+            let [upper, _] = &mut self.halves;
+            upper.resize(values.len(), 0);
+            kernel::to_bf16(values, upper);
+            runs.add(upper);
+            runs.break_off();
+        }
     }
 
     /// Takes the stored bytes alone, where they cannot be decoded.
@@ -226,19 +244,30 @@ impl Digests {
             planes.low.update(little_endian(lower));
         }
         // Rounding changes no `bf16` but a signalling NaN.
-        match stored.filter(|_| self.planes.is_none() && kernel::largest_bits(values) <= f32::INFINITY.to_bits()) {
-            Some(stored) => self.bf16.update(stored),
-            None => {
-                kernel::to_bf16(values, upper);
-                self.bf16.update(little_endian(upper));
+        let is_rounded = self.planes.is_none() && kernel::largest_bits(values) <= f32::INFINITY.to_bits();
+        let stored = stored.filter(|_| is_rounded);
+        match stored {
+            Some(stored) => {
+                self.bf16.update(stored);
+                let halves = upper.iter_mut().zip(stored.as_chunks::<2>().0);
+                halves.for_each(|(half, stored)| *half = u16::from_le_bytes(*stored));
             }
+            None => kernel::to_bf16(values, upper),
+        }
+        if let Some(runs) = &mut self.runs {
+            runs.add(upper);
+        }
+        if stored.is_none() {
+            self.bf16.update(little_endian(upper));
         }
         self.f16_block.resize(values.len(), f16::ZERO);
         self.f16_block.convert_from_f32_slice(values);
         self.f16.update(little_endian(self.f16_block.reinterpret_cast_mut()));
     }
 
-    pub(crate) fn finish(self) -> TensorDigests {
+    /// The digests, and the keys of runs where they were asked for.
+    pub(crate) fn finish(self) -> (TensorDigests, TensorKeys) {
+        let keys = self.runs.map(Runs::finish).unwrap_or_default();
         let stored: [u8; 32] = self.stored.finalize().into();
         let (high, low) = match self.planes {
             Some(planes) if planes.low_bits == 0 => (planes.high.finalize().into(), [0; 32]),
@@ -252,7 +281,7 @@ impl Digests {
             all.update(low);
             all.finalize().into()
         });
-        TensorDigests { stored, values, as_bf16: self.bf16.digest128(), as_f16: self.f16.digest128() }
+        (TensorDigests { stored, values, as_bf16: self.bf16.digest128(), as_f16: self.f16.digest128() }, keys)
     }
 }
 
@@ -390,7 +419,7 @@ mod tests {
             digests.add_bytes(&bytes);
             digests.add_values(run, true, bf16_storage.then_some(&bytes));
         }
-        digests.finish()
+        digests.finish().0
     }
 
     #[test]

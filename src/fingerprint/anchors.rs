@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::frame::{Anchor, DIRECTIONS};
 use super::labels;
 use crate::checkpoint::Checkpoint;
+use crate::text::json::tolerant;
 
 /// Fewest anchors that a suspect must have of a reference's for their frames to be compared.
 pub(super) const MIN_COMMON: usize = DIRECTIONS / 2;
@@ -59,7 +60,7 @@ impl Vocabulary {
 
     /// The vocabulary in the bytes of a `tokenizer.json`; `None` where none can be made out in it.
     pub fn parse(json: &[u8]) -> Option<Self> {
-        let json: Value = serde_json::from_slice(json).ok()?;
+        let json: Value = serde_json::from_slice(&tolerant(json)).ok()?;
         let mut ids = BTreeMap::new();
         let model = json.get("model")?;
         let decoded = |token: &str| match word_piece_prefix(model) {

@@ -9,7 +9,7 @@ use super::accumulate::TensorDigests;
 use super::channels::{ScoreSums, Square, channel_energies, root_mean};
 use super::heads::Projected;
 use super::projection::Along;
-use super::remarks::{has_formula_role, is_formula};
+use super::remarks::{Traits, is_stated};
 use super::segment::ReadValues;
 use super::{ENERGY_LABELS, MIN_VOCABULARY, TensorFingerprint, ValueFingerprint, labels};
 use crate::anatomy::{Assignment, Residual};
@@ -42,17 +42,20 @@ pub(super) fn describe(
         shape: tensor.shape.clone(),
         assignment: assignment.clone(),
         formula: false,
+        stored_bytes: tensor.stored_bytes(),
         stored_sha256: digests.stored,
         values: None,
     };
     let Some(mut values) = values else {
-        tensor_fingerprint.formula = has_formula_role(assignment);
+        tensor_fingerprint.formula = is_stated(assignment, &tensor.shape);
         return Ok((Outcome { tensor_fingerprint, square: None, neurons: None }, None));
     };
     let (rows, cols) = tensor.matrix();
     let row_rms = root_mean(&values.energies.rows, cols);
     let col_rms = root_mean(&values.energies.cols, rows);
-    tensor_fingerprint.formula = is_formula(tensor, assignment, (&values.summary, &values.sample), &row_rms);
+    let TensorMeta { dtype, shape, .. } = tensor;
+    let traits = Traits { dtype, shape, summary: &values.summary, sample: &values.sample, row_rms: &row_rms };
+    tensor_fingerprint.formula = is_stated(assignment, shape) || traits.follow_formula();
     let usable = !tensor_fingerprint.formula
         && !values.summary.is_constant()
         && values.summary.nonfinite_share() <= MAX_NONFINITE_SHARE

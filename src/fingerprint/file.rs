@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Anchor, Approximate, Attention, Channels, DIRECTIONS, Exact, FORM_NUMBERS, Fingerprint, FrameKind, FrameRecord,
-    Origin, RowKey, SAMPLED_NEURONS, SCHEMA, SHAPE_NUMBERS, Sample, Summary, TensorFingerprint, Unit, ValueFingerprint,
-    energy_counts, labels, sample_labels,
+    Anchor, Approximate, Attention, Channels, ContentKeys, DIRECTIONS, Exact, FORM_NUMBERS, Fingerprint, FrameKind,
+    FrameRecord, Origin, RowKey, SAMPLED_NEURONS, SCHEMA, SHAPE_NUMBERS, Sample, Summary, TensorFingerprint, Unit,
+    ValueFingerprint, energy_counts, labels, sample_labels,
 };
 use crate::anatomy::Assignment;
 use crate::bytes::{Numbers, write_whole};
@@ -49,6 +49,9 @@ struct TensorRecord {
     name: String,
     dtype: DType,
     shape: Vec<u64>,
+    /// Stored bytes, where type and shape do not tell them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
     #[serde(flatten)]
     assignment: Assignment,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -88,6 +91,9 @@ struct AttentionRecord {
     groups: u32,
     head_dim: u32,
 }
+
+/// The array that fingerprints of before runs of values were kept do not have.
+const CONTENT: &str = "content.keys";
 
 /// The array that only fingerprints of quantised checkpoints have.
 const STEPS: &str = "tensors.steps";
@@ -160,10 +166,13 @@ impl Fingerprint {
             ("tensors.values_sha256", Dtype::U8, arrays.values_sha256),
         ];
         if !arrays.steps.is_empty() {
-            // The order of the names is the one in which arrays are digested.
-            let at = pieces.partition_point(|(name, ..)| *name < STEPS);
-            pieces.insert(at, (STEPS, Dtype::BF16, le(&arrays.steps, bf16::to_le_bytes)));
+            pieces.push((STEPS, Dtype::BF16, le(&arrays.steps, bf16::to_le_bytes)));
         }
+        if let Some(content) = &self.exact.content {
+            pieces.push((CONTENT, Dtype::U64, le(content.keys(), u64::to_le_bytes)));
+        }
+        // The order in which they are digested.
+        pieces.sort_unstable_by_key(|(name, ..)| *name);
         let record = Record {
             schema: SCHEMA.to_owned(),
             subject: self.exact.subject.clone(),
@@ -325,11 +334,19 @@ impl Fingerprint {
             attentions.collect::<Option<Vec<_>>>().ok_or_else(|| bad("its heads contradict its arrays"))?;
         let profile = numbers(array("channels.profile")?, f32::from_le_bytes);
         let layers: Vec<i8> = array("channels.layers")?.iter().map(|&byte| byte as i8).collect();
+        let content = match range(CONTENT) {
+            Some(_) => {
+                let keys = ContentKeys::of(numbers(array(CONTENT)?, u64::from_le_bytes));
+                Some(keys.ok_or_else(|| bad("its keys of runs are too many or out of order"))?)
+            }
+            None => None,
+        };
         let exact = Exact {
             subject: record.subject,
             architecture: record.architecture,
             tensors,
             channels: Channels { profile, tensors: record.channel_tensors, layers },
+            content,
             findings: record.findings,
         };
         Ok(Self { exact, approximate: Approximate { frames: record.frames, anchor_rows, units, attentions } })
@@ -357,6 +374,11 @@ fn check_version(json: &str, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Bytes of a plain tensor of this type and shape; `None` where that is not known, or too many.
+fn plain_bytes(dtype: &DType, shape: &[u64]) -> Option<u64> {
+    shape.iter().try_fold(dtype.bytes()?, |bytes, &size| bytes.checked_mul(size))
+}
+
 impl Arrays {
     fn push(&mut self, tensor: &TensorFingerprint) -> TensorRecord {
         self.stored_sha256.extend(tensor.stored_sha256);
@@ -365,6 +387,8 @@ impl Arrays {
             name: tensor.name.clone(),
             dtype: tensor.dtype.clone(),
             shape: tensor.shape.clone(),
+            bytes: Some(tensor.stored_bytes)
+                .filter(|_| plain_bytes(&tensor.dtype, &tensor.shape) != Some(tensor.stored_bytes)),
             assignment: tensor.assignment.clone(),
             formula: tensor.formula,
             decoded: values.is_some(),
@@ -461,12 +485,14 @@ impl Pieces<'_> {
     fn take_tensor(&mut self, record: TensorRecord) -> Option<TensorFingerprint> {
         let stored_sha256 = take(&mut self.stored_sha256, 32)?.try_into().ok()?;
         let values = if record.decoded { Some(self.take_values(&record)?) } else { None };
+        let stored_bytes = record.bytes.or_else(|| plain_bytes(&record.dtype, &record.shape))?;
         Some(TensorFingerprint {
             name: record.name,
             dtype: record.dtype,
             shape: record.shape,
             assignment: record.assignment,
             formula: record.formula,
+            stored_bytes,
             stored_sha256,
             values,
         })

@@ -255,6 +255,40 @@ impl WithSimd for Halves<'_> {
     }
 }
 
+/// Adds the places of the values at which a run begins: about one in 64, told by a product of the bits alone, whose upper
+/// bits depend on all of a value's.
+pub(super) fn marked(values: &[u16], places: &mut Vec<u32>) {
+    Arch::new().dispatch(Marked(values, places));
+}
+
+/// An odd number: the golden ratio in 16 bits.
+const MARK_FACTOR: u16 = 0x9e37;
+
+/// Products below it mark a place.
+const MARK_BELOW: u16 = (1u32 << 16 >> 6) as u16;
+
+struct Marked<'a>(&'a [u16], &'a mut Vec<u32>);
+
+impl WithSimd for Marked<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        const BLOCK: usize = 32;
+        for (index, block) in self.0.chunks(BLOCK).enumerate() {
+            let mut least = u16::MAX;
+            for value in block {
+                least = least.min(value.wrapping_mul(MARK_FACTOR));
+            }
+            if least >= MARK_BELOW {
+                continue;
+            }
+            let hits = block.iter().enumerate().filter(|(_, value)| value.wrapping_mul(MARK_FACTOR) < MARK_BELOW);
+            self.1.extend(hits.map(|(at, _)| (index * BLOCK + at) as u32));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use half::bf16;

@@ -18,6 +18,7 @@ use rayon::prelude::*;
 
 use super::accumulate::{Digests, TensorDigests};
 use super::channels::{MAX_LAYERS, ScoreSums, settle_squares};
+use super::content::{Gathered, Runs, TensorKeys};
 use super::describe::{Outcome, describe};
 use super::frame::Frames;
 use super::heads::Gathering;
@@ -34,6 +35,8 @@ use crate::bytes::spool::Spool;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::published::digests::{self, Container};
+use crate::tensor::decode::decode;
+use crate::tensor::view::Piece;
 use crate::tensor::{DType, Storage, TensorMeta};
 
 /// Called with the number of bytes just finished, from any thread.
@@ -60,6 +63,7 @@ pub(super) fn run(subject: &Subject, settings: &Settings<'_>, progress: Progress
         flights: jobs.iter().map(|_| Mutex::default()).collect(),
         sums: Mutex::new(ScoreSums::new(channels, layers)),
         heads: Gathering::new(&architecture, attentions),
+        content: Gathered::new(),
         spool: Spool::new(&scratch),
         failed: Mutex::default(),
         jobs,
@@ -70,7 +74,7 @@ pub(super) fn run(subject: &Subject, settings: &Settings<'_>, progress: Progress
             scope.spawn(|_| pass.work());
         }
     });
-    let Pass { flights, sums, heads, spool, failed, .. } = pass;
+    let Pass { flights, sums, heads, content, spool, failed, .. } = pass;
     if let Some((_, error)) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error);
     }
@@ -100,7 +104,7 @@ pub(super) fn run(subject: &Subject, settings: &Settings<'_>, progress: Progress
     let (frames, anchor_rows) = (frames.records(), frames.anchor_rows());
     let (attentions, channels) = (heads.finish(), sums.finish());
     Ok(Fingerprint {
-        exact: Exact { subject: origin, architecture, tensors, channels, findings },
+        exact: Exact { subject: origin, architecture, tensors, channels, content: Some(content.finish()), findings },
         approximate: Approximate { frames, anchor_rows, units, attentions },
     })
 }
@@ -116,7 +120,7 @@ fn subject_name(checkpoint: &Checkpoint) -> String {
         _ => None,
     };
     let folder = || checkpoint.root.file_name().map(lossy);
-    let name = checkpoint.repository.clone().or_else(file).or_else(folder);
+    let name = checkpoint.repository.clone().or_else(file).or_else(folder).or_else(|| checkpoint.folder.clone());
     name.unwrap_or_else(|| checkpoint.root.display().to_string())
 }
 
@@ -190,8 +194,27 @@ impl<'a> Job<'a> {
         energies + self.target.as_ref().map_or(0, |target| target.bytes(segments))
     }
 
-    fn new_digests(&self) -> Digests {
-        Digests::new(self.tensor.dtype == DType::BF16 && self.tensor.storage.is_plain())
+    /// Digests, and the runs of values where these may be weights. Integers are indices or codes, which recur by their
+    /// nature. Keys of runs beyond `limit` are not wanted.
+    fn new_digests(&self, limit: u64) -> Digests {
+        let runs = (self.decoded && self.tensor.dtype.is_float()).then(|| Runs::below(limit));
+        Digests::new(self.tensor.dtype == DType::BF16 && self.tensor.storage.is_plain()).with_runs(runs)
+    }
+
+    /// Whether values that lie side by side in the file do not do so in the tensor.
+    fn is_turned(&self) -> bool {
+        let width = self.tensor.dtype.bytes();
+        let turned = |piece: &Piece| piece.cols > 1 && width.is_some_and(|width| piece.col_step != width);
+        matches!(&self.tensor.storage, Storage::View(view) if view.pieces().iter().any(turned))
+    }
+}
+
+/// Hands the values on in the order in which a run of bytes has them.
+fn add_stored_runs(digests: &mut Digests, dtype: &DType, run: &[u8], values: &mut Vec<f32>) {
+    let width = dtype.bytes().unwrap_or(1) as usize;
+    values.resize(run.len() / width, 0.0);
+    if decode(dtype, run, values).is_some() {
+        digests.add_stored_runs(values);
     }
 }
 
@@ -204,6 +227,7 @@ struct Pass<'a> {
     flights: Vec<Mutex<Flight<'a>>>,
     sums: Mutex<ScoreSums>,
     heads: Gathering,
+    content: Gathered,
     spool: Spool,
     /// The error in the tensor that comes first.
     failed: Mutex<Option<(usize, Error)>>,
@@ -215,7 +239,7 @@ struct Pass<'a> {
 struct Flight<'a> {
     ground: Option<Arc<Ground<'a>>>,
     weights: Option<Arc<Weights>>,
-    digests: Option<TensorDigests>,
+    digests: Option<(TensorDigests, TensorKeys)>,
     /// The sum of the segments below `next`, and those that came too early.
     whole: Option<Part>,
     next: usize,
@@ -271,10 +295,14 @@ impl<'a> Pass<'a> {
     /// Reads a tensor for its digests and its segments.
     fn tensor(&self, index: usize, scratch: &mut Scratch) -> Result<()> {
         let job = &self.jobs[index];
-        let mut digests = job.new_digests();
+        let mut digests = job.new_digests(self.content.limit());
         if !job.decoded || !job.tensor.storage.is_plain() {
-            self.checkpoint.stored(job.tensor, &mut scratch.bytes, |run| {
+            let Scratch { bytes, values, .. } = &mut *scratch;
+            self.checkpoint.stored(job.tensor, bytes, |run| {
                 digests.add_bytes(run);
+                if job.is_turned() {
+                    add_stored_runs(&mut digests, &job.tensor.dtype, run, values);
+                }
                 (self.progress)(run.len() as u64);
             })?;
         }
@@ -322,13 +350,16 @@ impl<'a> Pass<'a> {
         }
         let Flight { digests, whole, ground, .. } = std::mem::take(&mut *flight);
         drop(flight);
-        if let Some(digests) = digests {
+        if let Some((digests, keys)) = digests {
             let target = ground.as_ref().and_then(|ground| ground.target.as_ref());
             let values = whole.map(|whole| whole.finish(target, self.frames.hidden()));
             let mut outcome = describe(job.tensor, job.assignment, digests, values, &self.sums, &self.spool)?;
             if let Some(values) = &mut outcome.0.tensor_fingerprint.values {
                 values.steps = steps::sampled(self.checkpoint, job.tensor, &mut scratch.values, &mut scratch.bytes)?;
                 values.less_one_sha256 = self.less_one(job.tensor, scratch)?;
+            }
+            if outcome.0.tensor_fingerprint.informative().is_some() {
+                self.content.merge(keys);
             }
             if let Some(layer) = job.target.as_ref().and_then(Target::attention) {
                 self.heads.arrived(layer, outcome.1);
@@ -351,7 +382,7 @@ impl<'a> Pass<'a> {
         };
         let mut digests = Digests::new(false);
         digests.add_values(values, exact, None);
-        Ok(digests.finish().values)
+        Ok(digests.finish().0.values)
     }
 
     /// What the segments of a tensor share, and the directions that it is multiplied with.
@@ -455,7 +486,7 @@ mod tests {
         let path = folder.path().join("model.safetensors");
         write_model(&path);
         let take = |threads: usize, memory: u64, mmap: bool| {
-            let checkpoint = Checkpoint::open(&path, OpenOptions { mmap }).unwrap();
+            let checkpoint = Checkpoint::open(&path, OpenOptions { mmap, ..OpenOptions::default() }).unwrap();
             let settings = Settings { memory, ..Settings::default() };
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let fingerprint = pool.install(|| run(&Subject::of(&checkpoint), &settings, &|_| ())).unwrap();
@@ -470,12 +501,13 @@ mod tests {
 
     /// Bytes that a pass reads.
     fn read_by_a_pass(path: &Path, threads: usize, mmap: bool, descriptors: bool) -> (u64, Checkpoint) {
-        let checkpoint = Checkpoint::open(path, OpenOptions { mmap }).unwrap();
+        let checkpoint = Checkpoint::open(path, OpenOptions { mmap, ..OpenOptions::default() }).unwrap();
         let settings = Settings { descriptors, ..Settings::default() };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let tally = || checkpoint.shards[0].tally.read.load(Ordering::SeqCst);
+        let subject = Subject::of(&checkpoint);
         let before = tally();
-        pool.install(|| run(&Subject::of(&checkpoint), &settings, &|_| ())).unwrap();
+        pool.install(|| run(&subject, &settings, &|_| ())).unwrap();
         (tally() - before, checkpoint)
     }
 
@@ -528,7 +560,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
         write_model(&path);
-        let checkpoint = Checkpoint::open(&path, OpenOptions { mmap: false }).unwrap();
+        let checkpoint = Checkpoint::open(&path, OpenOptions { mmap: false, ..OpenOptions::default() }).unwrap();
         let subject = Subject::of(&checkpoint);
         let len = std::fs::metadata(&path).unwrap().len();
         std::fs::File::options().write(true).open(&path).unwrap().set_len(len / 2).unwrap();

@@ -1,42 +1,59 @@
 //! What is remarkable about values: tensors that follow from a formula, hold one value, or are not finite.
 
-use super::{FileRecord, Summary, TensorFingerprint};
+use super::{FileRecord, Summary, TensorFingerprint, ValueFingerprint};
 use crate::anatomy::Assignment;
 use crate::finding::{Code, Finding, Level};
 use crate::limits::MAX_NONFINITE_SHARE;
 use crate::model::Role;
 use crate::published::digests;
-use crate::tensor::TensorMeta;
+use crate::tensor::DType;
 
-/// Whether the tensor is known by its role to follow from a formula.
-pub(super) fn has_formula_role(assignment: &Assignment) -> bool {
-    matches!(assignment.roles.as_slice(), [Role::RopeFreqs | Role::Buffer])
+/// Longest vector that its role alone keeps from being evidence. Rotary frequencies that were stretched for longer texts
+/// follow no formula that is tried here, have at most half as many values as a head, and are equal in unrelated models.
+const MAX_STATED: u64 = 1 << 12;
+
+/// Whether the tensor is a short vector that its role says follows from a formula. It is no evidence then; that it was
+/// looked at is another matter, which [`follows_formula`] decides.
+pub(super) fn is_stated(assignment: &Assignment, shape: &[u64]) -> bool {
+    matches!(assignment.roles.as_slice(), [Role::RopeFreqs | Role::Buffer]) && matches!(shape, [] | [1..=MAX_STATED])
 }
 
-/// Whether the values follow from a formula, or are a mask or an index: equality of such tensors says nothing.
-pub(super) fn is_formula(
-    tensor: &TensorMeta,
-    assignment: &Assignment,
-    (summary, sample): (&Summary, &[f32]),
-    row_rms: &[f32],
-) -> bool {
-    if has_formula_role(assignment) {
-        return true;
+/// What of a tensor's values tells whether they follow from a formula.
+pub(super) struct Traits<'a> {
+    pub(super) dtype: &'a DType,
+    pub(super) shape: &'a [u64],
+    pub(super) summary: &'a Summary,
+    pub(super) sample: &'a [f32],
+    pub(super) row_rms: &'a [f32],
+}
+
+impl Traits<'_> {
+    /// Whether the values follow from a formula, or are a mask or an index: equality of such tensors says nothing.
+    pub(super) fn follow_formula(&self) -> bool {
+        let s = self.summary;
+        let n = s.finite as f64;
+        // All values are 0 or 1: a mask, unless it is a norm gain that was never trained.
+        let mask = s.min >= 0.0 && s.max == 1.0 && s.zeros > 0 && (s.mean * n + s.zeros as f64 - n).abs() < 1e-6 * n;
+        // 0, 1, …: the mean of squares pins the set down.
+        let whole = !self.dtype.is_float();
+        let index = whole && s.min == 0.0 && s.max + 1.0 == n && (s.mean - (n - 1.0) / 2.0).abs() < 1e-9 * n;
+        // Rows of sines and cosines in pairs have a mean square of exactly one half (Vaswani et al. 2017, section 3.5);
+        // what is kept of a row's is rounded to a two-thousandth.
+        let sinusoids = self.row_rms.len() >= 16
+            && s.max <= 1.000_01
+            && s.min >= -1.000_01
+            && s.max > 0.999
+            && self.row_rms.iter().all(|rms| (rms - 0.5f32.sqrt()).abs() < 1.5e-3);
+        mask || index || sinusoids || self.shape.len() == 1 && is_geometric(self.sample)
     }
-    let s = summary;
-    let n = s.finite as f64;
-    // All values are 0 or 1: a mask, unless it is a norm gain that was never trained.
-    let mask = s.min >= 0.0 && s.max == 1.0 && s.zeros > 0 && (s.mean * n + s.zeros as f64 - n).abs() < 1e-6 * n;
-    // 0, 1, …: the mean of squares pins the set down.
-    let whole = !tensor.dtype.is_float();
-    let index = whole && s.min == 0.0 && s.max + 1.0 == n && (s.mean - (n - 1.0) / 2.0).abs() < 1e-9 * n;
-    // Rows of sines and cosines in pairs have a mean square of exactly one half (Vaswani et al. 2017, section 3.5).
-    let sinusoids = row_rms.len() >= 16
-        && s.max <= 1.000_01
-        && s.min >= -1.000_01
-        && s.max > 0.999
-        && row_rms.iter().all(|rms| (rms - 0.5f32.sqrt()).abs() < 1e-3);
-    mask || index || sinusoids || tensor.shape.len() == 1 && is_geometric(sample)
+}
+
+/// Whether the kept values follow from a formula.
+pub(super) fn follows_formula(tensor: &TensorFingerprint, values: &ValueFingerprint) -> bool {
+    let row_rms: Vec<f32> = values.row_rms.iter().map(|rms| rms.to_f32() * values.summary.rms as f32).collect();
+    let sample = values.sample.values();
+    let TensorFingerprint { dtype, shape, .. } = tensor;
+    Traits { dtype, shape, summary: &values.summary, sample: &sample, row_rms: &row_rms }.follow_formula()
 }
 
 /// Whether a vector falls by one factor from each value to the next, as rotary frequencies do.

@@ -15,6 +15,10 @@ pub struct Claims {
     pub in_gguf: bool,
     /// The front matter of the model card, or what a weight file declares instead; `None` if there is no such thing.
     pub card: Option<Card>,
+    /// Whether there is a model card that could not be read.
+    pub card_unreadable: bool,
+    /// Models that the text of the card speaks of where it speaks of an origin.
+    pub mentions: Vec<String>,
     /// The strings of the vocabulary by id, where the weight file itself has them.
     pub tokens: Option<Arc<Vec<String>>>,
 }

@@ -18,8 +18,8 @@ use self::reader::Reader;
 pub(crate) use self::rows::RowOrder;
 pub(crate) use self::split::Split;
 use super::Header;
+use super::gaps::{Account, Rest};
 use crate::bytes::Object;
-use crate::finding::{Capped, Code, Finding, Level};
 use crate::limits::{MAX_NAME_BYTES, MAX_RANK, MAX_TENSORS};
 use crate::tensor::{Block, DType, Extent, Storage, TensorMeta};
 use crate::text::shown;
@@ -85,7 +85,16 @@ pub(super) fn read(object: &dyn Object, name: &str) -> Result<Header> {
         let what = format!("general.alignment {alignment} puts the data beyond any file");
         Error::malformed(path, FORMAT, what)
     })?;
-    let (tensors, findings) = lay_out(path, name, entries, start, object.len(), alignment)?;
+    let header = reader.at();
+    let tensors = lay_out(path, entries, start, object.len(), alignment)?;
+    let mut account = Account::new(object, name);
+    account.take(0, header);
+    tensors.iter().map(TensorMeta::first_extent).for_each(|extent| account.take(extent.offset, extent.end()));
+    let Rest { mut unread, mut findings } = account.settle(alignment)?;
+    for (counted, finding) in metadata.data(name) {
+        unread.push(counted);
+        findings.push(finding);
+    }
     Ok(Header {
         tensors,
         metadata: metadata.texts(),
@@ -93,6 +102,7 @@ pub(super) fn read(object: &dyn Object, name: &str) -> Result<Header> {
         split: Split::of(&metadata),
         row_order: RowOrder::of(&metadata),
         findings,
+        unread,
         ..Header::default()
     })
 }
@@ -165,16 +175,8 @@ fn size(dtype: &DType, shape: &[u64]) -> Result<Option<u64>, String> {
 }
 
 /// Checks every entry against itself, its neighbours and the end of the file.
-fn lay_out(
-    path: &Path,
-    file: &str,
-    mut entries: Vec<Entry>,
-    start: u64,
-    end: u64,
-    alignment: u64,
-) -> Result<(Vec<TensorMeta>, Vec<Finding>)> {
+fn lay_out(path: &Path, mut entries: Vec<Entry>, start: u64, end: u64, alignment: u64) -> Result<Vec<TensorMeta>> {
     entries.sort_by(|a, b| (a.offset, &a.name).cmp(&(b.offset, &b.name)));
-    let mut gaps = Capped::new(Code::HeaderGap, Level::Warning);
     let mut tensors: Vec<TensorMeta> = Vec::with_capacity(entries.len());
     let mut covered = start;
     let followers: Vec<u64> = entries.iter().skip(1).map(|entry| entry.offset).collect();
@@ -201,18 +203,9 @@ fn lay_out(
         let Some(to) = from.checked_add(len).filter(|&to| to <= end) else {
             return Err(refuse(format!("the tensor is cut off: file ends at byte {end}")));
         };
-        // Up to the next multiple of the alignment bytes are padding.
-        let padded = covered.checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
-        if from > padded {
-            let what = || format!("{} bytes at byte {covered} belong to no tensor", from - covered);
-            gaps.push(what, || file.to_owned());
-        }
         covered = to;
         let storage = Storage::Plain(Extent { shard: 0, offset: from, len });
         tensors.push(TensorMeta { name, dtype, shape, storage });
     }
-    if covered.checked_next_multiple_of(alignment).is_some_and(|padded| end > padded) {
-        gaps.push(|| format!("{} bytes at byte {covered} belong to no tensor", end - covered), || file.to_owned());
-    }
-    Ok((tensors, gaps.finish("more gaps between tensors")))
+    Ok(tensors)
 }

@@ -17,6 +17,8 @@ use self::wire::Reader;
 use super::{Header, Opener};
 use crate::Result;
 use crate::bytes::Object;
+use crate::finding::{Code, Finding, Level};
+use crate::unread::{Unread, UnreadKind};
 
 const FORMAT: &str = "ONNX file";
 
@@ -35,11 +37,27 @@ pub(super) fn read(object: &dyn Object, name: &str, beside: Opener<'_>) -> Resul
     let mut external = External::new(beside, name);
     let mut findings = Vec::new();
     let (placed, small) = tensors::place(&reader, &model, &consumers.recipes, &mut external, &mut findings)?;
-    let tensors::Kept { tensors, aliases } = tensors::check_overlaps(&reader, placed, &external, name, &mut findings)?;
+    let tensors::Kept { tensors, aliases } = tensors::check_overlaps(&reader, placed, &mut findings)?;
+    let mut unread = passed(&reader, name, &mut findings);
+    for rest in tensors::rest(&external, tensors.iter().chain(small.values()))? {
+        findings.extend(rest.findings);
+        unread.extend(rest.unread);
+    }
     let tensors = quantised::join(tensors, &small, &model, &consumers, &mut findings);
     let mut tensors = names::recover(tensors, &consumers.uses, &mut findings);
     tensors.sort_by(|a, b| a.place().cmp(&b.place()));
     findings.extend(graph::remarks(&model, name));
     let beside = external.into_files();
-    Ok(Header { metadata: model.metadata, tensors, beside, aliases, findings, ..Header::default() })
+    Ok(Header { metadata: model.metadata, tensors, beside, aliases, findings, unread, ..Header::default() })
+}
+
+/// What of the message no runtime looks at, as one.
+fn passed(reader: &Reader<'_>, name: &str, findings: &mut Vec<Finding>) -> Vec<Unread> {
+    let bytes: u64 = reader.passed().map(|(_, len)| len).sum();
+    let Some((first, _)) = reader.passed().next() else { return Vec::new() };
+    let count = reader.passed().count();
+    let message =
+        format!("{bytes} bytes in {count} fields are no part of a graph that runs, the first at byte {first}");
+    findings.push(Finding::new(Code::EmbeddedData, Level::Warning, message, name.to_owned()));
+    vec![Unread::new(format!("{name}: fields of the message"), bytes, UnreadKind::EmbeddedData)]
 }

@@ -25,13 +25,14 @@ pub(crate) enum Value {
     None,
     Bool(bool),
     Int(i64),
+    Float(f64),
     Text(Text),
     /// A function or class that is known here.
     Global(Global),
     /// A function, class, or result of a call that was refused: its position in [`Pickle::refused`].
     Refused(u32),
     Node(NodeId),
-    /// Anything else: bytes, fractions, sets, objects of classes that are known to be harmless.
+    /// Anything else: bytes, sets, objects of classes that are known to be harmless.
     Opaque,
 }
 
@@ -79,6 +80,17 @@ pub(crate) struct Tensor {
     pub(crate) size: Vec<u64>,
     /// Elements from one index to the next, for each dimension.
     pub(crate) stride: Vec<u64>,
+    /// What its whole numbers stand for, where they are codes.
+    pub(crate) quantiser: Option<Quantiser>,
+}
+
+/// How PyTorch's quantised tensors become numbers: `(q - z)·s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Quantiser {
+    /// One scale, by the bits of an `f64`, and one zero point.
+    Whole { scale: u64, zero: i64 },
+    /// A scale and a zero point for each index along an axis, in tensors of their own.
+    Along { scales: NodeId, zeros: NodeId, axis: u64 },
 }
 
 /// A function or class that was not called.
@@ -150,6 +162,14 @@ impl Pickle<'_> {
     pub(crate) fn node(&self, value: Value) -> Option<&Node> {
         match value {
             Value::Node(NodeId(position)) => self.nodes.get(position as usize),
+            _ => None,
+        }
+    }
+
+    /// A tensor by the number of its node.
+    pub(crate) fn tensor(&self, NodeId(position): NodeId) -> Option<&Tensor> {
+        match self.nodes.get(position as usize) {
+            Some(Node::Tensor(tensor)) => Some(tensor),
             _ => None,
         }
     }

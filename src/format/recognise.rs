@@ -105,34 +105,46 @@ pub(crate) fn sniff(name: &str, object: &dyn Object) -> Result<Content> {
     let mut buf = Vec::new();
     let len = object.len();
     let head = object.read(0, len.min(MAX_POINTER_BYTES) as usize, &mut buf)?;
-    if let Some(pointer) = pointer(head, len) {
-        return Ok(Content::Pointer(pointer));
+    if let Some(content) = by_content(name, head, len) {
+        return Ok(content);
     }
-    if head.starts_with(b"GGUF") {
-        return Ok(Content::Weights(Kind::Gguf));
-    }
-    // A header of 128, 640, 896, 1152 or 1408 bytes has a length that looks like the start of a pickle.
-    if is_safetensors(head, len) {
-        return Ok(Content::Weights(Kind::Safetensors));
-    }
-    // Their content is that of something else, and not a whole of it.
-    if let Some(what) = foreign_name(name, &["distcp"]) {
-        return Ok(Content::Foreign(what));
-    }
-    if is_archive(head) || is_pickle(head) {
-        return Ok(Content::Weights(Kind::Torch));
-    }
-    if let Some(what) = foreign(head, name).or_else(|| foreign_name(name, &[])) {
+    if let Some(what) = foreign_name(name, &[]) {
         return Ok(Content::Foreign(what));
     }
     let lower = name.to_ascii_lowercase();
     // Protobuf has no mark of its own, so the name may have to do.
-    if is_onnx(head, len) || lower.ends_with(ONNX_SUFFIX) {
+    if lower.ends_with(ONNX_SUFFIX) {
         return Ok(Content::Weights(Kind::Onnx));
     }
     // Pickles of protocols 0 and 1 begin with any opcode.
     let is_pickle = PICKLE_SUFFIXES.iter().any(|suffix| lower.ends_with(suffix));
     Ok(Content::Weights(if is_pickle { Kind::Torch } else { Kind::Safetensors }))
+}
+
+/// What a file of `len` bytes that begins with `head` is by its content; `None` where that tells nothing.
+pub(crate) fn by_content(name: &str, head: &[u8], len: u64) -> Option<Content> {
+    if let Some(pointer) = pointer(head, len) {
+        return Some(Content::Pointer(pointer));
+    }
+    if head.starts_with(b"GGUF") {
+        return Some(Content::Weights(Kind::Gguf));
+    }
+    // A header of 128, 640, 896, 1152 or 1408 bytes has a length that looks like the start of a pickle, and one of 67 MB
+    // that of an archive; loaders that see an archive look no further.
+    if is_safetensors(head, len) && !is_archive(head) {
+        return Some(Content::Weights(Kind::Safetensors));
+    }
+    // Their content is that of something else, and not a whole of it.
+    if let Some(what) = foreign_name(name, &["distcp"]) {
+        return Some(Content::Foreign(what));
+    }
+    if is_archive(head) || is_pickle(head) {
+        return Some(Content::Weights(Kind::Torch));
+    }
+    if let Some(what) = foreign(head, name) {
+        return Some(Content::Foreign(what));
+    }
+    is_onnx(head, len).then_some(Content::Weights(Kind::Onnx))
 }
 
 /// Whether a file of `len` bytes that begins with `head` can only be safetensors: the length of a header that the file
@@ -156,7 +168,7 @@ fn is_pickle(head: &[u8]) -> bool {
 
 /// Whether a file of `len` bytes that begins with `head` can be an ONNX model: a version, then another field of a model
 /// that ends within the file.
-fn is_onnx(head: &[u8], len: u64) -> bool {
+pub(crate) fn is_onnx(head: &[u8], len: u64) -> bool {
     /// Versions that there are, with room for those to come.
     const VERSIONS: std::ops::RangeInclusive<u8> = 1..=40;
     let [0x08, version, tag, rest @ ..] = head else { return false };

@@ -12,9 +12,11 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-use super::Header;
+use super::gaps::{Account, Rest};
+use super::recognise::MAX_POINTER_BYTES;
+use super::{Header, embedded, recognise, torch};
 use crate::bytes::Object;
-use crate::finding::{Capped, Code, Finding, Level};
+use crate::bytes::store::head;
 use crate::limits::{MAX_HEADER_BYTES, MAX_NAME_BYTES, MAX_RANK, MAX_TENSORS};
 use crate::tensor::{DType, Extent, Storage, TensorMeta};
 use crate::text::{byte_of, message, shown};
@@ -45,8 +47,34 @@ pub(super) fn read(object: &dyn Object, name: &str) -> Result<Header> {
     })?;
     let stated = parse(path, text)?;
     let start = LENGTH_BYTES + text.len() as u64;
-    let (tensors, findings) = lay_out(path, name, stated.entries, start, object.len())?;
-    Ok(Header { metadata: stated.metadata, tensors, findings, ..Header::default() })
+    refuse_second_reading(object)?;
+    let tensors = lay_out(path, stated.entries, start, object.len())?;
+    let mut account = Account::new(object, name);
+    account.take(0, start);
+    tensors.iter().map(TensorMeta::first_extent).for_each(|extent| account.take(extent.offset, extent.end()));
+    let Rest { mut unread, mut findings } = account.settle(1)?;
+    for (key, value) in &stated.metadata {
+        let bytes = embedded::data_in(value);
+        if bytes > 0 {
+            let (counted, finding) = embedded::remark(name, key, bytes);
+            unread.push(counted);
+            findings.push(finding);
+        }
+    }
+    Ok(Header { metadata: stated.metadata, tensors, findings, unread, ..Header::default() })
+}
+
+/// Refuses a file that other programs take for another format by its first bytes, whatever its name.
+fn refuse_second_reading(object: &dyn Object) -> Result<()> {
+    let head = head(object, MAX_POINTER_BYTES)?;
+    let other = if recognise::is_onnx(&head, object.len()) {
+        "an ONNX model"
+    } else if torch::is_legacy(&head) {
+        "a PyTorch checkpoint"
+    } else {
+        return Ok(());
+    };
+    Err(Error::malformed(object.name(), FORMAT, format!("its first bytes are those of {other} too")).at(0))
 }
 
 fn header_length(head: &[u8]) -> Option<u64> {
@@ -268,24 +296,11 @@ impl<'de> Deserialize<'de> for Shape {
 
 /// Checks every entry against itself, its neighbours and the end of the file. `start` is the first byte of data, `end`
 /// the length of the file.
-fn lay_out(
-    path: &Path,
-    file: &str,
-    entries: HashMap<String, Entry>,
-    start: u64,
-    end: u64,
-) -> Result<(Vec<TensorMeta>, Vec<Finding>)> {
+fn lay_out(path: &Path, entries: HashMap<String, Entry>, start: u64, end: u64) -> Result<Vec<TensorMeta>> {
     let mut entries: Vec<(String, Entry)> = entries.into_iter().collect();
     // A tensor without bytes comes before one that begins at the same place, as the reference implementation has it.
     entries.sort_unstable_by(|(a, x), (b, y)| (x.data_offsets, a).cmp(&(y.data_offsets, b)));
 
-    let mut gaps = Capped::new(Code::HeaderGap, Level::Warning);
-    let mut gap = |from: u64, to: u64| {
-        if from < to {
-            let what = || format!("{} bytes at byte {} belong to no tensor", to - from, start + from);
-            gaps.push(what, || file.to_owned());
-        }
-    };
     let data = end - start;
     let mut covered = 0;
     let mut tensors: Vec<TensorMeta> = Vec::with_capacity(entries.len());
@@ -303,14 +318,12 @@ fn lay_out(
         if to > data {
             return Err(refuse(&name, format!("the tensor is cut off: file ends at byte {end}")));
         }
-        gap(covered, from);
         covered = to;
         let storage = Storage::Plain(Extent { shard: 0, offset: at, len: to - from });
         tensors.push(TensorMeta { name, dtype, shape, storage });
     }
-    gap(covered, data);
     tensors.sort_unstable_by(|a, b| a.place().cmp(&b.place()));
-    Ok((tensors, gaps.finish("more gaps between tensors")))
+    Ok(tensors)
 }
 
 /// Whether the offsets run forwards and span what shape and type need. The size of an unknown type is unknown, but

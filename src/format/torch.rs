@@ -4,7 +4,9 @@
 //! followed by raw storages. Nothing is executed, no tensor's bytes are read, and the tensors stay ranges of the file.
 
 mod archive;
+mod directory;
 mod legacy;
+mod quantised;
 mod state;
 mod tensors;
 
@@ -20,6 +22,9 @@ use crate::text::{listed, shown};
 use crate::{Error, Result};
 
 const FORMAT: &str = "PyTorch checkpoint";
+
+/// PyTorch begins storages at multiples of this, and gives tensors room that is rounded up to it.
+const STORAGE_ALIGNMENT: u64 = 64;
 
 /// Where the bytes of a storage lie: first byte in the file, and how many.
 type Ranges = HashMap<String, (u64, u64)>;
@@ -46,6 +51,11 @@ pub(super) fn read(object: &dyn Object, name: &str) -> Result<Header> {
     let mut buf = Vec::new();
     let head = object.read(0, object.len().min(4) as usize, &mut buf)?;
     if head.starts_with(b"PK\x03\x04") { archive::read(file) } else { legacy::read(file) }
+}
+
+/// Whether a file that begins with `head` is in the older form: its first pickle is a number that stands for that.
+pub(super) fn is_legacy(head: &[u8]) -> bool {
+    pickle::load(head).is_ok_and(|pickle| legacy::has_magic(&pickle))
 }
 
 impl Named<'_> {

@@ -96,7 +96,7 @@ impl Catalog {
     /// Opens the catalog in a folder.
     ///
     /// # Errors
-    /// If the folder cannot be listed.
+    /// Of kind [`Usage`](crate::ErrorKind::Usage) if there is no such folder; if it cannot be listed.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
         catalog::Catalog::open(folder.as_ref()).map(Self)
     }
@@ -142,14 +142,16 @@ impl Catalog {
     /// Adds a reference and returns its file. `id` is `name` or `organisation/name`.
     ///
     /// # Errors
-    /// Of kind [`Usage`](crate::ErrorKind::Usage) if the identifier has another form, [`Exists`](crate::ErrorKind::Exists)
+    /// Of kind [`Usage`](crate::ErrorKind::Usage) if the identifier has another form, or is that of a known model of other
+    /// shapes, [`Exists`](crate::ErrorKind::Exists)
     /// if it is there already, [`Nothing`](crate::ErrorKind::Nothing) if the fingerprint is of no whole model; or if the
     /// file cannot be written.
     pub fn add(&mut self, id: &str, fingerprint: Fingerprint) -> Result<PathBuf> {
         self.0.add(id, fingerprint.0, false)
     }
 
-    /// As [`Catalog::add`], and replaces the reference that is there.
+    /// As [`Catalog::add`], and replaces the reference that is there; shapes that are known of the identifier's model do
+    /// not matter.
     ///
     /// # Errors
     /// As [`Catalog::add`], but for a reference that is there already.

@@ -123,6 +123,23 @@ pub fn find(id: &str) -> Option<&'static Record> {
     records().find(|record| record.hf_repo.eq_ignore_ascii_case(id))
 }
 
+/// Where the shapes of a checkpoint contradict those of the known model with this id: sizes that both sides tell. Empty
+/// where the id is not known.
+pub fn contradictions(id: &str, architecture: &Architecture) -> Vec<FieldDifference> {
+    let Some(entry) = entries().iter().find(|entry| entry.record.hf_repo.eq_ignore_ascii_case(id)) else {
+        return Vec::new();
+    };
+    let found = features(architecture);
+    let told =
+        |(ours, theirs): &(&Feature, &Feature)| !(ours.optional || ours.value.is_null() || theirs.value.is_null());
+    let difference = |(ours, theirs): (&Feature, &Feature)| FieldDifference {
+        field: ours.field.to_owned(),
+        found: ours.value.clone(),
+        expected: theirs.value.clone(),
+    };
+    agreement(&found, &entry.features).1.into_iter().filter(told).map(difference).collect()
+}
+
 fn entries() -> &'static [Entry] {
     static ENTRIES: OnceLock<Vec<Entry>> = OnceLock::new();
     ENTRIES.get_or_init(|| {

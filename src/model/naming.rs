@@ -2,7 +2,7 @@
 //!
 //! Patterns know two placeholders, `{layer}` and `{expert}`, each of which stands for a whole number between dots.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
 
 use serde::de::Error as _;
@@ -34,6 +34,9 @@ pub struct Scheme {
     pub prefixes: Vec<String>,
     /// How its fused tensors split.
     pub fused: Vec<Fused>,
+    /// Whether it is a tool's form that fuses what the models have apart, so that the fusing says nothing of them.
+    #[serde(default)]
+    pub fuses: bool,
     /// Which matrices are stored (in, out).
     pub transposed: String,
     /// Its names.
@@ -318,7 +321,44 @@ pub fn is_adapter_part(name: &str) -> bool {
         "adaption_prompt",
         "adaption_gate",
     ];
-    name.split('.').any(|segment| PARTS.contains(&segment))
+    // Some models put a word of their own in front, as in `Plora_A`.
+    let is_part =
+        |segment: &str| PARTS.contains(&segment) || segment.ends_with("lora_A") || segment.ends_with("lora_B");
+    name.split('.').any(is_part)
+}
+
+/// The module that a part of an adapter changes: what stands in front of the adapter's own part of the name.
+fn changed_module(name: &str) -> Option<String> {
+    let segments: Vec<&str> = name.split('.').collect();
+    let at = segments.iter().position(|segment| is_adapter_part(segment))?;
+    Some(segments[..at].join("."))
+}
+
+/// Whether tensors of these names are a change to a model that lies elsewhere. Some models are published with adapters
+/// inside, and trainers save both together: then most modules that are changed have their own weight beside the change.
+pub fn lacks_base<'a>(names: impl Iterator<Item = &'a str> + Clone) -> bool {
+    let changed: HashSet<String> = names.clone().filter_map(changed_module).collect();
+    if changed.is_empty() {
+        return false;
+    }
+    let own = |name: &str| {
+        let segments = name.split('.').rev().skip(1).filter(|segment| *segment != "base_layer");
+        let mut module: Vec<&str> = segments.collect();
+        module.reverse();
+        module.join(".")
+    };
+    // Biases of the changed modules come with adapters.
+    let is_weight = |name: &&str| !is_adapter_part(name) && !name.ends_with(".bias");
+    let held: HashSet<String> = names.filter(is_weight).map(own).collect();
+    let found = changed.iter().filter(|module| held.contains(*module)).count();
+    2 * found <= changed.len()
+}
+
+/// The name of a weight without the module that PEFT puts around it where an adapter changes it.
+pub fn without_wrapper(name: &str) -> Option<String> {
+    let kept: Vec<&str> = name.split('.').filter(|segment| *segment != "base_layer").collect();
+    let kept = kept.join(".");
+    (kept.len() < name.len() && !is_adapter_part(name)).then_some(kept)
 }
 
 #[cfg(test)]
@@ -331,7 +371,7 @@ mod tests {
     fn every_scheme_has_an_id_of_its_own_a_source_and_names() {
         let ids: BTreeSet<_> = schemes().iter().map(|scheme| &scheme.id).collect();
         assert_eq!(ids.len(), schemes().len());
-        assert_eq!(schemes().len(), 48);
+        assert_eq!(schemes().len(), 49);
         let data: serde_json::Value = serde_json::from_str(DATA).unwrap();
         for (index, scheme) in schemes().iter().enumerate() {
             let sources = data["schemes"][index]["source"].as_array().unwrap();

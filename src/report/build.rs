@@ -4,19 +4,20 @@ use serde_json::json;
 
 use super::{
     ArchitectureReport, Candidate, Counterpart, DeclaredReport, DifferenceReport, FileReport, LayerReport,
-    MergedReport, NearestReport, PartReport, ReferenceShare, RenamedBy, RenamedReport, Report, SCHEMA, SubjectReport,
-    TestReport, Tested, Tool, Verdict, words,
+    MergedReport, NearestReport, ObstacleReport, PartReport, ReferenceShare, RenamedBy, RenamedReport, Report, SCHEMA,
+    SubjectReport, TestReport, Tested, Tool, UntestedReport, Verdict, words,
 };
 use crate::anatomy::{self, Anatomy};
 use crate::checkpoint::adapter::Merged;
 use crate::evidence::counterparts::{NamedMatch, RenamedPattern};
-use crate::evidence::{Evidence, LayerShare, PartShare};
+use crate::evidence::coverage::Untested;
+use crate::evidence::{Coverage, Evidence, LayerShare, PartShare};
 use crate::finding::Finding;
 use crate::fingerprint::{FileRecord, Fingerprint, SAMPLE_GRID};
 use crate::model::known::{FieldDifference, Nearest};
 use crate::verdict::declared::Declaration;
 use crate::verdict::overall::ReferenceWeight;
-use crate::verdict::{Assessment, Conclusion, thresholds};
+use crate::verdict::{Assessment, Conclusion, Obstacle, thresholds};
 
 /// All that a scan or a comparison found out.
 pub(crate) struct Results<'a> {
@@ -25,8 +26,8 @@ pub(crate) struct Results<'a> {
     pub(crate) fingerprint: &'a Fingerprint,
     /// Absent where the subject is a fingerprint file.
     pub(crate) anatomy: Option<&'a Anatomy>,
-    /// Share of the parameters that some test looked at.
-    pub(crate) coverage: f64,
+    /// How much was compared, and what was not.
+    pub(crate) coverage: Coverage,
     pub(crate) nearest: Vec<Nearest>,
     /// Names that differ from the counterparts' in the strongest reference that is kin; without one, names and shapes
     /// tell.
@@ -65,20 +66,22 @@ fn subject(results: &Results<'_>) -> SubjectReport {
         format: subject.format.clone(),
         files: subject.files.iter().map(FileReport::from).collect(),
         parameters: subject.parameters,
-        coverage: results.coverage,
+        coverage: rounded(results.coverage.share),
+        untested: results.coverage.untested.iter().map(UntestedReport::from).collect(),
         merged: subject.merged.as_ref().map(MergedReport::from),
     }
 }
 
 fn verdict(results: &Results<'_>) -> Verdict {
-    let Conclusion { class, references, log10_p, effect } = &results.conclusion;
+    let Conclusion { class, references, log10_p, effect, obstacles } = &results.conclusion;
     let name = &results.fingerprint.exact.subject.name;
     Verdict {
         class: (*class).into(),
         references: references.iter().map(ReferenceShare::from).collect(),
         log10_p: *log10_p,
         effect: *effect,
-        summary: words::summary(name, *class, results.candidates.first(), &results.nearest),
+        obstacles: obstacles.iter().map(ObstacleReport::from).collect(),
+        summary: words::summary(name, &results.conclusion, results.candidates.first(), &results.nearest),
     }
 }
 
@@ -135,7 +138,7 @@ fn rounded(value: f64) -> f64 {
 
 impl From<Assessment> for Candidate {
     fn from(assessment: Assessment) -> Self {
-        let Assessment { id, judgement, evidence, changes, layers, parts, counterparts } = assessment;
+        let Assessment { id, judgement, evidence, changes, layers, parts, counterparts, compared: _ } = assessment;
         Self {
             id,
             class: judgement.class.into(),
@@ -226,6 +229,19 @@ impl From<Declaration> for DeclaredReport {
         let says = words::declared(&declaration);
         let Declaration { base_models, relation, license, status, .. } = declaration;
         Self { base_models, relation, license, status: status.into(), says }
+    }
+}
+
+impl From<&Untested> for UntestedReport {
+    fn from(untested: &Untested) -> Self {
+        let Untested { place, tensors, bytes, why } = untested;
+        Self { place: place.clone(), tensors: *tensors, bytes: *bytes, why: words::why_untested(*why).to_owned() }
+    }
+}
+
+impl From<&Obstacle> for ObstacleReport {
+    fn from(obstacle: &Obstacle) -> Self {
+        Self { code: obstacle.into(), says: words::obstacle(obstacle) }
     }
 }
 

@@ -11,9 +11,9 @@ use crate::evidence::TestKind;
 use crate::evidence::kind::tests;
 use crate::evidence::matching::How;
 use crate::model::Part;
-use crate::verdict::VerdictClass;
 use crate::verdict::class::classes;
-use crate::verdict::declared::DeclarationStatus;
+use crate::verdict::declared::{DeclarationStatus, statuses};
+use crate::verdict::{Obstacle, VerdictClass};
 
 macro_rules! test_codes {
     ($($(#[$doc:meta])* $variant:ident = $name:literal, $of:ident, $explanation:literal;)*) => {
@@ -156,19 +156,90 @@ published! {
     Close = "close";
 }
 
-published! {
-    /// How the declaration relates to the evidence.
-    StatusCode, "Status", DeclarationStatus:
-    /// Weights are shared with a model that the card names.
-    Declared = "declared";
-    /// Weights are shared with a model, and the card names no base model.
-    Undeclared = "undeclared";
-    /// The card names base models, and one that was tested is not where the weights come from.
-    Contradicted = "contradicted";
-    /// The card names base models that could not be tested.
-    DeclaredUntested = "declared-untested";
-    /// Nothing was found that would need declaring, and nothing is declared.
-    NotDeclaredNotNeeded = "not-declared-not-needed";
+macro_rules! status_codes {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $explanation:literal;)*) => {
+        /// How the declaration relates to the evidence.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+        #[schemars(rename = "Status")]
+        #[non_exhaustive]
+        pub enum StatusCode {
+            $($(#[$doc])* #[serde(rename = $name)] $variant,)*
+        }
+
+        impl StatusCode {
+            /// Every status.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// The status as reports spell it.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What the status means, for `weightprint explain`.
+            pub fn explanation(self) -> &'static str {
+                match self { $(Self::$variant => $explanation,)* }
+            }
+        }
+
+        impl From<DeclarationStatus> for StatusCode {
+            fn from(status: DeclarationStatus) -> Self {
+                match status { $(DeclarationStatus::$variant => Self::$variant,)* }
+            }
+        }
+    };
+}
+
+statuses!(status_codes);
+
+macro_rules! obstacles {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $inside:pat, $explanation:literal;)*) => {
+        /// What stands in the way of a clean bill.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+        #[non_exhaustive]
+        pub enum ObstacleCode {
+            $($(#[$doc])* #[serde(rename = $name)] $variant,)*
+        }
+
+        impl ObstacleCode {
+            /// Every obstacle.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// The code as reports spell it.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What the code means, for `weightprint explain`.
+            pub fn explanation(self) -> &'static str {
+                match self { $(Self::$variant => $explanation,)* }
+            }
+        }
+
+        impl From<&Obstacle> for ObstacleCode {
+            fn from(obstacle: &Obstacle) -> Self {
+                match obstacle { $($inside => Self::$variant,)* }
+            }
+        }
+    };
+}
+
+obstacles! {
+    /// Too small a share of the weights was compared with anything.
+    Coverage = "too-little-compared", Obstacle::Coverage(_),
+        "Obstacle to a clean bill. Less than half of the weights was compared with some reference by a test that applies. \
+What was not is listed, largest first. Exit code 5 unless something was found.";
+    /// Bytes that may be weights were not read.
+    Unread = "unread-weights", Obstacle::Unread(_),
+        "Obstacle to a clean bill. In the files or beside them lie bytes that may be weights and were not read: more than \
+one for each hundred that were. Name them as a model of their own to scan them. Exit code 5 unless something was found.";
+    /// The checkpoint is damaged, or a part of it is missing.
+    Damaged = "damaged", Obstacle::Damaged(_),
+        "Obstacle to a clean bill. A finding says that the checkpoint is damaged or that a part of it is missing, so it was \
+not looked at whole. Exit code 5 unless something was found.";
+    /// A known model of the subject's shapes has no weights in any catalog.
+    KnownModel = "known-model-untested", Obstacle::KnownModel(_),
+        "Obstacle to a clean bill. A known model has exactly the subject's shapes, and no catalog has its weights, so the \
+likeliest origin was not compared. Add it to a catalog, or allow for it. Exit code 5 unless something was found.";
 }
 
 /// What settled a canonical name.

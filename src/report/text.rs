@@ -13,7 +13,7 @@ use textwrap::core::{Word, display_width};
 use textwrap::{WordSeparator, WordSplitter, WrapAlgorithm};
 
 pub(super) use self::inspect::inspection;
-use super::{Candidate, ClassCode, Report, TestReport, WriteError};
+use super::{Candidate, ClassCode, Report, TestReport, UntestedReport, WriteError, words};
 use crate::finding::Level;
 
 /// Columns of the text.
@@ -21,6 +21,12 @@ const WIDTH: usize = 80;
 
 /// Most rows of the table of names and of the list of findings; the JSON report has all.
 const MAX_ROWS: usize = 10;
+
+/// Most rows of what was not compared.
+const MAX_UNTESTED: usize = 5;
+
+/// Of what was not compared, less than one part in so many of the files' bytes is left to the JSON report.
+const TOLD_SHARE: u64 = 1000;
 
 /// Unrelated references beyond the first are shown if their corrected log10 p is at most this.
 const SUGGESTIVE: f64 = -3.0;
@@ -68,7 +74,7 @@ fn render(report: &Report) -> String {
 fn class_style(class: ClassCode) -> Style {
     let colour = match class {
         ClassCode::NoEvidence | ClassCode::SameArchitecture => AnsiColor::Green,
-        ClassCode::Inconclusive | ClassCode::SharedInitialisation => AnsiColor::Yellow,
+        ClassCode::Inconclusive | ClassCode::Screened | ClassCode::SharedInitialisation => AnsiColor::Yellow,
         _ => AnsiColor::Red,
     };
     Style::new().bold().fg_color(Some(colour.into()))
@@ -100,8 +106,34 @@ fn facts(out: &mut String, report: &Report) {
     fact(out, "Names", &naming);
     fact(out, "Declared", &format!("{} ({})", report.declared.says, report.declared.status.as_str()));
     let subject = &report.subject;
-    let coverage = format!("{:.0} % of {} parameters", 100.0 * subject.coverage, thousands(subject.parameters));
+    let coverage = format!("{} of {} parameters", words::percent(subject.coverage), thousands(subject.parameters));
     fact(out, "Tested", &format!("{coverage}, {}", tested(report)));
+    untested(out, report);
+}
+
+/// What was not compared, the largest first, as far as it amounts to anything.
+fn untested(out: &mut String, report: &Report) {
+    let all: u64 = report.subject.files.iter().map(|file| file.bytes).sum();
+    let told = |row: &&UntestedReport| row.bytes.saturating_mul(TOLD_SHARE) >= all;
+    let rows: Vec<&UntestedReport> = report.subject.untested.iter().filter(told).collect();
+    for (index, row) in rows.iter().take(MAX_UNTESTED).enumerate() {
+        let count = if row.tensors > 1 { format!(" (x{})", row.tensors) } else { String::new() };
+        let label = if index == 0 { "Not tested" } else { "" };
+        fact(out, label, &format!("{}{count}, {}: {}", clean(&row.place), bytes(row.bytes), row.why));
+    }
+    if rows.len() > MAX_UNTESTED {
+        fact(out, "", &format!("... and {} more: the JSON report has all", rows.len() - MAX_UNTESTED));
+    }
+}
+
+/// A number of bytes, in the unit that suits it.
+fn bytes(number: u64) -> String {
+    const UNITS: [&str; 5] = ["bytes", "kB", "MB", "GB", "TB"];
+    let unit = UNITS.iter().enumerate().rev().find(|(power, _)| number >= 1000u64.pow(*power as u32));
+    match unit {
+        Some((power, unit)) if power > 0 => format!("{:.1} {unit}", number as f64 / 1000f64.powi(power as i32)),
+        _ => format!("{number} bytes"),
+    }
 }
 
 fn tested(report: &Report) -> String {
@@ -123,15 +155,18 @@ fn tested(report: &Report) -> String {
 fn sizes(report: &Report) -> String {
     let field = |name: &str| report.architecture.fields.get(name).and_then(serde_json::Value::as_u64);
     let known = [
-        ("hidden_size", "channels"),
-        ("layers", "layers"),
-        ("heads", "heads"),
-        ("kv_heads", "KV heads"),
-        ("intermediate_size", "neurons"),
-        ("experts", "experts"),
-        ("vocab_size", "tokens"),
+        ("hidden_size", "channel"),
+        ("layers", "layer"),
+        ("heads", "head"),
+        ("kv_heads", "KV head"),
+        ("intermediate_size", "neuron"),
+        ("experts", "expert"),
+        ("vocab_size", "token"),
     ];
-    let sizes = known.iter().filter_map(|(name, what)| Some(format!("{} {what}", thousands(field(name)?))));
+    let sizes = known.iter().filter_map(|(name, what)| {
+        let number = field(name)?;
+        Some(format!("{} {what}{}", thousands(number), if number == 1 { "" } else { "s" }))
+    });
     sizes.collect::<Vec<_>>().join(", ")
 }
 
@@ -207,7 +242,10 @@ fn findings(out: &mut String, report: &Report) {
     }
     let bold = Style::new().bold();
     let _ = writeln!(out, "\n{bold}FINDINGS{bold:#}");
-    for finding in report.findings.iter().take(MAX_ROWS) {
+    // The gravest first, so that no number of notes pushes an error out of sight.
+    let mut findings: Vec<_> = report.findings.iter().collect();
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+    for finding in findings.into_iter().take(MAX_ROWS) {
         let (level, colour) = match finding.level {
             Level::Note => ("note", AnsiColor::Cyan),
             Level::Warning => ("warning", AnsiColor::Yellow),

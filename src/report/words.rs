@@ -1,19 +1,28 @@
 //! Every sentence of a report: the one place where facts become words.
 
 use crate::evidence::changes::{Change, Sizes};
+use crate::evidence::coverage::WhyUntested;
 use crate::evidence::facts::{Directions, Side};
 use crate::evidence::published::FileMatch;
 use crate::evidence::{Facts, WhyNot};
+use crate::fingerprint::RUN;
 use crate::model::Part;
 use crate::model::known::Nearest;
-use crate::verdict::declared::{Declaration, DeclarationStatus};
+use crate::unread::UnreadKind;
+use crate::verdict::declared::{Declaration, DeclarationStatus, Note};
 use crate::verdict::pair::Extent;
-use crate::verdict::{Assessment, Reason, VerdictClass};
+use crate::verdict::{Assessment, Conclusion, Obstacle, Reason, VerdictClass};
 
 /// What a test found.
 pub(super) fn says(facts: &Facts) -> String {
     match facts {
         Facts::Bits { tensors, equal, re_encoded, row_share } => bits(*tensors, *equal, *re_encoded, *row_share),
+        Facts::Content { of_suspect, of_reference } => format!(
+            "of its runs of {RUN} values {:.1} % are the reference's, and {:.1} % of the reference's are there, in \
+             whatever tensors",
+            100.0 * of_suspect,
+            100.0 * of_reference
+        ),
         Facts::ChannelLabels { channels, correlation: r, pairs } => {
             let profiles =
                 format!("strengths of {channels} residual channels correlate with r = {r:.3} at equal labels");
@@ -107,6 +116,8 @@ pub(super) fn why_not(why: WhyNot) -> String {
         WhyNot::NotSearched => "not looked for: other references match or come nearer".to_owned(),
         WhyNot::NoTensors => "the suspect has no tensors".to_owned(),
         WhyNot::NothingInformative => "no tensor of the suspect has values that could say anything".to_owned(),
+        WhyNot::NoRunsKept => "a fingerprint was taken before runs of values were kept".to_owned(),
+        WhyNot::FewRuns => "too few runs of values of one model can be compared".to_owned(),
         WhyNot::NoResidualStream(whose) => format!("no residual stream was found in the {}'s values", side(whose)),
         WhyNot::UnequalChannels { suspect, reference } => {
             format!("the residual streams have {suspect} and {reference} channels")
@@ -156,7 +167,8 @@ pub(super) fn because(reason: &Reason) -> String {
         }
         Reason::Extent { found, extent } => format!("{}; {}", says(found), corresponding(extent)),
         Reason::FewRows(facts) => format!("{}; too few rows for a verdict by themselves", says(facts)),
-        Reason::Coverage(share) => format!("only {:.0} % of the parameters could be looked at", 100.0 * share),
+        Reason::Coverage(share) => format!("tests that apply take in only {} of its weights", percent(*share)),
+        Reason::Screened => "only a first look was taken, at equal labels and a few neurons".to_owned(),
         Reason::NoLabels => "blocks have the same shapes, but no test of labels applies".to_owned(),
         Reason::NoLabelsInFamily => {
             "no tensor is equal, and no test of labels applies to these two models of one family".to_owned()
@@ -185,13 +197,14 @@ fn corresponding(extent: &Extent) -> String {
 }
 
 /// The verdict in one or two sentences. The tests are symmetric, and the sentence claims no direction.
-pub(super) fn summary(name: &str, class: VerdictClass, best: Option<&Assessment>, nearest: &[Nearest]) -> String {
+pub(super) fn summary(name: &str, conclusion: &Conclusion, best: Option<&Assessment>, nearest: &[Nearest]) -> String {
+    let Conclusion { class, obstacles, .. } = conclusion;
     let Some(best) = best else { return untested_summary(name, nearest) };
     let (id, judgement) = (&best.id, &best.judgement);
     let because = because(&judgement.reason);
     let chance = judgement.log10_p.map(|p| format!(" Independent training gives this with {}.", probability(p)));
     let chance = chance.unwrap_or_default();
-    match class {
+    match *class {
         VerdictClass::Identical => {
             format!("{name} is {id}, once names, order, sharding and lossless changes of type are undone: {because}.")
         }
@@ -216,10 +229,67 @@ pub(super) fn summary(name: &str, class: VerdictClass, best: Option<&Assessment>
             "No evidence that {name} shares weights with any reference tested; the structure of each differs. \
              Strongest: {id}, {because}."
         ),
-        VerdictClass::Inconclusive if judgement.class == VerdictClass::Inconclusive => {
+        VerdictClass::Inconclusive if !obstacles.is_empty() => {
+            let obstacles: Vec<String> = obstacles.iter().map(obstacle).collect();
+            let compared = match judgement.class {
+                VerdictClass::Inconclusive | VerdictClass::Screened => String::new(),
+                _ => format!(" Where it was compared, nothing speaks for shared weights (nearest: {id})."),
+            };
+            format!("No verdict on the weights of {name}: {}.{compared}", obstacles.join("; "))
+        }
+        VerdictClass::Inconclusive | VerdictClass::Screened => {
             format!("Too little of {name} could be tested for a verdict: {because} (against {id}).")
         }
-        VerdictClass::Inconclusive => untested_summary(name, nearest),
+    }
+}
+
+/// What stands in the way of a clean bill.
+pub(super) fn obstacle(obstacle: &Obstacle) -> String {
+    match obstacle {
+        Obstacle::Coverage(0.0) => "nothing of it was compared with any reference".to_owned(),
+        Obstacle::Coverage(share) => {
+            format!("only {} of the weights that lie there was compared with any reference", percent(*share))
+        }
+        Obstacle::Unread(share) => format!(
+            "bytes that may be weights were not read, {} as many as were",
+            if *share > 10.0 { format!("{share:.0} times") } else { percent(*share) }
+        ),
+        Obstacle::Damaged(code) => format!("the checkpoint was not looked at whole ({})", code.as_str()),
+        Obstacle::KnownModel(id) => format!("it was not compared with {id}, which has its shapes"),
+    }
+}
+
+/// A share in per cent: never rounded up to all, nor down to nothing.
+pub(super) fn percent(share: f64) -> String {
+    match 100.0 * share {
+        little if 0.0 < little && little < 1.0 => "less than 1 %".to_owned(),
+        most if (99.0..100.0).contains(&most) => "99 %".to_owned(),
+        per_cent => format!("{per_cent:.0} %"),
+    }
+}
+
+/// Why something was not compared.
+pub(super) fn why_untested(why: WhyUntested) -> &'static str {
+    match why {
+        WhyUntested::Unread(kind) => match kind {
+            UnreadKind::WeightFile => "another weight file, no part of the model that was read",
+            UnreadKind::ForeignWeights => "weights in a format that is not read",
+            UnreadKind::UnknownFile => "a file whose content was not made out",
+            UnreadKind::TrainingState => "training state",
+            UnreadKind::LeftOut => "tensors beside the model that was read",
+            UnreadKind::Gap => "bytes that belong to no tensor",
+            UnreadKind::EmbeddedData => "data in place of text",
+            UnreadKind::UnlistedFolder => "a folder that could not be looked at",
+            UnreadKind::OutsideLink => "a link out of the folder, which was not followed",
+            UnreadKind::RemoteCode => "code",
+        },
+        WhyUntested::UnknownType => "its type is not decoded",
+        WhyUntested::Codes => "integers, which may stand for weights",
+        WhyUntested::NonFinite => "too many values are not finite",
+        WhyUntested::NoRole => "its part in the model was not made out",
+        WhyUntested::NoTest => "no test that applies takes it in",
+        WhyUntested::NoReference => "there is no reference to hold it against",
+        WhyUntested::Adapter => "it changes a model that is not here",
     }
 }
 
@@ -260,20 +330,58 @@ fn probability(log10_p: f64) -> String {
 /// What the model card declares, and how that fits what was found.
 pub(super) fn declared(declaration: &Declaration) -> String {
     let bases = declaration.base_models.join(", ");
-    match (declaration.status, declaration.shares_with.as_deref()) {
+    let found = declaration.shares_with.as_deref();
+    let others = declaration.undeclared.join(", ");
+    let says = match (declaration.status, found) {
         (DeclarationStatus::NotDeclaredNotNeeded, _) | (DeclarationStatus::Undeclared, None) => {
             "declares no base model".to_owned()
         }
-        (DeclarationStatus::Undeclared, Some(id)) => format!("declares no base model, but shares weights with {id}"),
-        (DeclarationStatus::Declared, _) => format!("declares {bases}"),
+        (DeclarationStatus::Undeclared, Some(id)) if bases.is_empty() => {
+            format!("declares no base model, but shares weights with {id}")
+        }
+        (DeclarationStatus::Undeclared, Some(id)) => {
+            format!("declares {bases}, but shares weights with {id}, which it does not declare")
+        }
+        (DeclarationStatus::Declared | DeclarationStatus::DeclaredUntested, _) => format!("declares {bases}"),
+        (DeclarationStatus::PartlyDeclared, _) => {
+            format!("declares {bases}, but shares weights with {others} too, which it does not declare")
+        }
+        (DeclarationStatus::Mentioned, _) => {
+            let id = found.unwrap_or_default();
+            format!("names {id} in the text of the card, not in its base_model, and shares weights with it")
+        }
+        (DeclarationStatus::Contradicted, _) if declaration.note == Some(Note::Relation) => {
+            format!("declares {bases}")
+        }
         (DeclarationStatus::Contradicted, Some(id)) => {
             format!("declares {bases}, but shares weights with {id} instead")
         }
         (DeclarationStatus::Contradicted, None) => format!("declares {bases}, but shows no evidence of its weights"),
-        (DeclarationStatus::DeclaredUntested, Some(id)) => {
-            format!("declares {bases}, which could not be tested; shares weights with {id}")
+        (DeclarationStatus::Unreadable, Some(id)) => {
+            format!("has a card that could not be read, and shares weights with {id}")
         }
-        (DeclarationStatus::DeclaredUntested, None) => format!("declares {bases}, which could not be tested"),
+        (DeclarationStatus::Unreadable, None) => "has a card that could not be read".to_owned(),
+        (DeclarationStatus::NotAssessed, _) if declaration.note.is_some() => "has no card here to look at".to_owned(),
+        (DeclarationStatus::NotAssessed, _) => "declares no base model; no reference was tested".to_owned(),
+    };
+    format!("{says}{}{}", noted(declaration.note.as_ref()), not_tested(&declaration.untested))
+}
+
+/// What makes the status plain.
+fn noted(note: Option<&Note>) -> String {
+    match note {
+        Some(Note::InAnotherForm(id)) => format!(", which is {id} in another form"),
+        Some(Note::MadeFrom { declared, found }) => format!("; {declared} is known to be made from {found}"),
+        Some(Note::Shape(base)) => format!("; {base} has another width"),
+        Some(Note::Relation) => ", quantized, but more than rounding was changed".to_owned(),
+        Some(Note::NoCard) | None => String::new(),
+    }
+}
+
+fn not_tested(untested: &[String]) -> String {
+    match untested {
+        [] => String::new(),
+        several => format!("; not tested: {}", several.join(", ")),
     }
 }
 
@@ -294,6 +402,11 @@ pub(crate) fn ordered_channels() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_are_never_rounded_to_all_or_nothing() {
+        assert_eq!([0.0, 0.004, 0.5, 0.996, 1.0].map(percent), ["0 %", "less than 1 %", "50 %", "99 %", "100 %"]);
+    }
 
     #[test]
     fn probabilities_never_claim_more_than_they_are() {

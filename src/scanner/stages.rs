@@ -1,8 +1,8 @@
 //! A subject against many references: all at equal labels, then those in full that could match.
 //!
 //! Up to [`IN_FULL`] references are compared in full. Of more, every one is compared by digests, channels and sampled
-//! values first. If one matches there, only those that do are compared in full; otherwise all are screened by a few of
-//! their neurons, and those that come nearest are. Probabilities are corrected for all references in either case.
+//! values first, and screened by a few of their neurons. Those that match and those that come nearest are compared in full,
+//! and the next nearest as long as any of those does match. Probabilities are corrected for all references in either case.
 
 use std::path::Path;
 
@@ -14,12 +14,12 @@ use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::evidence::screen::{Probe, nearness};
 use crate::evidence::{Depth, Suspect};
-use crate::verdict::{Assessment, VerdictClass};
+use crate::verdict::Assessment;
 
 /// Up to so many references are all compared in full.
 const IN_FULL: usize = 8;
 
-/// Of more, so many of those that come nearest.
+/// Of more, so many of those that come nearest at a time.
 const NEAREST: usize = 4;
 
 /// All comparisons, how many of them are in full, and a digest of the references.
@@ -62,25 +62,29 @@ pub(crate) fn run(subject: &Prepared, catalogs: &[Catalog], mut digest: Sha256) 
     if few {
         return Ok(Stages { in_full: compared.len(), compared, digest });
     }
-    // A reference that explains the whole subject at equal labels makes a search needless.
-    let explains = |&index: &usize| compared[index].judgement.class >= VerdictClass::Derived;
-    let mut chosen: Vec<usize> = (0..files.len()).filter(explains).collect();
-    if chosen.is_empty() {
-        let scores = nearness(&subject.fingerprint, &probes);
-        chosen = (0..files.len()).collect();
-        chosen.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
-        chosen.truncate(NEAREST);
-        // Parts that are shared at equal labels deserve the whole comparison too.
-        chosen.extend((0..files.len()).filter(|&index| compared[index].judgement.class.shares_weights()));
-        chosen.sort_unstable();
-        chosen.dedup();
-    }
     let again = |&index: &usize| -> Result<(usize, Assessment)> {
         let (catalog, file) = files[index];
         Ok((index, compare_one(&suspect, &catalog.load(file)?.fingerprint, tries, Depth::Full)))
     };
-    for (index, one) in chosen.par_iter().map(again).collect::<Result<Vec<_>>>()? {
-        compared[index] = one;
+    // What is found at equal labels says nothing of the others: a copy that was planted among the references must not
+    // hide the one from which both come.
+    let found = |&index: &usize| compared[index].judgement.class.shares_weights();
+    let (mut next, mut others): (Vec<usize>, Vec<usize>) = (0..files.len()).partition(found);
+    let scores = nearness(&subject.fingerprint, &probes);
+    others.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+    let mut others = others.into_iter();
+    next.extend(others.by_ref().take(NEAREST));
+    let mut in_full = 0;
+    while !next.is_empty() {
+        in_full += next.len();
+        let looked_at = next.par_iter().map(again).collect::<Result<Vec<_>>>()?;
+        // Kin may stand behind kin: the search ends with the first few among which there is none.
+        let searched = &looked_at[looked_at.len().saturating_sub(NEAREST)..];
+        let goes_on = searched.iter().any(|(_, one)| one.judgement.class.shares_weights());
+        for (index, one) in looked_at {
+            compared[index] = one;
+        }
+        next = others.by_ref().take(if goes_on { NEAREST } else { 0 }).collect();
     }
-    Ok(Stages { compared, in_full: chosen.len(), digest })
+    Ok(Stages { compared, in_full, digest })
 }

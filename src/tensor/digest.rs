@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::extent::{Extent, Run};
 use super::low_rank::{LowRank, Magnitude};
-use super::packed::{ByRow, Code, Levels, Linear, Nested, Offset, Packed, Packing, Scale, Stored};
+use super::packed::{ByRow, Code, Levels, Linear, Nested, Offset, Packed, Packing, Scale, Shared, Slabs, Stored};
 use super::storage::Storage;
 use super::view::Piece;
 use super::{DType, TensorMeta};
@@ -76,6 +76,10 @@ impl Canonical {
                 self.number(4u8);
                 self.tensor(gain);
             }
+            Storage::Sum(parts) => {
+                self.number(5u8);
+                self.list(parts.as_slice(), Self::tensor);
+            }
         }
     }
 
@@ -128,19 +132,7 @@ impl Canonical {
                 self.numbers([1, group]);
             }
             Packing::ByRow(ByRow { code, block: (tall, wide), scale, offset }) => {
-                let scale = match scale {
-                    Scale::Plain => 0,
-                    Scale::Of127 => 1,
-                    Scale::Exponent => 2,
-                    Scale::Times => 3,
-                    Scale::Over => 4,
-                };
-                let offset = match offset {
-                    Offset::None => 0,
-                    Offset::Added => 1,
-                    Offset::Zero => 2,
-                    Offset::ZeroCodes => 3,
-                };
+                let (scale, offset) = (number_of_scale(scale), number_of_offset(offset));
                 let (code, bits, middle) = match code {
                     Code::Number => (0, 0, 0),
                     Code::Bits { bits, middle } => (1, u64::from(bits), u64::from(middle)),
@@ -151,6 +143,14 @@ impl Canonical {
             Packing::Linear(Linear { bits, middle, transposed, group }) => {
                 let middle = u64::from(middle.cast_unsigned());
                 self.numbers([3, u64::from(bits), middle, u64::from(transposed), group]);
+            }
+            Packing::Slabs(Slabs { bits, high_first, middle, cols, shared, scale }) => {
+                let (runs, count) = match shared {
+                    Shared::Runs(count) => (0, count),
+                    Shared::Every(count) => (1, count),
+                };
+                let (bits, middle, scale) = (u64::from(bits), u64::from(middle), number_of_scale(scale));
+                self.numbers([5, bits, u64::from(high_first), middle, cols, runs, count, scale]);
             }
             Packing::Flat { levels, cols, block, nested } => {
                 let levels = match levels {
@@ -190,6 +190,30 @@ impl Canonical {
                 out.list(lengths, |out, length| out.number(length.to_bits()));
             }
         });
+    }
+}
+
+/// A number for each way to store a scale; those of a stated one begin above all others.
+fn number_of_scale(scale: Scale) -> u64 {
+    match scale {
+        Scale::Plain => 0,
+        Scale::Of127 => 1,
+        Scale::Exponent => 2,
+        Scale::Times => 3,
+        Scale::Over => 4,
+        Scale::Inverse => 5,
+        Scale::Stated(bits) => 1 << 32 | u64::from(bits),
+    }
+}
+
+/// A number for each kind of offset; those of a stated one begin above all others.
+fn number_of_offset(offset: Offset) -> u64 {
+    match offset {
+        Offset::None => 0,
+        Offset::Added => 1,
+        Offset::Zero => 2,
+        Offset::ZeroCodes => 3,
+        Offset::Stated(zero) => 1 << 32 | u64::from(zero.cast_unsigned()),
     }
 }
 
@@ -239,6 +263,7 @@ mod tests {
     fn whatever_moves_a_value_moves_the_digest() {
         let by_row = |block, scale| ByRow { code: Code::E2m1, block, scale, offset: Offset::None };
         let flat = |nested| Packing::Flat { levels: Levels::Nf4, cols: 6, block: 2, nested };
+        let slabs = |shared| Slabs { bits: 2, high_first: true, middle: 1, cols: 6, shared, scale: Scale::Plain };
         let run = |step| Some(vec![Run { first: 0, count: 2, step }]);
         let lengths = |numbers: [f32; 2]| Some(Magnitude::Known(plain("m", 300), numbers.into()));
         let storages = [
@@ -255,6 +280,10 @@ mod tests {
             packed(Packing::ByRow(by_row((1, 2), Scale::Of127)), None),
             packed(Packing::Linear(Linear { bits: 8, middle: 0, transposed: false, group: 6 }), None),
             packed(Packing::Linear(Linear { bits: 8, middle: -1, transposed: false, group: 6 }), None),
+            packed(Packing::ByRow(by_row((1, 2), Scale::Stated(0))), None),
+            packed(Packing::ByRow(by_row((1, 2), Scale::Stated(1))), None),
+            packed(Packing::Slabs(slabs(Shared::Runs(2))), None),
+            packed(Packing::Slabs(slabs(Shared::Every(2))), None),
             packed(flat(None), None),
             packed(flat(Some(Nested { block: 2, offset: 1 })), None),
             packed(flat(Some(Nested { block: 2, offset: 2 })), None),

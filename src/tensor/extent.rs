@@ -11,6 +11,13 @@ pub struct Extent {
     pub len: u64,
 }
 
+impl Extent {
+    /// The byte after the last; saturates.
+    pub fn end(&self) -> u64 {
+        self.offset.saturating_add(self.len)
+    }
+}
+
 /// Rows of a matrix, one after the other or with others between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {

@@ -1,5 +1,5 @@
-//! Weights stored as codes whose scales lie in other tensors: GPTQ, AWQ, MLX, bitsandbytes, compressed-tensors,
-//! microscaled floats, and 8-bit numbers with scales.
+//! Weights stored as codes whose scales lie in other tensors: GPTQ, AWQ, MLX, bitsandbytes, compressed-tensors, HQQ,
+//! BitNet, microscaled floats, and whole numbers with scales.
 //!
 //! A packed tensor is one matrix of (out, in), or a stack of such, with one role, whichever way its codes lie. Reading
 //! it is the checkpoint's work; nothing here touches a file.
@@ -23,7 +23,7 @@ impl Kind {
     }
 }
 
-const NAMES: [&str; 28] = [
+const NAMES: [&str; 30] = [
     "GPTQ-2",
     "GPTQ-3",
     "GPTQ-4",
@@ -52,6 +52,8 @@ const NAMES: [&str; 28] = [
     "NVFP4-SCALED",
     "MXFP4-SCALED",
     "MXFP8-SCALED",
+    "U8-SCALED",
+    "I32-SCALED",
 ];
 
 /// How codes and scales become values. `q` is a code, `s` its scale, `z` its zero point.
@@ -76,6 +78,8 @@ pub enum Packing {
     ByRow(ByRow),
     /// `(q - z)·s`, as ONNX has it.
     Linear(Linear),
+    /// `(q - z)·s`; codes packed across the rows of a matrix, whose values are read on in order.
+    Slabs(Slabs),
     /// `level[q]·s`; two codes to a byte, the high half first, and one scale for each run of values in reading order.
     Flat {
         /// What codes stand for.
@@ -101,6 +105,33 @@ pub struct Linear {
     pub transposed: bool,
     /// In features that share a scale.
     pub group: u64,
+}
+
+/// Codes packed across rows: of a matrix with `n` stored rows the element (r, c) holds the codes of (r, c), (r + n, c),
+/// (r + 2n, c), …. The matrix is the tensor's values in reading order, whatever its width.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slabs {
+    /// Bits of a code, 8 at most; as many codes as fit whole share an element.
+    pub bits: u32,
+    /// Whether the first rows are in the high bits.
+    pub high_first: bool,
+    /// What is taken from the code where no zero points are stored.
+    pub middle: u32,
+    /// Columns of the tensor.
+    pub cols: u64,
+    /// Which values share a scale.
+    pub shared: Shared,
+    /// How a scale is stored.
+    pub scale: Scale,
+}
+
+/// Which of the values in reading order share a scale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shared {
+    /// Runs of that many.
+    Runs(u64),
+    /// Every so many-th.
+    Every(u64),
 }
 
 /// Codes of (out, in), each row by itself.
@@ -146,6 +177,10 @@ pub enum Scale {
     Times,
     /// As a number, divided by the one number of the second scales.
     Over,
+    /// As the number that codes are divided by.
+    Inverse,
+    /// Not among the scales: one for all, the bits of an `f32`.
+    Stated(u32),
 }
 
 /// What a code's offset does.
@@ -160,6 +195,8 @@ pub enum Offset {
     /// `(q - z)·s`; each is a code of as many bits as the weights', less `middle` as these, those of a column one after
     /// the other.
     ZeroCodes,
+    /// `(q - z)·s`; the same for all, and not stored among the offsets.
+    Stated(i32),
 }
 
 /// The levels of bitsandbytes' 4-bit types, by code, in units of the scale.

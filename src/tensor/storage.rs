@@ -25,6 +25,8 @@ pub enum Storage {
     LowRank(Arc<LowRank>),
     /// Each value is one more than that of another tensor: the gain of a norm that is stored less one.
     PlusOne(Arc<TensorMeta>),
+    /// Each value is the sum of those of two tensors of the same shape.
+    Sum(Arc<[TensorMeta; 2]>),
 }
 
 impl Storage {
@@ -49,6 +51,7 @@ impl Storage {
             Self::Packed(packed) => packed.stored().map(|stored| stored.extent).collect(),
             Self::LowRank(change) => change.extents(),
             Self::PlusOne(gain) => gain.extents(),
+            Self::Sum(parts) => parts.iter().flat_map(TensorMeta::extents).collect(),
         }
     }
 
@@ -60,6 +63,7 @@ impl Storage {
             Self::Packed(packed) => packed.codes.extent,
             Self::LowRank(change) => change.base.first_extent(),
             Self::PlusOne(gain) => gain.first_extent(),
+            Self::Sum(parts) => parts[0].first_extent(),
         }
     }
 
@@ -71,6 +75,7 @@ impl Storage {
             Self::Packed(packed) => packed.len(),
             Self::LowRank(change) => change.base.stored_bytes(),
             Self::PlusOne(gain) => gain.stored_bytes(),
+            Self::Sum(parts) => parts.iter().fold(0, |sum, part| sum.saturating_add(part.stored_bytes())),
         }
     }
 
@@ -83,6 +88,7 @@ impl Storage {
             // An adapter is merged once all shards are known.
             Self::LowRank(change) => Self::LowRank(Arc::clone(change)),
             Self::PlusOne(gain) => Self::PlusOne(Arc::new(TensorMeta::clone(gain).shifted(by))),
+            Self::Sum(parts) => Self::Sum(Arc::new(parts.each_ref().map(|part| part.clone().shifted(by)))),
         }
     }
 }

@@ -9,6 +9,11 @@ macro_rules! classes {
             Inconclusive = "inconclusive",
                 "Verdict. Too little could be tested: no reference, unreadable or constant values, or no test that \
 applies. The report says what is missing. Exit code 5; never a pass.";
+            /// One of many references, of which only a first look was taken.
+            Screened = "screened",
+                "Verdict on one of many references. It was held against the subject at equal labels and by a few of its \
+neurons, others come nearer, and nothing was found. It was not compared in full, so this is no negative \
+result.";
             /// Structure differs, and no test found anything.
             NoEvidence = "no-evidence",
                 "Verdict. The structure differs from every reference tested and no test found anything. That is not \

@@ -1,9 +1,13 @@
 //! What one comparison amounts to.
 
 use super::VerdictClass;
-use super::thresholds::{MAX_LOG10_P, MIN_CORRELATION, MIN_COVERAGE, MIN_EFFECT, MIN_LAYERS_MATCHED, MIN_PART_MATCHED};
+use super::thresholds::{
+    MAX_LOG10_P, MIN_CONTENT, MIN_CORRELATION, MIN_COVERAGE, MIN_EFFECT, MIN_LAYERS_MATCHED, MIN_PART_MATCHED,
+};
 use crate::evidence::counterparts::Counterparts;
-use crate::evidence::{Change, Comparison, Evidence, Facts, LayerShare, Measure, PartShare, TestKind, matched_share};
+use crate::evidence::{
+    Change, Compared, Comparison, Depth, Evidence, Facts, LayerShare, Measure, PartShare, TestKind, matched_share,
+};
 use crate::math::tails;
 use crate::model::Part;
 
@@ -24,6 +28,8 @@ pub struct Assessment {
     pub parts: Vec<PartShare>,
     /// Counterparts by name; only where weights are shared.
     pub counterparts: Counterparts,
+    /// Tensors of the subject that were compared with the reference.
+    pub compared: Compared,
 }
 
 impl Assessment {
@@ -37,6 +43,7 @@ impl Assessment {
             layers: Vec::new(),
             parts: Vec::new(),
             counterparts: Counterparts::default(),
+            compared: Compared::default(),
         }
     }
 }
@@ -80,6 +87,8 @@ pub enum Reason {
     FewRows(Facts),
     /// Too small a share of the parameters could be looked at.
     Coverage(f64),
+    /// Only a first look was taken.
+    Screened,
     /// Blocks have the same shapes, but no test of labels applies.
     NoLabels,
     /// Nothing is equal, and no test of labels applies to two models of one family.
@@ -180,6 +189,27 @@ impl Counted<'_> {
 /// Judges a comparison; `tries` is the number of references that were tested, for the correction.
 pub fn judge(comparison: &Comparison, tries: u64) -> Judgement {
     let weighed = Weighed { comparison, tries };
+    let by_tensors = by_tensors(&weighed);
+    // Content that lies in other tensors than the reference's says more only where those say less.
+    by_content(&weighed).filter(|judgement| judgement.class > by_tensors.class).unwrap_or(by_tensors)
+}
+
+/// What runs of values in common amount to, in whatever tensors they lie. Nothing tells which part of the reference they
+/// are, so as much of them as can be is taken for its embedding: only the rest speaks for its layers.
+fn by_content(weighed: &Weighed<'_>) -> Option<Judgement> {
+    let found = weighed.comparison.content?;
+    let test = weighed.count(TestKind::Content, weighed.find(TestKind::Content)?);
+    let outside = 1.0 - weighed.comparison.reference_embedding;
+    let of_layers = (found.of_reference() - weighed.comparison.reference_embedding) / outside;
+    if outside > 0.0 && of_layers >= MIN_CONTENT {
+        return Some(test.judged(VerdictClass::Derived, Reason::Test(test.facts())));
+    }
+    let shared = found.of_suspect().max(found.of_reference()) >= MIN_EFFECT;
+    shared.then(|| test.judged(VerdictClass::SharesComponents, Reason::Test(test.facts())))
+}
+
+fn by_tensors(weighed: &Weighed<'_>) -> Judgement {
+    let comparison = weighed.comparison;
     let exact = weighed.exact();
     if let Some((exact, class)) = exact.zip(equality(comparison)) {
         return exact.judged(class, Reason::Test(exact.facts()));
@@ -192,11 +222,11 @@ pub fn judge(comparison: &Comparison, tries: u64) -> Judgement {
     }
     let equal = exact.filter(|exact| exact.measure.effect >= MIN_EFFECT);
     if let Some(test) = strongest.or(equal) {
-        let (class, components, extent) = extent(&weighed);
+        let (class, components, extent) = extent(weighed);
         let reason = Reason::Extent { found: test.facts(), extent };
         return Judgement { components, ..test.judged(class, reason) };
     }
-    nothing_found(&weighed)
+    nothing_found(weighed)
 }
 
 /// The class of a suspect whose every tensor is accounted for by equality.
@@ -241,6 +271,7 @@ fn nothing_found(weighed: &Weighed<'_>) -> Judgement {
     let (exact, strongest) = (weighed.exact(), weighed.strongest());
     let told = strongest.or(exact);
     let (class, reason) = match (exact.filter(|_| comparison.coverage >= MIN_COVERAGE), strongest) {
+        _ if comparison.depth == Depth::Labels => (VerdictClass::Screened, Reason::Screened),
         (None, _) => (VerdictClass::Inconclusive, Reason::Coverage(comparison.coverage)),
         (Some(_), Some(test)) if comparison.same_blocks => (VerdictClass::SameArchitecture, Reason::Test(test.facts())),
         (Some(_), None) if comparison.same_blocks => (VerdictClass::Inconclusive, Reason::NoLabels),

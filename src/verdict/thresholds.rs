@@ -11,9 +11,17 @@ pub const MIN_EFFECT: f64 = 0.05;
 /// Below this coverage nothing found is not a finding: most of the model was not looked at.
 pub const MIN_COVERAGE: f64 = 0.5;
 
+/// Bytes that may be weights and were not read, for each byte that was, above which there is no clean bill: a model that is
+/// hidden beside another is rarely a hundred times smaller, and what trainers leave beside a model often is.
+pub(super) const MAX_UNREAD: f64 = 0.01;
+
 /// Smallest share of the layers' parameters with a counterpart for a whole model to count as derived. Below it the parts
 /// that correspond are named instead: a copied embedding beside a few stray matrices is no derived model.
 pub(super) const MIN_LAYERS_MATCHED: f64 = 0.2;
+
+/// Smallest share of the runs of a reference's layers that has to be found for a model to count as derived where no
+/// tensors correspond: the half of it. Runs do not tell which layers they are of, so more is asked than of layers.
+pub(super) const MIN_CONTENT: f64 = 0.5;
 
 /// Correlation with the counterpart above which weights count as carried over rather than as a common start: a quarter
 /// of their variance is explained.

@@ -37,7 +37,8 @@ fn values_are_those_that_peft_writes() {
         let merged = load_file(&folder.join("merged.safetensors"));
         let before = load_file(&base);
         for mmap in [true, false] {
-            let checkpoint = assemble::open_merged(&adapter, &base, OpenOptions { mmap }).unwrap();
+            let checkpoint =
+                assemble::open_merged(&adapter, &base, OpenOptions { mmap, ..OpenOptions::default() }).unwrap();
             assert_eq!(checkpoint.tensors.len(), before.len(), "{name}");
             let (mut worst, mut changed) = (0f32, 0);
             for own in &before {

@@ -5,9 +5,11 @@ mod support;
 
 mod adapters;
 mod blocks;
+mod containers;
 mod decode;
 mod gains;
 mod gguf;
+mod inventory;
 mod layouts;
 mod meta;
 mod onnx;

@@ -113,7 +113,11 @@ fn every_value_comes_back() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), &in_meta_layout("base-a"), 2, Generation::Llama2);
     // Any part stands for all of them.
-    let checkpoint = Checkpoint::open(&folder.path().join("consolidated.01.pth"), OpenOptions { mmap: false }).unwrap();
+    let checkpoint = Checkpoint::open(
+        &folder.path().join("consolidated.01.pth"),
+        OpenOptions { mmap: false, ..OpenOptions::default() },
+    )
+    .unwrap();
     for original in load("base-a") {
         let tensor = checkpoint.tensors.iter().find(|tensor| tensor.name == renamed(&original.name)).unwrap();
         let mut out = vec![f32::NAN; tensor.elements() as usize];

@@ -110,7 +110,9 @@ fn values_beside_the_file_may_be_shared_and_the_gaps_are_told() {
     let names: Vec<&str> = checkpoint.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
     assert_eq!(names, ["a.weight", "c.weight"]);
     let gap = (Code::HeaderGap, Level::Warning);
-    assert_eq!(codes(&checkpoint), [gap, gap, (Code::SharedStorage, Level::Note)]);
+    assert_eq!(codes(&checkpoint), [(Code::SharedStorage, Level::Note), gap, gap]);
+    let bytes: u64 = checkpoint.unread.iter().map(|unread| unread.bytes).sum();
+    assert_eq!(bytes, 500_000 - 4 * 32 - 6 * 32);
 }
 
 #[test]
@@ -207,7 +209,7 @@ fn fused_matrices_of_the_model_builder_are_taken_apart() {
 }
 
 #[test]
-fn a_file_is_known_by_its_content_and_several_are_not_chosen_between() {
+fn a_file_is_known_by_its_content_and_several_are_chosen_between_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("weights.dat");
     onnx::write(&path, &load("base-a"), Form::Plain);
@@ -216,6 +218,8 @@ fn a_file_is_known_by_its_content_and_several_are_not_chosen_between() {
     for name in ["model.onnx", "model_fp16.onnx"] {
         fs::copy(&path, folder.path().join(name)).unwrap();
     }
+    assert_eq!(open(folder.path()).shards[0].name, "model.onnx");
+    fs::rename(folder.path().join("model.onnx"), folder.path().join("other.onnx")).unwrap();
     let run = weightprint(["inspect".as_ref(), folder.path().as_os_str()]);
     assert!(run.code == 2 && run.stderr.contains("more than one model"), "{}", run.stderr);
     crate::support::write_file(&folder.path().join("model.safetensors"), &load("a-sft"));
@@ -232,7 +236,7 @@ fn fixture(name: &str) -> PathBuf {
 type Tensors = BTreeMap<String, (Vec<u64>, Vec<f32>)>;
 
 fn read(path: &Path, mmap: bool) -> Tensors {
-    let checkpoint = Checkpoint::open(path, OpenOptions { mmap }).unwrap();
+    let checkpoint = Checkpoint::open(path, OpenOptions { mmap, ..OpenOptions::default() }).unwrap();
     let tensor = |tensor: &TensorMeta| {
         let (mut out, mut buf) = (vec![f32::NAN; tensor.elements() as usize], Vec::new());
         checkpoint.values(tensor, 0, &mut out, &mut buf).unwrap().expect("a type that is decoded");

@@ -18,7 +18,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn open(path: &Path, mmap: bool) -> Checkpoint {
-    Checkpoint::open(path, OpenOptions { mmap }).unwrap()
+    Checkpoint::open(path, OpenOptions { mmap, ..OpenOptions::default() }).unwrap()
 }
 
 /// Name to type, shape and values.
@@ -306,7 +306,7 @@ fn safetensors_win_over_pickles_and_the_report_says_so() {
     crate::support::write_file(&folder.path().join("model.safetensors"), &load("a-sft"));
     let checkpoint = open(folder.path(), true);
     assert_eq!(checkpoint.format.as_str(), "safetensors");
-    assert_eq!(codes(&checkpoint), [(Code::FileLeftOut, Level::Note)]);
+    assert_eq!(codes(&checkpoint), [(Code::ShardExtra, Level::Warning)]);
     assert!(checkpoint.findings[0].message.contains("pytorch_model-00001-of-00003.bin"));
     assert_eq!(verdict(folder.path()).0, "derived");
 }

@@ -7,3 +7,4 @@ mod files;
 mod gguf;
 mod onnx;
 mod pickles;
+mod readings;

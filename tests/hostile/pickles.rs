@@ -296,15 +296,21 @@ fn archives_that_torch_does_not_write_are_refused() {
         changed[at..at + bytes.len()].copy_from_slice(bytes);
         changed
     };
-    refuse(&with(directory + 10, &[8, 0]), &["`model/data.pkl`", "compressed"]);
-    refuse(&with(directory + 24, &[0xff]), &["compressed"]);
-    refuse(&with(directory + 8, &[1, 8]), &["encrypted"]);
+    let both = |place: usize, local: usize, bytes: &[u8]| {
+        let mut changed = with(place, bytes);
+        changed[local..local + bytes.len()].copy_from_slice(bytes);
+        changed
+    };
+    refuse(&both(directory + 10, 8, &[8, 0]), &["`model/data.pkl`", "compressed"]);
+    refuse(&both(directory + 24, 22, &[0xff]), &["another length than its own"]);
+    refuse(&both(directory + 8, 6, &[1, 8]), &["encrypted"]);
     refuse(&with(directory + 42, &[0xff; 3]), &["beyond the end"]);
     refuse(&with(directory + 42, &[1]), &["no header where the directory says"]);
     refuse(&with(directory + 20, &[0xff, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff, 0x7f]), &["beyond the end"]);
     refuse(&with(directory, b"XX"), &["directory is cut off or broken"]);
     refuse(&with(end + 8, &[0xff, 0xff, 0xff, 0xff]), &["64-bit end record"]);
-    refuse(&with(end + 10, &[200, 0]), &["directory is cut off or broken"]);
+    refuse(&with(end + 8, &[200, 0, 200, 0]), &["directory is cut off or broken"]);
+    refuse(&with(end + 10, &[200, 0]), &["other disks"]);
     refuse(&with(end + 12, &[0xff, 0xff, 0xff, 0x7f]), &["directory reaches beyond the end"]);
     refuse(&with(end, b"XX"), &["cut off"]);
     let pickle = state_pickle(&small());

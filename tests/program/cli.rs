@@ -195,7 +195,8 @@ fn an_unknown_dtype_lowers_the_coverage_and_never_fails_the_scan() {
     let report = run.json();
     assert_eq!(report["verdict"]["class"], "derived", "{}", run.stderr);
     let coverage = report["subject"]["coverage"].as_f64().unwrap();
-    assert!(coverage < 1.0 && coverage > 0.8, "{coverage}");
+    // Of what is not decoded every byte may be two weights.
+    assert!(coverage < 0.8 && coverage > 0.5, "{coverage}");
     let findings = report["findings"].as_array().unwrap();
     assert!(findings.iter().any(|finding| finding["code"] == "dtype-unknown"));
 }

@@ -5,6 +5,7 @@ mod support;
 
 mod cache;
 mod cli;
+mod folders;
 mod modules;
 mod pipes;
 mod snapshots;

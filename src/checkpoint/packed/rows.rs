@@ -1,6 +1,6 @@
 //! 8-bit numbers with scales, compressed-tensors, and microscaled floats: matrices of (out, in), row by row.
 
-use super::{Beside, Found, exponents, floats, is_matrix, order, stored, with_in_features};
+use super::{Beside, Found, PackedPart, exponents, floats, is_matrix, order, stored, with_in_features};
 use crate::Result;
 use crate::tensor::packed::{ByRow, Code, Offset, Packed, Packing, Scale, Stored};
 use crate::tensor::{DType, TensorMeta};
@@ -16,32 +16,11 @@ impl Beside<'_> {
     /// 8-bit numbers, one to a code: one scale for the tensor, for each row, or for each block.
     pub(super) fn scaled(&self, stem: &str, codes: &TensorMeta) -> Option<Found> {
         let scales = self.part(stem, ".weight_scale_inv").or_else(|| self.part(stem, ".weight_scale"))?;
-        let (mut kind, integers) = match codes.dtype {
-            DType::F8E4M3 => ("F8_E4M3-SCALED", false),
-            DType::F8E5M2 => ("F8_E5M2-SCALED", false),
-            _ => ("I8-SCALED", true),
-        };
-        if !is_matrix(codes) {
+        let zeros = self.part(stem, ".weight_zero_point").filter(|_| codes.dtype == DType::I8);
+        if zeros.is_some_and(|(_, zeros)| zeros.dtype != DType::I8) {
             return None;
         }
-        let matrix = stored(codes)?;
-        let mut scale = floats(scales.1).or_else(|| exponents(scales.1).filter(|_| !integers))?;
-        let mut form = ByRow { code: Code::Number, block: (1, 1), scale: Scale::Plain, offset: Offset::None };
-        if scale.dtype == DType::U8 {
-            (form.scale, kind) = (Scale::Exponent, "MXFP8-SCALED");
-        }
-        form.block = block(&matrix, &mut scale)?;
-        let mut parts = vec![scales.0];
-        let mut packed = Packed::new(Packing::ByRow(form), matrix, scale);
-        if let Some((at, zeros)) = self.part(stem, ".weight_zero_point").filter(|_| integers) {
-            let mut zero = stored(zeros).filter(|zero| zero.dtype == DType::I8)?;
-            (zero.rows, zero.cols) = same_places(&zero, &packed.scales)?;
-            packed.packing = Packing::ByRow(ByRow { offset: Offset::Zero, ..form });
-            packed.offsets = Some(zero);
-            parts.push(at);
-        }
-        let (name, shape) = (codes.name.clone(), codes.shape.clone());
-        Some(Found { name, kind: kind.to_owned(), shape, packed, parts })
+        by_scale(codes.name.clone(), codes, scales, zeros)
     }
 
     /// compressed-tensors: integers of a few bits, or 4-bit floats.
@@ -53,14 +32,7 @@ impl Beside<'_> {
             return Ok(four_bit_floats(name, codes, scales, second));
         }
         let Some((at, shape)) = self.part(stem, ".weight_shape") else { return Ok(None) };
-        let Some(bytes) = self.small(shape, 16)? else { return Ok(None) };
-        let sizes: Vec<i64> = match shape.dtype {
-            DType::I64 => bytes.as_chunks::<8>().0.iter().map(|size| i64::from_le_bytes(*size)).collect(),
-            DType::I32 => bytes.as_chunks::<4>().0.iter().map(|size| i32::from_le_bytes(*size).into()).collect(),
-            _ => return Ok(None),
-        };
-        let sizes: Option<Vec<u64>> = sizes.into_iter().map(|size| u64::try_from(size).ok()).collect();
-        let Some(&[out_features, in_features]) = sizes.as_deref() else { return Ok(None) };
+        let Some([out_features, in_features]) = self.stated_shape(shape)? else { return Ok(None) };
         let found = self.integers(stem, codes, scales, [out_features, in_features]);
         Ok(found.map(|found| Found { parts: found.parts.into_iter().chain([at]).collect(), ..found }))
     }
@@ -133,6 +105,42 @@ impl Beside<'_> {
     }
 }
 
+/// Numbers of a stored type with scales, and zero points that lie like these.
+pub(super) fn by_scale(
+    name: String,
+    codes: &TensorMeta,
+    scales: PackedPart<'_>,
+    zeros: Option<PackedPart<'_>>,
+) -> Option<Found> {
+    let (mut kind, integers) = match codes.dtype {
+        DType::F8E4M3 => ("F8_E4M3-SCALED", false),
+        DType::F8E5M2 => ("F8_E5M2-SCALED", false),
+        DType::U8 => ("U8-SCALED", true),
+        _ => ("I8-SCALED", true),
+    };
+    if !is_matrix(codes) {
+        return None;
+    }
+    let matrix = stored(codes)?;
+    let mut scale = floats(scales.1).or_else(|| exponents(scales.1).filter(|_| !integers))?;
+    let mut form = ByRow { code: Code::Number, block: (1, 1), scale: Scale::Plain, offset: Offset::None };
+    if scale.dtype == DType::U8 {
+        (form.scale, kind) = (Scale::Exponent, "MXFP8-SCALED");
+    }
+    form.block = block(&matrix, &mut scale)?;
+    let mut parts = vec![scales.0];
+    let mut packed = Packed::new(Packing::ByRow(form), matrix, scale);
+    if let Some((at, zeros)) = zeros {
+        let mut zero = stored(zeros).filter(|zero| zero.dtype.is_decoded())?;
+        (zero.rows, zero.cols) = same_places(&zero, &packed.scales)?;
+        packed.packing = Packing::ByRow(ByRow { offset: Offset::Zero, ..form });
+        packed.offsets = Some(zero);
+        parts.push(at);
+    }
+    let shape = codes.shape.clone();
+    Some(Found { name, kind: kind.to_owned(), shape, packed, parts })
+}
+
 /// Two 4-bit floats to a byte, with 8-bit floats for scales and one scale for these, or with exponents of two.
 fn four_bit_floats(
     name: String,
@@ -178,6 +186,15 @@ fn block(codes: &Stored, scale: &mut Stored) -> Option<(u64, u64)> {
     }
     if (tall, wide) == (rows.div_ceil(SQUARE), cols.div_ceil(SQUARE)) {
         return Some((SQUARE, SQUARE));
+    }
+    if count == cols && (tall == 1 || wide == 1) {
+        (scale.rows, scale.cols) = (1, cols);
+        return Some((rows, 1));
+    }
+    if count > rows && (tall == 1 || wide == 1) && count.is_multiple_of(rows) && cols.is_multiple_of(count / rows) {
+        // Groups of every row one after the other.
+        (scale.rows, scale.cols) = (rows, count / rows);
+        return Some((1, cols / scale.cols));
     }
     // Otherwise blocks of one size fill the matrix: groups of a row, the matrices of a stack or of a fused one.
     if tall == 1 && wide > 1 && rows.is_multiple_of(wide) {

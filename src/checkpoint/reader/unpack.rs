@@ -4,6 +4,7 @@ mod columns;
 mod flat;
 mod linear;
 mod rows;
+mod slabs;
 
 use super::{Reader, Window};
 use crate::Result;
@@ -47,6 +48,7 @@ impl Parts<'_> {
         match self.packed.packing {
             Packing::ByRow(form) => self.by_row(form, window, out),
             Packing::Linear(form) => self.linear(form, window, out),
+            Packing::Slabs(form) => self.slabs(form, window, out),
             Packing::Gptq { bits, group, plus } => {
                 self.by_column(columns::Form { bits, group, plus, places: None }, window, out)
             }

@@ -8,8 +8,11 @@ use std::sync::Arc;
 use serde_json::{Map, Number, Value as Json, json};
 
 use super::reader::Reader;
+use crate::finding::Finding;
 use crate::format::claims::{Card, Claims};
+use crate::format::embedded::{self, Density, MAX_TEXT};
 use crate::text::shown;
+use crate::unread::Unread;
 use crate::{Error, Result};
 
 /// Longest key in bytes; the specification's own ceiling.
@@ -35,6 +38,15 @@ const MAX_TOKENS: u64 = 1 << 21;
 
 /// Longest token; longer ones are no words.
 const MAX_TOKEN_BYTES: u64 = 1 << 16;
+
+/// Mean length of the strings of a tokenizer's list that none has: those of real vocabularies have 5 to 12 bytes.
+const MEAN_TOKEN: u64 = 64;
+
+/// SentencePiece's table of how characters are normalised, which has the size of the table and not of the vocabulary.
+const CHARACTERS: &str = "tokenizer.ggml.precompiled_charsmap";
+
+/// That table has about 240 KB in every model so far.
+const MAX_CHARACTERS: u64 = 1 << 19;
 
 /// A value as far as it is kept.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,6 +98,19 @@ pub struct Metadata {
     values: BTreeMap<String, Value>,
     /// The strings of the vocabulary by id, in the tokenizer's own spelling.
     tokens: Option<Arc<Vec<String>>>,
+    /// Keys of long texts and lists, and what was seen of them as they were passed over.
+    long: Vec<(String, Passed)>,
+}
+
+/// What is kept of a value that was passed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Passed {
+    /// A text: its length, and whether a part of it is encoded data.
+    Text { bytes: u64, encoded: bool },
+    /// Texts: how many, their length together, and that of those which are encoded data.
+    Texts { count: u64, bytes: u64, encoded: u64 },
+    /// Numbers: how many, and their length together.
+    Numbers { count: u64, bytes: u64 },
 }
 
 /// Value types by their numbers in the file.
@@ -119,6 +144,7 @@ impl Metadata {
             let kind = reader.u32("the type of a metadata value")?;
             let value = match kind {
                 ARRAY => metadata.array(reader, &key)?,
+                STRING => metadata.text(reader, &key)?,
                 _ => scalar(reader, kind)?,
             };
             if metadata.values.insert(key.clone(), value).is_some() {
@@ -137,6 +163,7 @@ impl Metadata {
         if kind != STRING {
             let Some(width) = width(kind) else { return Err(unknown(reader, at, kind)) };
             let count = reader.count(width, "elements of an array")?;
+            self.long.push((key.to_owned(), Passed::Numbers { count, bytes: count.saturating_mul(width) }));
             if count > MAX_KEPT_NUMBERS || matches!(kind, 6 | 12) {
                 reader.pass(count.saturating_mul(width), "an array")?;
                 return Ok(Value::Passed);
@@ -155,18 +182,57 @@ impl Metadata {
             return Err(Error::limit(path, "number of tokens", count, MAX_TOKENS));
         }
         let mut tokens = Vec::new();
+        let (begin, mut encoded) = (reader.at(), 0);
         for _ in 0..count {
             if key == TOKENS {
                 tokens.push(reader.string(MAX_TOKEN_BYTES, "length of a token in bytes")?);
             } else {
-                let len = reader.count(1, "bytes of a string")?;
-                reader.pass(len, "a string")?;
+                let (len, density) = passed(reader)?;
+                encoded += if density.encoded() > 0 { len } else { 0 };
             }
         }
+        let bytes = reader.at() - begin - 8 * count;
+        encoded += tokens.iter().map(|token| embedded::data_in(token)).sum::<u64>();
+        self.long.push((key.to_owned(), Passed::Texts { count, bytes, encoded }));
         if key == TOKENS {
             self.tokens = Some(Arc::new(tokens));
         }
         Ok(Value::Passed)
+    }
+
+    fn text(&mut self, reader: &mut Reader<'_>, key: &str) -> Result<Value> {
+        let at = reader.at();
+        let (bytes, density) = passed(reader)?;
+        let encoded = density.encoded() > 0;
+        self.long.push((key.to_owned(), Passed::Text { bytes, encoded }));
+        if bytes > MAX_KEPT_BYTES {
+            return Ok(Value::Passed);
+        }
+        let end = reader.at();
+        reader.back(at + 8);
+        let text = reader.bytes(end - at - 8, "a metadata value")?.to_vec();
+        Ok(Value::Text(String::from_utf8(text).map_err(|_| reader.refuse_at(at, "a string is not UTF-8"))?))
+    }
+
+    /// Data in place of text, as far as that was made out. A tokenizer takes much room for good reasons: a text that is
+    /// one, lists of short strings, a number for each token. Anything else that is longer than a description is not.
+    pub(super) fn data(&self, file: &str) -> Vec<(Unread, Finding)> {
+        let tokens = self.tokens.as_ref().map_or(0, |tokens| tokens.len() as u64);
+        let data = |(key, passed): &(String, Passed)| {
+            let of_tokenizer = key.starts_with("tokenizer.");
+            let bytes = match *passed {
+                Passed::Text { bytes, encoded } if encoded || bytes > MAX_TEXT && !of_tokenizer => bytes,
+                Passed::Texts { count, bytes, .. } if bytes > MAX_TEXT && bytes / MEAN_TOKEN > count => bytes,
+                Passed::Texts { bytes, .. } if bytes > MAX_TEXT && !of_tokenizer => bytes,
+                Passed::Texts { encoded, .. } => encoded,
+                Passed::Numbers { count, .. } if of_tokenizer && count <= tokens => 0,
+                Passed::Numbers { bytes, .. } if key == CHARACTERS && bytes <= MAX_CHARACTERS => 0,
+                Passed::Numbers { bytes, .. } if bytes > MAX_TEXT => bytes,
+                _ => 0,
+            };
+            (bytes > 0).then(|| embedded::remark(file, key, bytes))
+        };
+        self.long.iter().filter_map(data).collect()
     }
 
     /// The value of a key, if it is stated.
@@ -177,7 +243,8 @@ impl Metadata {
     /// What the file says of the model.
     pub(super) fn claims(&self) -> Claims {
         let config = self.config();
-        Claims { in_weights: config.is_some(), in_gguf: true, config, card: self.card(), tokens: self.tokens.clone() }
+        let (card, tokens) = (self.card(), self.tokens.clone());
+        Claims { in_weights: config.is_some(), in_gguf: true, config, card, tokens, ..Claims::default() }
     }
 
     /// Names, licences and the like: every text under `general.`.
@@ -258,6 +325,19 @@ fn repository(url: &str) -> Option<String> {
     Some(format!("{organization}/{name}"))
 }
 
+/// Steps over a string, looking at what it is made of.
+fn passed(reader: &mut Reader<'_>) -> Result<(u64, Density)> {
+    const PIECE: u64 = 1 << 16;
+    let len = reader.count(1, "bytes of a string")?;
+    let (mut density, mut left) = (Density::default(), len);
+    while left > 0 {
+        let piece = left.min(PIECE);
+        density.feed(reader.bytes(piece, "a string")?);
+        left -= piece;
+    }
+    Ok((len, density))
+}
+
 fn scalar(reader: &mut Reader<'_>, kind: u32) -> Result<Value> {
     let at = reader.at();
     let what = "a metadata value";
@@ -273,15 +353,6 @@ fn scalar(reader: &mut Reader<'_>, kind: u32) -> Result<Value> {
             [truth @ 0..=1] => Value::Whole(truth.into()),
             [other] => return Err(reader.refuse_at(at, format!("a truth value is {other}"))),
         },
-        STRING => {
-            let len = reader.count(1, "bytes of a string")?;
-            if len > MAX_KEPT_BYTES {
-                reader.pass(len, "a string")?;
-                return Ok(Value::Passed);
-            }
-            let text = reader.bytes(len, what)?.to_vec();
-            Value::Text(String::from_utf8(text).map_err(|_| reader.refuse_at(at, "a string is not UTF-8"))?)
-        }
         10 => Value::Whole(reader.u64(what)?.into()),
         11 => Value::Whole(reader.array(what).map(i64::from_le_bytes)?.into()),
         12 => Value::Real(reader.array(what).map(f64::from_le_bytes)?),

@@ -29,6 +29,11 @@ impl<'a> Reader<'a> {
         self.at
     }
 
+    /// Goes back to a byte that was passed.
+    pub(crate) fn back(&mut self, at: u64) {
+        self.at = self.at.min(at);
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.object.name()
     }

@@ -20,6 +20,11 @@ impl Split {
         Self { number: stated("split.no"), count: stated("split.count"), tensors: stated("split.tensors.count") }
     }
 
+    /// The number of the file, from 0, and that of all files.
+    pub(crate) fn place(&self) -> Option<(u64, u64)> {
+        Some((self.number.as_ref()?.as_u64()?, self.count.as_ref()?.as_u64()?))
+    }
+
     /// Checks that the files of a model, in order, are what each says it is. `tensors` is their number in all files.
     ///
     /// # Errors

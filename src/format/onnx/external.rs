@@ -35,10 +35,9 @@ impl<'a> External<'a> {
         self.files
     }
 
-    /// Name and length of the file that is shard `shard`, which is not the ONNX file itself.
-    pub(crate) fn file(&self, shard: usize) -> Option<(&str, u64)> {
-        let (name, object) = self.files.get(shard.checked_sub(1)?)?;
-        Some((name, object.len()))
+    /// The files with their names: shards from 1 on.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&str, &dyn Object)> {
+        self.files.iter().map(|(name, object)| (name.as_str(), &**object))
     }
 
     /// The shard and the bytes that `keys` of the tensor at byte `at` name, which have to be `len` bytes.

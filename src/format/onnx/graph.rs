@@ -40,8 +40,9 @@ pub(crate) struct Model {
 #[derive(Debug, Clone)]
 pub(crate) struct Stored {
     pub(crate) name: String,
-    /// First byte of its message.
+    /// First byte of its message, and the byte after the last.
     pub(crate) at: u64,
+    pub(crate) end: u64,
     /// ONNX's number of the element type.
     pub(crate) kind: u64,
     /// Sizes, outermost first.
@@ -93,10 +94,14 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Model> {
                     model.metadata.entry(key).or_insert(value);
                 }
             }
-            (20, _) => model.has_training = true,
+            (20, _) => {
+                model.has_training = true;
+                reader.pass(field, false)?;
+            }
             (25, Some(function)) => model.function(reader, function)?,
             (2..=4 | 7 | 14 | 25, None) => return Err(reader.refuse(field.at, "a field of the model has no length")),
-            _ => {}
+            // The sixth is what people write of it.
+            (number, _) => reader.pass(field, number == 6)?,
         }
     }
     if !has_graph {
@@ -133,7 +138,7 @@ fn entry_of(reader: &mut Reader<'_>, mut span: Span) -> Result<(String, Option<S
             (2, Some(text)) if text.len() <= MAX_PROPERTY => {
                 value = Some(reader.text(text, MAX_PROPERTY, "length of a property in bytes")?);
             }
-            _ => {}
+            _ => reader.pass(field, true)?,
         }
     }
     Ok((key, value))
@@ -169,7 +174,8 @@ impl Model {
                     self.push(reader, tensor, graph)?;
                 }
                 (1 | 5 | 15, None) => return Err(reader.refuse(field.at, "a field of a graph has no length")),
-                _ => {}
+                // Its description and its properties.
+                (number, _) => reader.pass(field, matches!(number, 10 | 16))?,
             }
         }
         Ok(())
@@ -181,6 +187,8 @@ impl Model {
         while let Some(field) = reader.next(&mut span)? {
             if let (7, Some(node)) = (field.number, field.bytes()) {
                 self.node(reader, node, 0)?;
+            } else {
+                reader.pass(field, field.number == 8)?;
             }
         }
         Ok(())
@@ -201,6 +209,7 @@ impl Model {
                     (7, Some(list)) if list.len() >= 4 * LEAST_LIST && list.len() % 4 == 0 => Stored {
                         name: String::new(),
                         at: field.at,
+                        end: list.end,
                         kind: 1,
                         shape: vec![list.len() / 4],
                         values: Values::Raw(list),
@@ -209,7 +218,11 @@ impl Model {
                         self.graph(reader, inner, depth + 1)?;
                         continue;
                     }
-                    _ => continue,
+                    // Texts, one or several, and the description.
+                    (number, _) => {
+                        reader.pass(field, matches!(number, 4 | 9 | 13))?;
+                        continue;
+                    }
                 };
                 // What a constant is called is what its node gives.
                 let name = match node.output {
@@ -269,7 +282,8 @@ impl Node {
                 5 if node.attributes.len() < MAX_PARTS => node.attributes.push(bytes),
                 5 => return Err(reader.over("number of a node's attributes", MAX_PARTS as u64 + 1, MAX_PARTS as u64)),
                 9 if node.properties.len() < MAX_PARTS => node.properties.push(bytes),
-                _ => {}
+                // Its description and its domain.
+                number => reader.pass(field, matches!(number, 6..=9))?,
             }
         }
         Ok(node)
@@ -309,7 +323,8 @@ impl Node {
 }
 
 fn tensor_of(reader: &mut Reader<'_>, at: u64, mut span: Span) -> Result<Stored> {
-    let mut tensor = Stored { name: String::new(), at, kind: 0, shape: Vec::new(), values: Values::Missing };
+    let end = span.end;
+    let mut tensor = Stored { name: String::new(), at, end, kind: 0, shape: Vec::new(), values: Values::Missing };
     let (mut external, mut keys) = (false, Vec::new());
     while let Some(field) = reader.next(&mut span)? {
         match (field.number, field.bytes()) {
@@ -337,7 +352,8 @@ fn tensor_of(reader: &mut Reader<'_>, at: u64, mut span: Span) -> Result<Stored>
                 keys.push((key, value.unwrap_or_default()));
             }
             (14, None) => external = field.number_of() == Some(1),
-            _ => {}
+            // Its description and its properties.
+            (number, _) => reader.pass(field, matches!(number, 12 | 16))?,
         }
     }
     if external {
@@ -390,7 +406,8 @@ fn dimensions(reader: &mut Reader<'_>, field: Field, shape: &mut Vec<u64>) -> Re
 
 /// A tensor of which only the values that are not zero are stored.
 fn sparse_of(reader: &mut Reader<'_>, at: u64, mut span: Span) -> Result<Stored> {
-    let mut sparse = Stored { name: String::new(), at, kind: 0, shape: Vec::new(), values: Values::Sparse };
+    let end = span.end;
+    let mut sparse = Stored { name: String::new(), at, end, kind: 0, shape: Vec::new(), values: Values::Sparse };
     while let Some(field) = reader.next(&mut span)? {
         match (field.number, field.bytes()) {
             (1, Some(values)) => {

@@ -6,16 +6,14 @@ use super::external::External;
 use super::graph::{Model, Stored, Values};
 use super::quantised::Recipe;
 use super::wire::{Reader, Span};
-use crate::finding::{Capped, Code, Finding, Level};
+use crate::finding::{Code, Finding, Level};
+use crate::format::gaps::{Account, MAX_PADDING, Rest};
 use crate::tensor::{DType, Extent, Storage, TensorMeta};
 use crate::text::{listed, shown};
 use crate::{Error, Result};
 
 /// Tensors of whole numbers up to this many steer the computation: shapes, indices, axes.
 const MAX_STEERING: u64 = 4096;
-
-/// Files of values are aligned to as much as the pages of some systems.
-const MAX_PADDING: u64 = 1 << 16;
 
 /// The tensors of a file.
 pub(crate) struct Kept {
@@ -70,7 +68,7 @@ pub(crate) fn place(
     let (mut tensors, mut small) = (Vec::new(), HashMap::new());
     let (mut scattered, mut sparse) = (Vec::new(), Vec::new());
     for stored in &model.tensors {
-        let Stored { name, at, kind, shape, values } = stored;
+        let Stored { name, at, end, kind, shape, values } = stored;
         let refuse = |what: String| reader.refuse(*at, what).in_tensor(name.clone());
         let dtype = dtype(*kind);
         let elements = shape.iter().try_fold(1u64, |product, size| product.checked_mul(*size));
@@ -127,6 +125,8 @@ pub(crate) fn place(
         };
         told.push(name.clone());
         meta.dtype = DType::Other(format!("{} {how}", meta.dtype));
+        // Its values are somewhere in its message.
+        meta.storage = Storage::Plain(Extent { shard: 0, offset: *at, len: end.saturating_sub(*at) });
         tensors.push(meta);
     }
     for (names, what) in [(scattered, "in numbers of variable length"), (sparse, "in sparse form")] {
@@ -157,12 +157,10 @@ fn steers(meta: &TensorMeta, elements: u64) -> bool {
 }
 
 /// Reads bytes that several names stand for under the first of them, and refuses tensors that have only some bytes in
-/// common. Bytes that belong to no tensor are told, beyond what alignment needs.
+/// common.
 pub(crate) fn check_overlaps(
     reader: &Reader<'_>,
     tensors: Vec<TensorMeta>,
-    external: &External<'_>,
-    name: &str,
     findings: &mut Vec<Finding>,
 ) -> Result<Kept> {
     let mut known: HashMap<Extent, usize> = HashMap::new();
@@ -191,26 +189,6 @@ pub(crate) fn check_overlaps(
             return Err(Error::malformed(reader.path, super::FORMAT, what).in_tensor(name).at(other.offset));
         }
     }
-    let mut gaps = Capped::new(Code::HeaderGap, Level::Warning);
-    let mut tell = |shard: usize, from: u64, to: u64| {
-        if to.saturating_sub(from) > MAX_PADDING {
-            let file = external.file(shard).map_or(name, |(file, _)| file);
-            gaps.push(|| format!("{} bytes at byte {from} belong to no tensor", to - from), || file.to_owned());
-        }
-    };
-    let mut covered: Option<(usize, u64)> = None;
-    for (extent, _) in outside {
-        if let Some((shard, to)) = covered.filter(|(shard, _)| *shard != extent.shard) {
-            tell(shard, to, external.file(shard).map_or(to, |(_, end)| end));
-        }
-        let from = covered.filter(|(shard, _)| *shard == extent.shard).map_or(0, |(_, to)| to);
-        tell(extent.shard, from, extent.offset);
-        covered = Some((extent.shard, extent.offset.saturating_add(extent.len)));
-    }
-    if let Some((shard, to)) = covered {
-        tell(shard, to, external.file(shard).map_or(to, |(_, end)| end));
-    }
-    findings.extend(gaps.finish("more gaps between tensors"));
     if let Some(first) = aliases.first() {
         let message = format!(
             "{} names stand for tensors that were read under another name: {}",
@@ -220,4 +198,16 @@ pub(crate) fn check_overlaps(
         findings.push(Finding::new(Code::SharedStorage, Level::Note, message, first.clone()));
     }
     Ok(Kept { tensors: kept, aliases })
+}
+
+/// What is left over of the files of values, which are aligned to as much as the pages of some systems. `tensors` are all
+/// that have values there.
+pub(crate) fn rest<'t>(external: &External<'_>, tensors: impl Iterator<Item = &'t TensorMeta>) -> Result<Vec<Rest>> {
+    let mut accounts: Vec<Account<'_>> = external.files().map(|(name, object)| Account::new(object, name)).collect();
+    for extent in tensors.map(TensorMeta::first_extent) {
+        if let Some(account) = extent.shard.checked_sub(1).and_then(|file| accounts.get_mut(file)) {
+            account.take(extent.offset, extent.end());
+        }
+    }
+    accounts.into_iter().map(|account| account.settle(MAX_PADDING)).collect()
 }

@@ -1,9 +1,12 @@
 //! Fields of a protobuf message in order, through a window on the file, so that bytes of tensors are stepped over.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::FORMAT;
 use crate::bytes::Object;
+use crate::format::embedded::{Density, MAX_TEXT};
+use crate::format::gaps::PAGE;
 use crate::limits::{MAX_HEADER_BYTES, MAX_ONNX_FIELDS};
 use crate::{Error, Result};
 
@@ -76,11 +79,22 @@ pub(crate) struct Reader<'a> {
     fields: u64,
     /// Bytes of the texts read so far.
     texts: u64,
+    /// Length of what was stepped over and may hold data, by its first byte.
+    passed: BTreeMap<u64, u64>,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(object: &'a dyn Object) -> Self {
-        Self { path: object.name(), object, window: Vec::new(), window_at: 0, buf: Vec::new(), fields: 0, texts: 0 }
+        Self {
+            path: object.name(),
+            object,
+            window: Vec::new(),
+            window_at: 0,
+            buf: Vec::new(),
+            fields: 0,
+            texts: 0,
+            passed: BTreeMap::new(),
+        }
     }
 
     /// The whole file.
@@ -180,6 +194,33 @@ impl<'a> Reader<'a> {
         };
         span.at = end;
         Ok(Span { at: begin, end })
+    }
+
+    /// Steps over a field that means nothing here. Runtimes step over fields that they do not know, whatever is in them:
+    /// one longer than a page is kept in mind, of a `text` if it is none.
+    pub(crate) fn pass(&mut self, field: Field, text: bool) -> Result<()> {
+        let Wire::Bytes(span) = field.wire else { return Ok(()) };
+        if span.len() > PAGE && !self.passed.contains_key(&span.at) && !(text && self.is_text(span)?) {
+            self.passed.insert(span.at, span.len());
+        }
+        Ok(())
+    }
+
+    /// First byte and length of what was stepped over and may hold data.
+    pub(crate) fn passed(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.passed.iter().map(|(at, len)| (*at, *len))
+    }
+
+    /// Whether bytes are a text that may be a description.
+    fn is_text(&mut self, span: Span) -> Result<bool> {
+        if span.len() > MAX_TEXT {
+            return Ok(false);
+        }
+        let mut buf = std::mem::take(&mut self.buf);
+        let bytes = self.object.read(span.at, span.len() as usize, &mut buf)?;
+        let is_text = std::str::from_utf8(bytes).is_ok() && Density::of(bytes).encoded() == 0;
+        self.buf = buf;
+        Ok(is_text)
     }
 
     /// Text of at most `limit` bytes, which a window has to take; over it the error says `what`. Bytes that are no

@@ -24,6 +24,10 @@ pub(crate) enum Global {
     RebuildTensorV2,
     /// `torch._utils._rebuild_tensor_v3`: the same with an element type in front of the metadata.
     RebuildTensorV3,
+    /// `torch._utils._rebuild_qtensor`: storage, offset, size, stride, and a tuple of scheme, scales and zero points.
+    RebuildQuantised,
+    /// A scheme of quantised tensors; whether it has scales along an axis.
+    Scheme { along: bool },
     /// `torch._utils._rebuild_parameter`: the tensor that is its first argument.
     RebuildParameter,
     /// `torch._tensor._rebuild_from_type_v2`: function, class, arguments, state.
@@ -96,7 +100,7 @@ const ELEMENTS: [(&str, Element); 22] = [
 ];
 
 /// Classes and functions that turn up in honest checkpoints beside the weights and hold none.
-const INERT: [(&str, &str); 17] = [
+const INERT: [(&str, &str); 18] = [
     ("torch", "device"),
     ("torch", "Generator"),
     ("torch.serialization", "_get_layout"),
@@ -109,6 +113,7 @@ const INERT: [(&str, &str); 17] = [
     ("numpy._core.multiarray", "scalar"),
     ("numpy._core.multiarray", "_reconstruct"),
     ("_codecs", "encode"),
+    ("_io", "BytesIO"),
     ("datetime", "datetime"),
     ("pathlib", "PosixPath"),
     ("pathlib", "PurePosixPath"),
@@ -135,6 +140,11 @@ impl Global {
             ("torch._utils", "_rebuild_tensor") => Some(Self::RebuildTensor),
             ("torch._utils", "_rebuild_tensor_v2") => Some(Self::RebuildTensorV2),
             ("torch._utils", "_rebuild_tensor_v3") => Some(Self::RebuildTensorV3),
+            ("torch._utils", "_rebuild_qtensor") => Some(Self::RebuildQuantised),
+            ("torch", "per_tensor_affine" | "per_tensor_symmetric") => Some(Self::Scheme { along: false }),
+            ("torch", "per_channel_affine" | "per_channel_symmetric" | "per_channel_affine_float_qparams") => {
+                Some(Self::Scheme { along: true })
+            }
             ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => Some(Self::RebuildParameter),
             ("torch._tensor", "_rebuild_from_type_v2") => Some(Self::RebuildFromType),
             ("torch.nn.parameter", "Parameter" | "Buffer") | ("torch", "Tensor") => Some(Self::Inert),

@@ -58,6 +58,13 @@ impl Machine<'_> {
         }
     }
 
+    pub(crate) fn text_fraction(&mut self) -> Result<(), Fault> {
+        let line = self.cursor.line()?.trim_ascii();
+        let number = std::str::from_utf8(line).ok().and_then(|text| text.parse().ok());
+        // What is no number here may be one to Python; nothing that is read depends on it.
+        self.push(number.map_or(Value::Opaque, Value::Float))
+    }
+
     pub(crate) fn text_index(&mut self) -> Result<u64, Fault> {
         let line = self.cursor.line()?.trim_ascii();
         let index = std::str::from_utf8(line).ok().and_then(|digits| digits.parse().ok());

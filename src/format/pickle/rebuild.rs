@@ -1,7 +1,7 @@
 //! What the listed functions would build of their arguments, and objects of classes that are not listed.
 
 use super::machine::Machine;
-use super::{Fault, Global, Node, NodeId, Storage, Tensor, Text, Value};
+use super::{Fault, Global, Node, NodeId, Quantiser, Storage, Tensor, Text, Value};
 use crate::limits::MAX_RANK;
 
 impl Machine<'_> {
@@ -74,7 +74,7 @@ impl Machine<'_> {
         match global {
             Global::OrderedDict => self.ordered_dict(arguments),
             Global::DefaultDict => self.node(Node::Dict(Vec::new()), 0),
-            Global::RebuildTensor | Global::RebuildTensorV2 | Global::RebuildTensorV3 => {
+            Global::RebuildTensor | Global::RebuildTensorV2 | Global::RebuildTensorV3 | Global::RebuildQuantised => {
                 self.rebuild_tensor(global, arguments)
             }
             Global::RebuildParameter | Global::Size => self.first(arguments),
@@ -83,7 +83,7 @@ impl Machine<'_> {
                 _ => self.node(Node::List(Vec::new()), 0),
             },
             Global::RebuildFromType => self.rebuild_from_type(arguments),
-            Global::Storage(_) | Global::Element(_) | Global::Inert => Ok(Value::Opaque),
+            Global::Storage(_) | Global::Element(_) | Global::Scheme { .. } | Global::Inert => Ok(Value::Opaque),
         }
     }
 
@@ -136,6 +136,10 @@ impl Machine<'_> {
             return Err(self.broken("a tensor is rebuilt from fewer than four arguments"));
         };
         let (storage, offset, size, stride) = (*storage, *offset, *size, *stride);
+        let quantiser = match (global, rest) {
+            (Global::RebuildQuantised, [parameters, ..]) => self.quantiser(*parameters)?,
+            _ => None,
+        };
         let stated = match (global, rest) {
             (Global::RebuildTensorV3, [_, _, element, ..]) => Some(*element),
             (Global::RebuildTensorV3, _) => return Err(self.broken("a tensor is rebuilt without its type")),
@@ -161,7 +165,29 @@ impl Machine<'_> {
             return Err(self.broken(what));
         }
         let parts = 4 + 2 * size.len();
-        self.node(Node::Tensor(Box::new(Tensor { storage, element, offset, size, stride })), parts)
+        self.node(Node::Tensor(Box::new(Tensor { storage, element, offset, size, stride, quantiser })), parts)
+    }
+
+    /// `(scheme, scale, zero point)`, or `(scheme, scales, zero points, axis)` with tensors. `None` for a scheme that is
+    /// not known: the codes stay codes.
+    fn quantiser(&self, parameters: Value) -> Result<Option<Quantiser>, Fault> {
+        let scheme = |value: &Value| match value {
+            Value::Global(Global::Scheme { along }) => Some(*along),
+            _ => None,
+        };
+        let broken = || self.broken("the scales of a quantised tensor are not what its scheme asks for");
+        let items = self.tuple(parameters).ok_or_else(broken)?;
+        match (items.first().and_then(scheme), items) {
+            (Some(false), [_, Value::Float(scale), Value::Int(zero), ..]) => {
+                Ok(Some(Quantiser::Whole { scale: scale.to_bits(), zero: *zero }))
+            }
+            (Some(true), [_, Value::Node(scales), Value::Node(zeros), Value::Int(axis), ..]) => {
+                let axis = u64::try_from(*axis).map_err(|_| broken())?;
+                Ok(Some(Quantiser::Along { scales: *scales, zeros: *zeros, axis }))
+            }
+            (Some(_), _) => Err(broken()),
+            (None, _) => Ok(None),
+        }
     }
 
     fn storage(&self, value: Value) -> Option<Storage> {

@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 
-use super::{Header, Named, Ranges, tensors};
+use super::{Header, Named, Ranges, STORAGE_ALIGNMENT, tensors};
 use crate::Result;
+use crate::format::gaps::{Account, Rest};
 use crate::format::pickle::{Node, Pickle, Value};
 use crate::limits::MAX_TENSORS;
 
@@ -30,13 +31,23 @@ pub(crate) fn read(file: Named<'_>) -> Result<Header> {
     let data = next(&|pickle| check_machine(file, pickle))?;
     file.pickle(data, file.object.len() - data, |pickle| {
         let start = data + pickle.len as u64;
-        let ranges = storages(file, pickle, start)?;
-        tensors::read(file, pickle, &ranges, false)
+        let mut account = Account::new(file.object, file.name);
+        let ranges = storages(file, pickle, start, &mut account)?;
+        let mut header = tensors::read(file, pickle, &ranges, false, &mut account)?;
+        let Rest { unread, findings } = account.settle(STORAGE_ALIGNMENT)?;
+        header.unread.extend(unread);
+        header.findings.extend(findings);
+        Ok(header)
     })
 }
 
+/// Whether a pickle is the number that every file in this form begins with.
+pub(super) fn has_magic(pickle: &Pickle<'_>) -> bool {
+    matches!(pickle.node(pickle.root), Some(Node::Wide(bytes)) if i128::from_le_bytes(*bytes) == MAGIC)
+}
+
 fn check_magic(file: Named<'_>, pickle: &Pickle<'_>) -> Result<()> {
-    if matches!(pickle.node(pickle.root), Some(Node::Wide(bytes)) if i128::from_le_bytes(*bytes) == MAGIC) {
+    if has_magic(pickle) {
         return Ok(());
     }
     Err(match pickle.refused.first() {
@@ -57,8 +68,8 @@ fn check_machine(file: Named<'_>, pickle: &Pickle<'_>) -> Result<()> {
     }
 }
 
-/// Where the storages lie, from the pickle of their keys at byte `start` on.
-fn storages(file: Named<'_>, data: &Pickle<'_>, start: u64) -> Result<Ranges> {
+/// Where the storages lie, from the pickle of their keys at byte `start` on; what is in front of them is taken.
+fn storages(file: Named<'_>, data: &Pickle<'_>, start: u64, account: &mut Account<'_>) -> Result<Ranges> {
     let mut elements = HashMap::new();
     for storage in data.storages() {
         let key = data.text(storage.key);
@@ -74,6 +85,7 @@ fn storages(file: Named<'_>, data: &Pickle<'_>, start: u64) -> Result<Ranges> {
             return Err(file.malformed(format!("{} storages", listed.len())).at(start));
         }
         let mut at = start + keys.len as u64;
+        account.take(0, at);
         let mut ranges = Ranges::new();
         let mut buf = Vec::new();
         for key in listed {
@@ -90,7 +102,10 @@ fn storages(file: Named<'_>, data: &Pickle<'_>, start: u64) -> Result<Ranges> {
             }
             let len = count.checked_mul(element.bytes).ok_or_else(cut_off)?;
             let end = first.checked_add(len).filter(|end| *end <= file.object.len()).ok_or_else(cut_off)?;
-            ranges.insert(key.into_owned(), (first, len));
+            account.take(at, first);
+            if ranges.insert(key.into_owned(), (first, len)).is_some() {
+                return Err(file.malformed("its keys state a storage twice").at(at));
+            }
             at = end;
         }
         Ok(ranges)

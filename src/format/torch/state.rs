@@ -1,14 +1,15 @@
 //! Which of the values of a pickle are the model's tensors, and what they are called.
 //!
 //! A checkpoint is a dictionary of tensors, or a dictionary that has one under a known name beside the training's
-//! state. Dictionaries inside it are followed, their keys joined with dots. A whole pickled module, or one of
+//! state. Dictionaries and lists inside it are followed, their keys and places joined with dots. A whole pickled module, or one of
 //! TorchScript, is walked like its own `state_dict` does: parameters, buffers, then the modules inside.
 
 use std::collections::{HashMap, HashSet};
 
 use super::Named;
-use crate::format::pickle::{Node, NodeId, Pickle, Tensor, Value};
+use crate::format::pickle::{Node, NodeId, Pickle, Quantiser, Storage, Tensor, Value};
 use crate::limits::{MAX_HEADER_BYTES, MAX_MODULE_DEPTH, MAX_NAME_BYTES, MAX_STATE_DEPTH, MAX_TENSORS};
+use crate::unread::UnreadKind;
 use crate::{Error, Result};
 
 /// Keys under which trainers put the model, the better known first.
@@ -36,9 +37,12 @@ pub(crate) fn find<'p>(file: Named<'_>, pickle: &'p Pickle<'_>) -> Result<Option
     let mut root = pickle.root;
     let (mut left_out, mut unwanted) = (Vec::new(), Vec::new());
     for _ in 0..MAX_STATE_DEPTH {
-        let Some(entries) = pickle.dict(root) else { break };
-        let Some(model) = search.model_of(entries)? else { break };
-        for (key, value) in entries {
+        let entries = match pickle.items(root) {
+            Some(items) => numbered(items),
+            None => pickle.dict(root).unwrap_or_default().to_vec(),
+        };
+        let Some(model) = search.model_of(&entries)? else { break };
+        for (key, value) in &entries {
             if *value != model && search.holds_tensors(*value, 0)? {
                 let key = pickle.key(*key).unwrap_or_default();
                 left_out.push(search.name("", &key)?);
@@ -47,12 +51,14 @@ pub(crate) fn find<'p>(file: Named<'_>, pickle: &'p Pickle<'_>) -> Result<Option
         }
         root = model;
     }
+    let listed = pickle.items(root).map(numbered);
     let mut found = Found { names: HashMap::new(), tensors: Vec::new(), refused: Vec::new(), left_out, unwanted };
     search.is_new(root);
-    match (pickle.dict(root), pickle.attributes(root)) {
-        (Some(entries), _) => search.collect(entries, "", 0, &mut found)?,
-        (None, Some(attributes)) => search.module(attributes, "", 0, &mut found)?,
-        (None, None) => return Ok(None),
+    match (listed, pickle.dict(root), pickle.attributes(root)) {
+        (Some(items), _, _) if search.holds_tensors(root, 0)? => search.collect(&items, "", 0, &mut found)?,
+        (_, Some(entries), _) => search.collect(entries, "", 0, &mut found)?,
+        (_, None, Some(attributes)) => search.module(attributes, "", 0, &mut found)?,
+        _ => return Ok(None),
     }
     let Found { tensors, refused, left_out, unwanted, .. } = found;
     Ok(Some(State { tensors, left_out, unwanted, refused }))
@@ -101,16 +107,60 @@ impl<'p> Search<'_, 'p, '_> {
         if entries.iter().any(is_weights) {
             return Ok(None);
         }
+        if entries.iter().all(|(key, _)| matches!(key, Value::Int(_))) {
+            return self.only_one(entries);
+        }
         for wanted in MODEL_KEYS {
             let named = |(key, _): &&(Value, Value)| self.pickle.key(*key).is_some_and(|key| key == wanted);
             if let Some((_, value)) = entries.iter().rev().find(named)
                 && (self.pickle.dict(*value).is_some() || self.pickle.attributes(*value).is_some())
                 && self.holds_tensors(*value, 0)?
             {
-                return Ok(Some(*value));
+                return Ok(if self.is_of_one_tree(*value, entries)? { None } else { Some(*value) });
             }
         }
         Ok(None)
+    }
+
+    /// The one item that holds tensors, of a list of dictionaries.
+    fn only_one(&mut self, entries: &[(Value, Value)]) -> Result<Option<Value>> {
+        let mut found = None;
+        for (_, value) in entries {
+            if self.holds_tensors(*value, 0)? && found.replace(*value).is_some() {
+                return Ok(None);
+            }
+        }
+        Ok(found.filter(|value| self.pickle.dict(*value).is_some() || self.pickle.items(*value).is_some()))
+    }
+
+    /// Whether `model` is a module among others of a tree of dictionaries, one for each module, rather than all of it:
+    /// beside it lie other modules, and none has its keys, as a copy would. Keys with dots are names of a whole state.
+    fn is_of_one_tree(&mut self, model: Value, entries: &[(Value, Value)]) -> Result<bool> {
+        let pickle = self.pickle;
+        // Many keys may stand for one large dictionary.
+        for (_, value) in entries {
+            for _ in pickle.dict(*value).unwrap_or_default() {
+                self.visit()?;
+            }
+        }
+        let keys = |value: Value| {
+            let entries = pickle.dict(value)?;
+            let keys = entries.iter().map(|(key, _)| pickle.key(*key)).collect::<Option<HashSet<_>>>()?;
+            (!keys.iter().any(|key| key.contains('.'))).then_some(keys)
+        };
+        let Some(own) = keys(model) else { return Ok(false) };
+        let mut others = false;
+        for (key, value) in entries {
+            let is_training = pickle.key(*key).is_none_or(|key| is_training(&key));
+            if *value == model || is_training || !self.holds_tensors(*value, 0)? {
+                continue;
+            }
+            match keys(*value) {
+                Some(theirs) if theirs.is_disjoint(&own) => others = true,
+                _ => return Ok(false),
+            }
+        }
+        Ok(others)
     }
 
     fn holds_tensors(&mut self, value: Value, depth: usize) -> Result<bool> {
@@ -160,13 +210,7 @@ impl<'p> Search<'_, 'p, '_> {
         matches!(dict, Value::Node(id) if self.walked.insert(id))
     }
 
-    fn collect(
-        &mut self,
-        entries: &'p [(Value, Value)],
-        prefix: &str,
-        depth: usize,
-        found: &mut Found<'p>,
-    ) -> Result<()> {
+    fn collect(&mut self, entries: &[(Value, Value)], prefix: &str, depth: usize, found: &mut Found<'p>) -> Result<()> {
         for (key, value) in entries {
             self.visit()?;
             let Some(key) = self.pickle.key(*key) else { continue };
@@ -179,6 +223,14 @@ impl<'p> Search<'_, 'p, '_> {
                 }
                 Some(Node::Dict(inner)) if depth < MAX_STATE_DEPTH && self.is_new(*value) => {
                     self.collect(inner, &format!("{name}."), depth + 1, found)?;
+                }
+                Some(Node::List(_) | Node::Tuple(_)) if is_training(&name) => {
+                    found.left_out.push(name);
+                    found.unwanted.push(*value);
+                }
+                Some(Node::List(_) | Node::Tuple(_)) if depth < MAX_STATE_DEPTH && self.is_new(*value) => {
+                    let items = numbered(self.pickle.items(*value).unwrap_or_default());
+                    self.collect(&items, &format!("{name}."), depth + 1, found)?;
                 }
                 Some(Node::Object(_)) if depth < MAX_STATE_DEPTH && self.is_new(*value) => {
                     let attributes = self.pickle.attributes(*value).unwrap_or_default();
@@ -278,13 +330,39 @@ impl<'p> Found<'p> {
     }
 }
 
-/// Bytes of storages that belong neither to the tensors nor to what was left out on purpose: what functions that were
-/// refused would have made weights of. Bytes objects count too, beyond what settings and random state need.
-pub(crate) fn unread(pickle: &Pickle<'_>, state: &State<'_>) -> u64 {
-    const SETTINGS: u64 = 1 << 20;
+/// The items of a list as entries, under their places.
+fn numbered(items: &[Value]) -> Vec<(Value, Value)> {
+    items.iter().zip(0..).map(|(item, at)| (Value::Int(at), *item)).collect()
+}
+
+/// What was left out on purpose: its key, its bytes that no tensor of the model has, and what it is.
+pub(crate) fn left_out(pickle: &Pickle<'_>, state: &State<'_>) -> Vec<(String, u64, UnreadKind)> {
     let mut known: HashSet<&str> = state.tensors.iter().map(|(_, tensor)| pickle.text(tensor.storage.key)).collect();
     let mut met = HashSet::new();
-    let mut open = state.unwanted.clone();
+    let mut all = Vec::new();
+    for (key, value) in state.left_out.iter().zip(&state.unwanted) {
+        let mut bytes = 0u64;
+        reach(pickle, vec![*value], &mut met, |tensor| {
+            if known.insert(pickle.text(tensor.storage.key)) {
+                let Storage { element, count, .. } = tensor.storage;
+                bytes = bytes.saturating_add(count.saturating_mul(element.bytes));
+            }
+        });
+        let what = if is_training(key) { UnreadKind::TrainingState } else { UnreadKind::LeftOut };
+        if bytes > 0 {
+            all.push((key.clone(), bytes, what));
+        }
+    }
+    all
+}
+
+/// Hands every tensor that is in the values, or in what they hold, to `take`.
+fn reach<'p>(
+    pickle: &'p Pickle<'_>,
+    mut open: Vec<Value>,
+    met: &mut HashSet<NodeId>,
+    mut take: impl FnMut(&'p Tensor),
+) {
     while let Some(value) = open.pop() {
         let Value::Node(id) = value else { continue };
         if !met.insert(id) {
@@ -292,7 +370,8 @@ pub(crate) fn unread(pickle: &Pickle<'_>, state: &State<'_>) -> u64 {
         }
         match pickle.node(value) {
             Some(Node::Tensor(tensor)) => {
-                known.insert(pickle.text(tensor.storage.key));
+                open.extend(beside(tensor));
+                take(tensor);
             }
             Some(Node::Dict(entries)) => open.extend(entries.iter().map(|(_, value)| *value)),
             Some(Node::List(items)) => open.extend(items),
@@ -301,10 +380,43 @@ pub(crate) fn unread(pickle: &Pickle<'_>, state: &State<'_>) -> u64 {
             _ => {}
         }
     }
+}
+
+/// The tensors with the scales and zero points of another one.
+fn beside(tensor: &Tensor) -> impl Iterator<Item = Value> {
+    let parts = match tensor.quantiser {
+        Some(Quantiser::Along { scales, zeros, axis: _ }) => [Some(scales), Some(zeros)],
+        _ => [None, None],
+    };
+    parts.into_iter().flatten().map(Value::Node)
+}
+
+/// Bytes of storages that belong neither to the tensors nor to what was left out on purpose: what functions that were
+/// refused would have made weights of. Bytes objects count too, beyond what settings and random state need.
+pub(crate) fn unread(pickle: &Pickle<'_>, state: &State<'_>) -> u64 {
+    let mut known: HashSet<&str> = state.tensors.iter().map(|(_, tensor)| pickle.text(tensor.storage.key)).collect();
+    known.extend(around(pickle, state));
     let others = pickle.storages().filter(|storage| known.insert(pickle.text(storage.key)));
     let bytes =
         others.fold(0u64, |sum, storage| sum.saturating_add(storage.count.saturating_mul(storage.element.bytes)));
-    bytes.saturating_add(if pickle.raw > SETTINGS { pickle.raw } else { 0 })
+    bytes.saturating_add(raw(pickle))
+}
+
+/// Bytes in the pickle itself that are more than settings take: arrays of NumPy, say.
+pub(crate) fn raw(pickle: &Pickle<'_>) -> u64 {
+    const SETTINGS: u64 = 1 << 20;
+    if pickle.raw > SETTINGS { pickle.raw } else { 0 }
+}
+
+/// Keys of the storages of what was left out on purpose, and of scales and zero points.
+pub(crate) fn around<'p>(pickle: &'p Pickle<'_>, state: &State<'_>) -> HashSet<&'p str> {
+    let (mut keys, mut met) = (HashSet::new(), HashSet::new());
+    let of_codes = state.tensors.iter().flat_map(|(_, tensor)| beside(tensor));
+    let open = state.unwanted.iter().copied().chain(of_codes).collect();
+    reach(pickle, open, &mut met, |tensor| {
+        keys.insert(pickle.text(tensor.storage.key));
+    });
+    keys
 }
 
 fn is_training(name: &str) -> bool {

@@ -4,17 +4,26 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::{Header, Named, Ranges, shown, state};
+use super::{Header, Named, Ranges, quantised, shown, state};
 use crate::finding::{Code, Finding, Level};
-use crate::format::pickle::{Node, Pickle, Tensor, Value};
+use crate::format::gaps::Account;
+use crate::format::pickle::{Node, Pickle, Quantiser, Tensor, Value};
 use crate::limits::{MAX_SHARING, MAX_TENSORS};
 use crate::tensor::view::{MAX_PIECES, Piece, View};
 use crate::tensor::{DType, Extent, Storage, TensorMeta};
 use crate::text::listed;
+use crate::unread::{Unread, UnreadKind};
 use crate::{Error, Result};
 
-/// The tensors that the pickle names, with the storages at `ranges`. `others` says that the file has tensors besides.
-pub(crate) fn read(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges, others: bool) -> Result<Header> {
+/// The tensors that the pickle names, with the storages at `ranges`, which are taken into the account as far as they are
+/// read. `others` says that the file has tensors besides.
+pub(crate) fn read(
+    file: Named<'_>,
+    pickle: &Pickle<'_>,
+    ranges: &Ranges,
+    others: bool,
+    account: &mut Account<'_>,
+) -> Result<Header> {
     if is_optimizer(pickle) {
         let why = "the state of an optimizer, which is no model".to_owned();
         return Err(Error::nothing(file.path, why));
@@ -23,11 +32,16 @@ pub(crate) fn read(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges, others
     if state.tensors.is_empty() && !pickle.refused.is_empty() && !others {
         return Err(file.no_state(pickle));
     }
-    from_state(file, pickle, ranges, state)
+    from_state(file, pickle, ranges, state, account)
 }
 
 /// The constants of a TorchScript archive, which is where freezing puts the weights. `None` where none is a tensor.
-pub(crate) fn read_constants(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges) -> Result<Option<Header>> {
+pub(crate) fn read_constants(
+    file: Named<'_>,
+    pickle: &Pickle<'_>,
+    ranges: &Ranges,
+    account: &mut Account<'_>,
+) -> Result<Option<Header>> {
     let items = pickle.items(pickle.root).unwrap_or_default();
     let tensor = |(at, value): (usize, &Value)| match pickle.node(*value) {
         Some(Node::Tensor(tensor)) => Some((format!("constants.{at}"), &**tensor)),
@@ -38,7 +52,7 @@ pub(crate) fn read_constants(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Rang
         return Ok(None);
     }
     let state = state::State { tensors, left_out: Vec::new(), unwanted: Vec::new(), refused: Vec::new() };
-    from_state(file, pickle, ranges, state).map(Some)
+    from_state(file, pickle, ranges, state, account).map(Some)
 }
 
 /// Whether all there is are an optimizer's moments and settings, as its own `state_dict` gives them.
@@ -48,7 +62,13 @@ fn is_optimizer(pickle: &Pickle<'_>) -> bool {
     entries.len() == 2 && has("state") && has("param_groups")
 }
 
-fn from_state(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges, state: state::State<'_>) -> Result<Header> {
+fn from_state(
+    file: Named<'_>,
+    pickle: &Pickle<'_>,
+    ranges: &Ranges,
+    state: state::State<'_>,
+    account: &mut Account<'_>,
+) -> Result<Header> {
     if state.tensors.len() > MAX_TENSORS {
         let (path, found, limit) = (file.path.to_path_buf(), state.tensors.len() as u64, MAX_TENSORS as u64);
         return Err(Error::limit(path, "number of tensors", found, limit));
@@ -57,14 +77,24 @@ fn from_state(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges, state: stat
     findings.extend(remarks(file, &state));
     // Stands for what could not be made out, so that the coverage is lower for it.
     let hidden = state::unread(pickle, &state);
+    let beside = state::left_out(pickle, &state);
+    let beside = beside.into_iter().map(|(key, bytes, what)| Unread::new(format!("{}: {key}", file.name), bytes, what));
+    let mut beside: Vec<Unread> = beside.collect();
+    let raw = state::raw(pickle);
+    if raw > 0 {
+        beside.push(Unread::new(format!("{}: in the pickle", file.name), raw, UnreadKind::EmbeddedData));
+    }
+    set_aside(pickle, ranges, &state, account);
     let name_of_hidden = state.refused.first().cloned().unwrap_or_else(|| "(not read)".to_owned());
-    let mut known: HashSet<(u64, &str, &[u64], &[u64])> = HashSet::new();
+    let mut known: HashSet<(u64, &str, &[u64], &[u64], Option<Quantiser>)> = HashSet::new();
     let (mut tensors, mut shared) = (Vec::new(), Vec::new());
     let mut unread = Vec::new();
     let mut bytes = 0u64;
     for (name, tensor) in state.tensors {
         let placed = Placed::new(file, pickle, &name, tensor, ranges)?;
-        if placed.len > 0 && !known.insert((placed.start, tensor.element.name, &tensor.size, &tensor.stride)) {
+        account.take(placed.start, placed.start + placed.span);
+        let Tensor { element, size, stride, quantiser, .. } = tensor;
+        if placed.len > 0 && !known.insert((placed.start, element.name, size, stride, *quantiser)) {
             shared.push(name);
             continue;
         }
@@ -75,7 +105,8 @@ fn from_state(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges, state: stat
             return Err(file.malformed(what).in_tensor(name));
         }
         let in_order = placed.in_order;
-        let meta = placed.into_meta(name, tensor);
+        let quantised = quantised::packed(file, pickle, &name, tensor, &placed, ranges)?;
+        let meta = quantised.unwrap_or_else(|| placed.into_meta(name, tensor));
         if !in_order && meta.storage.is_plain() {
             unread.push(meta.name.clone());
         }
@@ -97,7 +128,14 @@ fn from_state(file: Named<'_>, pickle: &Pickle<'_>, ranges: &Ranges, state: stat
     tell(Code::SharedStorage, Level::Note, "names stand for tensors that were read under another name", &shared);
     tell(Code::ValuesNotRead, Level::Warning, "tensors lie in an order that is not followed", &unread);
     tensors.sort_unstable_by(|a, b| a.place().cmp(&b.place()));
-    Ok(Header { tensors, findings, aliases: shared, ..Header::default() })
+    Ok(Header { tensors, findings, aliases: shared, unread: beside, ..Header::default() })
+}
+
+/// Takes storages into the account that were left out on purpose, or are read with others.
+fn set_aside(pickle: &Pickle<'_>, ranges: &Ranges, state: &state::State<'_>, account: &mut Account<'_>) {
+    let read: HashSet<&str> = state.tensors.iter().map(|(_, tensor)| pickle.text(tensor.storage.key)).collect();
+    let others = state::around(pickle, state).into_iter().filter(|key| !read.contains(key));
+    others.filter_map(|key| ranges.get(key)).for_each(|(start, len)| account.take(*start, start + len));
 }
 
 /// What was found beside the tensors.
@@ -117,19 +155,27 @@ fn remarks(file: Named<'_>, state: &state::State<'_>) -> Vec<Finding> {
 }
 
 /// Where a tensor's values lie in the file.
-struct Placed {
+pub(super) struct Placed {
     /// First byte.
-    start: u64,
+    pub(super) start: u64,
     /// Bytes of the values.
-    len: u64,
+    pub(super) len: u64,
+    /// Bytes from the first value to the last.
+    pub(super) span: u64,
     /// Whether they lie there one after another in the tensor's order.
-    in_order: bool,
+    pub(super) in_order: bool,
 }
 
 impl Placed {
-    fn new(file: Named<'_>, pickle: &Pickle<'_>, name: &str, tensor: &Tensor, ranges: &Ranges) -> Result<Self> {
+    pub(super) fn new(
+        file: Named<'_>,
+        pickle: &Pickle<'_>,
+        name: &str,
+        tensor: &Tensor,
+        ranges: &Ranges,
+    ) -> Result<Self> {
         let refuse = |what: String| file.malformed(what).in_tensor(name);
-        let Tensor { storage, element, offset, size, stride } = tensor;
+        let Tensor { storage, element, offset, size, stride, quantiser: _ } = tensor;
         let key = pickle.text(storage.key);
         let Some((start, held)) = ranges.get(key).copied() else {
             return Err(refuse(format!("its storage {} is not in the file", shown(key))));
@@ -143,7 +189,7 @@ impl Placed {
         let elements = size.iter().try_fold(1u64, |product, size| product.checked_mul(*size)).ok_or_else(overflow)?;
         let len = elements.checked_mul(element.bytes).ok_or_else(overflow)?;
         if elements == 0 {
-            return Ok(Self { start, len: 0, in_order: true });
+            return Ok(Self { start, len: 0, span: 0, in_order: true });
         }
         let farthest = size.iter().zip(stride).try_fold(*offset, |at, (size, stride)| {
             let along = (size - 1).checked_mul(*stride)?;
@@ -153,7 +199,8 @@ impl Placed {
         if end > stated {
             return Err(refuse(format!("it reaches byte {end} of a storage of {stated} bytes")).at(start));
         }
-        Ok(Self { start: start + offset * element.bytes, len, in_order: is_in_order(size, stride) })
+        let first = offset * element.bytes;
+        Ok(Self { start: start + first, len, span: end - first, in_order: is_in_order(size, stride) })
     }
 
     fn into_meta(self, name: String, tensor: &Tensor) -> TensorMeta {

@@ -4,7 +4,6 @@
 use super::{Parts, field, span};
 use crate::Result;
 use crate::checkpoint::reader::Window;
-use crate::tensor::DType;
 use crate::tensor::decode::{E2M1, gap, grid_step};
 use crate::tensor::packed::{ByRow, Code, Offset, Scale};
 
@@ -68,6 +67,7 @@ impl Parts<'_> {
                     (false, Offset::None) => *value * scale,
                     (false, Offset::Added) => *value * scale + offset,
                     (false, Offset::Zero | Offset::ZeroCodes) => (*value - offset) * scale,
+                    (false, Offset::Stated(zero)) => (*value - zero as f32) * scale,
                 };
         }
     }
@@ -77,21 +77,29 @@ impl Parts<'_> {
         match code {
             Code::Bits { .. } => scale.abs(),
             Code::E2m1 => gap(&E2M1, scale, number * scale),
-            Code::Number if self.packed.codes.dtype == DType::I8 => scale.abs(),
+            Code::Number if !self.packed.codes.dtype.is_float() => scale.abs(),
             Code::Number => grid_step(&self.packed.codes.dtype, number).unwrap_or(0.0) * scale.abs(),
         }
     }
 
-    fn scales(&self, scale: Scale, cover: Window) -> Result<Option<Vec<f32>>> {
+    /// The scales of a cover, as codes are multiplied with them.
+    pub(super) fn scales(&self, scale: Scale, cover: Window) -> Result<Option<Vec<f32>>> {
         let packed = self.packed;
         if scale == Scale::Exponent {
             let power = |code: u8| if code == 255 { f32::NAN } else { libm::ldexpf(1.0, i32::from(code) - 127) };
             let bytes = self.bytes(&packed.scales, cover)?;
             return Ok(bytes.map(|bytes| bytes.into_iter().map(power).collect()));
         }
+        if let Scale::Stated(bits) = scale {
+            return Ok(Some(vec![f32::from_bits(bits); (cover.rows * cover.cols) as usize]));
+        }
         let Some(mut values) = self.floats(&packed.scales, cover)? else { return Ok(None) };
         let whole = match (scale, &packed.second) {
-            (Scale::Plain | Scale::Of127 | Scale::Exponent, _) => return Ok(Some(values)),
+            (Scale::Plain | Scale::Of127 | Scale::Exponent | Scale::Stated(_), _) => return Ok(Some(values)),
+            (Scale::Inverse, _) => {
+                values.iter_mut().for_each(|value| *value = value.recip());
+                return Ok(Some(values));
+            }
             (Scale::Times | Scale::Over, Some(second)) => {
                 let one = self.floats(second, Window { row: 0, col: 0, rows: 1, cols: 1 })?;
                 let Some(&[whole]) = one.as_deref() else { return Ok(None) };
@@ -108,7 +116,7 @@ impl Parts<'_> {
     /// One for each scale of the cover; nothing where the form has none.
     fn offsets(&self, form: ByRow, window: Window, cover: Window) -> Result<Option<Vec<f32>>> {
         let stored = match (form.offset, &self.packed.offsets) {
-            (Offset::None, _) => return Ok(Some(Vec::new())),
+            (Offset::None | Offset::Stated(_), _) => return Ok(Some(Vec::new())),
             (_, Some(stored)) => stored,
             (_, None) => return Ok(None),
         };
