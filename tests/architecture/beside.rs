@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use weightprint::internals::anatomy::{Anatomy, Hints, dissect};
-use weightprint::internals::model::{Architecture, Role};
+use weightprint::internals::model::{Architecture, Family, Role};
 use weightprint::internals::tensor::TensorMeta;
 
 use crate::anatomy::{contradictions, disguised, model, nameless, of_role, problems, record, tensor, tensors};
@@ -60,6 +60,7 @@ fn idle_matrices_change_nothing_whatever_their_size_and_number() {
         }
         let leftovers: Vec<usize> = (own.len()..all.len()).collect();
         assert_eq!(named(&all).leftovers, leftovers, "{number} of {shape:?}");
+        assert_eq!(named(&all).architecture.family, Family::Llama, "{number} of {shape:?}");
     }
 }
 
