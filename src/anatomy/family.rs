@@ -26,8 +26,9 @@ impl Evidence<'_> {
     /// Sets the family, and what has no place in its block. Returns the family of features whose block takes everything,
     /// whether or not others have the same shapes.
     pub(super) fn tell(&self, architecture: &mut Architecture, kinds: &Kinds<'_>) -> Option<Family> {
-        let named = self.best.is_some() && self.settled;
-        let (unplaced, complete) = if named { self.by_roles(architecture) } else { self.by_shapes(architecture) };
+        // Names speak where they fill the block's places; otherwise counts do.
+        let by_roles = self.best.map(|_| self.by_roles(architecture)).filter(|(_, complete)| *complete || self.settled);
+        let (unplaced, complete) = by_roles.unwrap_or_else(|| self.by_shapes(architecture));
         architecture.unplaced = unplaced;
         let family = architecture.family;
         architecture.family = Family::Unknown;
@@ -145,7 +146,7 @@ impl Evidence<'_> {
             let Some((prefix, _)) = group.key.split_once('#') else { continue };
             let (parameters, layers) = stacks.entry(prefix).or_default();
             for member in group.members.iter().filter(|member| self.own[member.tensor]) {
-                *parameters = parameters.saturating_add(self.tensors[member.tensor].elements());
+                *parameters = parameters.saturating_add(parameters_of(&self.tensors[member.tensor]));
                 layers.extend(member.numbers.first());
             }
         }
@@ -189,6 +190,10 @@ impl Class {
 /// How many of `n` tensors must be there: a damaged checkpoint may lack a tenth.
 fn least(n: u64) -> u64 {
     n - n / 10
+}
+
+fn parameters_of(meta: &TensorMeta) -> u64 {
+    meta.shape.iter().fold(1, |product: u64, &n| product.saturating_mul(n))
 }
 
 /// Whether a tensor can hold weights: indices, masks, scalars and empty tensors do not.

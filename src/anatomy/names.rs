@@ -273,10 +273,10 @@ fn of_codes(tensors: &[TensorMeta]) -> Vec<(usize, Role)> {
     }
     let is_codes = |meta: &TensorMeta| {
         use DType::{I8, I16, I32, U8, U16, U32};
-        meta.shape.len() >= 2 && meta.elements() > 1 && matches!(meta.dtype, U8 | I8 | U16 | I16 | U32 | I32)
+        meta.shape.len() >= 2 && is_no_scalar(meta) && matches!(meta.dtype, U8 | I8 | U16 | I16 | U32 | I32)
     };
     let last = |meta: &TensorMeta| meta.name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
-    let is_part = |meta: &TensorMeta| meta.dtype.is_float() && meta.elements() > 1 && last(meta) != "bias";
+    let is_part = |meta: &TensorMeta| meta.dtype.is_float() && is_no_scalar(meta) && last(meta) != "bias";
     let holds_codes = |module: &str| {
         let Some(own) = modules.get(module).filter(|own| own.len() <= MOST_PARTS) else { return false };
         let own = || own.iter().map(|&index| &tensors[index]);
@@ -305,6 +305,10 @@ pub(super) fn adapters(tensors: &[TensorMeta]) -> Vec<usize> {
     let parts: Vec<usize> = parts.map(|(index, _)| index).collect();
     let lacks_base = || naming::lacks_base(tensors.iter().map(|meta| meta.name.as_str()));
     if parts.is_empty() || lacks_base() { Vec::new() } else { parts }
+}
+
+fn is_no_scalar(meta: &TensorMeta) -> bool {
+    meta.shape.iter().any(|&n| n > 1) && !meta.shape.contains(&0)
 }
 
 /// Which tensors belong to the language model: towers and projectors of a multimodal model do not. Where nothing would

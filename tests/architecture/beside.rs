@@ -60,7 +60,10 @@ fn idle_matrices_change_nothing_whatever_their_size_and_number() {
         }
         let leftovers: Vec<usize> = (own.len()..all.len()).collect();
         assert_eq!(named(&all).leftovers, leftovers, "{number} of {shape:?}");
-        assert_eq!(named(&all).architecture.family, Family::Llama, "{number} of {shape:?}");
+        let all = named(&all);
+        // Where most names are of no scheme, names tell no family.
+        let told = all.architecture.family == Family::Llama;
+        assert_eq!(told, all.naming.is_some(), "{number} of {shape:?}");
     }
 }
 
