@@ -200,7 +200,7 @@ pub fn dissect(tensors: &[TensorMeta], hints: Hints<'_>) -> Anatomy {
         architecture.name_family();
     }
     architecture.norm_gain = gain::convention(hints, &architecture);
-    let own = found.own();
+    let own = found.own(tensors, &groups, &architecture);
     let kinds = found.kinds(tensors, &groups);
     let assignments = &mut found.assignments;
     let evidence = family::Evidence { tensors, own: &own, groups: &groups, assignments, best, settled };
@@ -305,10 +305,12 @@ impl<'a> Found<'a> {
         }
     }
 
-    /// The tensors that the model's own block, its embeddings and its heads must explain.
-    fn own(&self) -> Vec<bool> {
+    /// The tensors that the model's own block, its embeddings and its heads must explain: no component's, and none of
+    /// further heads beside the layers.
+    fn own(&self, tensors: &[TensorMeta], groups: &[Group], architecture: &Architecture) -> Vec<bool> {
         let mut own = self.counted.clone();
-        for &tensor in self.components.iter().flat_map(|component| &component.tensors) {
+        let heads = names::further_heads(tensors, groups, architecture);
+        for &tensor in self.components.iter().flat_map(|component| &component.tensors).chain(&heads) {
             own[tensor] = false;
         }
         own

@@ -179,7 +179,7 @@ impl Pool {
 
     /// Shapes that read or write the stream, that each of `layers` layers has some of, and of which nothing was taken.
     fn untouched(&self, all: &Self, layers: u64) -> usize {
-        let whole = |left: u64, n: u64| n > 0 && left == n && n % layers.max(1) == 0;
+        let whole = |left: u64, n: u64| n > 0 && left == n && n.is_multiple_of(layers);
         let groups = self.reads.iter().zip(&all.reads).chain(self.writes.iter().zip(&all.writes));
         groups.filter(|((_, left), (_, n))| whole(*left, *n)).count() + usize::from(whole(self.square, all.square))
     }
