@@ -201,7 +201,7 @@ pub fn dissect(tensors: &[TensorMeta], hints: Hints<'_>) -> Anatomy {
     }
     architecture.norm_gain = gain::convention(hints, &architecture);
     let own = found.own();
-    let kinds = found.kinds(tensors);
+    let kinds = found.kinds(tensors, &groups);
     let assignments = &mut found.assignments;
     let evidence = family::Evidence { tensors, own: &own, groups: &groups, assignments, best, settled };
     let block = evidence.tell(&mut architecture, &kinds);
@@ -236,7 +236,7 @@ pub fn layer_kinds(tensors: &[TensorMeta]) -> block::Kinds<'_> {
     let mut found = Found::new(tensors);
     let groups = names::group(tensors, |tensor| found.included[tensor]);
     found.choose(tensors, &groups);
-    found.kinds(tensors)
+    found.kinds(tensors, &groups)
 }
 
 /// What is known of each tensor while a checkpoint is taken apart.
@@ -316,12 +316,15 @@ impl<'a> Found<'a> {
     }
 
     /// What lies in the layers of the model and of the components that are no towers, by the names behind their numbers.
-    fn kinds<'t>(&self, tensors: &'t [TensorMeta]) -> block::Kinds<'t> {
+    fn kinds<'t>(&self, tensors: &'t [TensorMeta], groups: &[Group]) -> block::Kinds<'t> {
         let counts = |tensor: usize| {
             let of_model = self.language[tensor] && !self.predictions.contains_key(&tensor);
             of_model && (self.included[tensor] || !self.member[tensor])
         };
-        family::kinds(tensors, counts)
+        if self.components.is_empty() {
+            return family::kinds(tensors, groups, counts);
+        }
+        family::kinds(tensors, &names::group(tensors, counts), counts)
     }
 
     fn leftovers(&self) -> Vec<usize> {

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use weightprint::internals::anatomy::{Anatomy, Hints, dissect};
-use weightprint::internals::model::{Architecture, Role};
+use weightprint::internals::model::{Architecture, Family, Role};
 use weightprint::internals::tensor::TensorMeta;
 
 use crate::anatomy::{contradictions, disguised, model, nameless, of_role, problems, record, tensor, tensors};
@@ -67,6 +67,10 @@ fn idle_matrices_change_nothing_whatever_their_size_and_number() {
         }
         let leftovers: Vec<usize> = (own.len()..all.len()).collect();
         assert_eq!(named(&all).leftovers, leftovers, "{number} of {shape:?}");
+        let all = named(&all);
+        // Where most names are of no scheme, names tell no family.
+        let told = all.architecture.family == Family::Llama;
+        assert_eq!(told, all.naming.is_some(), "{number} of {shape:?}");
     }
 }
 
