@@ -200,7 +200,7 @@ pub fn dissect(tensors: &[TensorMeta], hints: Hints<'_>) -> Anatomy {
         architecture.name_family();
     }
     architecture.norm_gain = gain::convention(hints, &architecture);
-    let own = found.own(tensors, &groups, &architecture);
+    let own = found.own();
     let kinds = found.kinds(tensors, &groups);
     let assignments = &mut found.assignments;
     let evidence = family::Evidence { tensors, own: &own, groups: &groups, assignments, best, settled };
@@ -248,7 +248,7 @@ struct Found<'a> {
     member: Vec<bool>,
     /// Those without quantisation data and the factors of adapters.
     included: Vec<bool>,
-    /// Those that count for the architecture: layers that predict further tokens do not.
+    /// Those that count for the architecture: layers and heads that predict further tokens do not.
     counted: Vec<bool>,
     predictions: BTreeMap<usize, Option<u32>>,
     components: Vec<Component>,
@@ -276,13 +276,14 @@ impl<'a> Found<'a> {
         Self { parts, language, member, included, counted, predictions: BTreeMap::new(), components, assignments }
     }
 
-    /// Reads shapes and names; once more where some layers turn out to predict further tokens.
+    /// Reads shapes and names; once more where some layers or heads turn out to predict further tokens.
     fn choose(&mut self, tensors: &'a [TensorMeta], groups: &[Group]) -> (Shapes, Option<SchemeMatch>) {
         let (mut shapes, mut best) = choose(tensors, &self.counted, groups);
         let width = shapes.architecture.hidden_size;
         self.predictions = components::predictions(tensors, &self.parts, &self.included, width);
-        if !self.predictions.is_empty() {
-            for &tensor in self.predictions.keys() {
+        let heads = names::further_heads(tensors, groups, width, self.parts.layers());
+        if !self.predictions.is_empty() || !heads.is_empty() {
+            for &tensor in self.predictions.keys().chain(&heads) {
                 self.counted[tensor] = false;
             }
             (shapes, best) = choose(tensors, &self.counted, groups);
@@ -305,12 +306,10 @@ impl<'a> Found<'a> {
         }
     }
 
-    /// The tensors that the model's own block, its embeddings and its heads must explain: no component's, and none of
-    /// further heads beside the layers.
-    fn own(&self, tensors: &[TensorMeta], groups: &[Group], architecture: &Architecture) -> Vec<bool> {
+    /// The tensors that the model's own block, its embeddings and its heads must explain.
+    fn own(&self) -> Vec<bool> {
         let mut own = self.counted.clone();
-        let heads = names::further_heads(tensors, groups, architecture);
-        for &tensor in self.components.iter().flat_map(|component| &component.tensors).chain(&heads) {
+        for &tensor in self.components.iter().flat_map(|component| &component.tensors) {
             own[tensor] = false;
         }
         own

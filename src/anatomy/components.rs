@@ -116,6 +116,13 @@ pub(super) struct Parts<'a> {
     pub(super) components: Vec<Component>,
 }
 
+impl Parts<'_> {
+    /// What stands in front of the numbers of the model's own layers, and how many names count.
+    pub(super) fn layers(&self) -> (&str, usize) {
+        self.main.as_ref().map_or(("", 0), |main| (main.container, main.layers.len()))
+    }
+}
+
 /// Takes a checkpoint's towers apart. `language` are the tensors that names do not give to a tower: the model's own
 /// layers are among them.
 pub(super) fn parts<'a>(tensors: &'a [TensorMeta], language: &[bool]) -> Parts<'a> {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::OnceLock;
 
 use crate::model::naming::{self, Hit};
-use crate::model::{Architecture, Family, Role, Touch};
+use crate::model::{Family, Role, Touch};
 use crate::tensor::{DType, TensorMeta};
 
 /// Smallest share of the tensors that a scheme has to name to be taken for the checkpoint's.
@@ -73,21 +73,30 @@ pub(super) fn group(tensors: &[TensorMeta], include: impl Fn(usize) -> bool) -> 
     groups
 }
 
-/// Tensors of numbered modules each of which holds a table over the whole vocabulary: heads that draft further tokens,
-/// and no layers. A model's layers hold none.
-pub(super) fn further_heads(tensors: &[TensorMeta], groups: &[Group], architecture: &Architecture) -> Vec<usize> {
-    let Some(vocabulary) = architecture.vocab_size else { return Vec::new() };
-    let table = [vocabulary, architecture.hidden_size];
-    let module = |group: &Group| group.key.split_once('#').map(|(module, _)| module.to_owned());
-    let is_head = |group: &&Group| {
-        let members = &group.members;
-        members.len() > 1 && members.iter().all(|member| tensors[member.tensor].shape == table)
-    };
+/// Tensors of numbered modules beside the model's `layers`, and fewer than those, each of which holds a table over the
+/// whole vocabulary: heads that draft further tokens.
+pub(super) fn further_heads(
+    tensors: &[TensorMeta],
+    groups: &[Group],
+    width: u64,
+    (container, layers): (&str, usize),
+) -> Vec<usize> {
+    fn shapes<'a>(tensors: &'a [TensorMeta], group: &'a Group) -> impl Iterator<Item = &'a [u64]> {
+        group.members.iter().map(|member| tensors[member.tensor].shape.as_slice())
+    }
+    let own = naming::collapse(container).key;
+    let outside = groups.iter().filter(|group| !group.key.contains('#')).flat_map(|group| shapes(tensors, group));
+    let tables = outside.filter(|shape| matches!(shape, [_, columns] if *columns == width));
+    let Some(table) = tables.max().map(<[u64]>::to_vec) else { return Vec::new() };
+    let module = |group: &Group| group.key.split_once('#').map(|(module, _)| module.to_owned()).filter(|it| *it != own);
+    let is_few = |group: &&Group| (2..layers).contains(&group.members.len());
+    let is_head = |group: &&Group| is_few(group) && shapes(tensors, group).all(|shape| shape == table);
     let heads: BTreeSet<String> = groups.iter().filter(is_head).filter_map(module).collect();
+    if heads.is_empty() {
+        return Vec::new();
+    }
     let within = groups.iter().filter(|group| module(group).is_some_and(|module| heads.contains(&module)));
-    // With as many layers as heads, or more, the module is the model's own stack.
-    let few = |group: &&Group| (group.members.len() as u64) < architecture.layers;
-    within.filter(few).flat_map(|group| group.members.iter().map(|member| member.tensor)).collect()
+    within.filter(is_few).flat_map(|group| group.members.iter().map(|member| member.tensor)).collect()
 }
 
 /// A scheme under a prefix, with or without its outer module.
