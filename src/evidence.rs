@@ -23,9 +23,9 @@ pub use self::changes::Change;
 pub use self::coverage::{Compared, Coverage};
 pub use self::facts::{Evidence, Facts, Measure, WhyNot};
 pub use self::kind::TestKind;
-use crate::fingerprint::Fingerprint;
-use crate::model::Part;
+use crate::fingerprint::{Fingerprint, TensorFingerprint};
 use crate::model::known::{self, Agreement};
+use crate::model::{Part, Role};
 
 /// How much of a part of the suspect has a counterpart in the reference.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -202,6 +202,11 @@ fn embedding_share(fingerprint: &Fingerprint) -> f64 {
     if all > 0.0 { embedding / all } else { 0.0 }
 }
 
+/// Whether it says how codes become weights, as scales and code books do: how large it is says nothing of a part.
+fn is_of_codes(tensor: &TensorFingerprint) -> bool {
+    matches!(tensor.assignment.roles[..], [Role::Quant | Role::QuantScale | Role::QuantBias])
+}
+
 fn parts(suspect: &Fingerprint, reference: &Fingerprint, matches: &[matching::Match]) -> Vec<PartShare> {
     let mut shares: std::collections::BTreeMap<Part, (u64, u64, f64)> = std::collections::BTreeMap::new();
     let mut counterpart = vec![None; suspect.exact.tensors.len()];
@@ -209,7 +214,7 @@ fn parts(suspect: &Fingerprint, reference: &Fingerprint, matches: &[matching::Ma
         counterpart[found.suspect] = Some(found);
     }
     for (tensor, found) in suspect.exact.tensors.iter().zip(counterpart) {
-        if tensor.informative().is_none() || !tensor.dtype.is_float() {
+        if tensor.informative().is_none() || !tensor.dtype.is_float() || is_of_codes(tensor) {
             continue;
         }
         let own = Part::of(&tensor.assignment.roles);

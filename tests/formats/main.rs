@@ -9,6 +9,7 @@ mod containers;
 mod decode;
 mod gains;
 mod gguf;
+mod inside;
 mod inventory;
 mod layouts;
 mod meta;

@@ -5,6 +5,7 @@ mod floats;
 mod hostile;
 mod integers;
 mod kinship;
+mod siblings;
 mod vectors;
 
 use crate::support::Raw;

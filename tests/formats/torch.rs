@@ -69,6 +69,26 @@ fn every_form_that_torch_writes_reads_as_the_same_tensors() {
     }
 }
 
+/// To the last bit but one: torch multiplies with scales of 64 bits.
+#[test]
+fn quantised_tensors_read_as_the_numbers_that_torch_gives_for_them() {
+    let wanted = expected("quantised");
+    for file in ["quantised.zip.pt", "quantised.legacy.pt"] {
+        for mmap in [true, false] {
+            let checkpoint = open(&fixture(file), mmap);
+            let found = read(&checkpoint);
+            assert!(found.keys().eq(wanted.keys()), "{file}");
+            for (name, (_, shape, values)) in &wanted {
+                let (_, own_shape, own) = &found[name];
+                assert_eq!((own_shape, own.len()), (shape, values.len()), "{file}: {name}");
+                let is_close = |(own, wanted): (&f32, &f32)| (own - wanted).abs() <= 2.0 * f32::EPSILON * wanted.abs();
+                assert!(own.iter().zip(values).all(is_close), "{file}: {name}: {own:?}");
+            }
+            assert_eq!(codes(&checkpoint), [], "{file}");
+        }
+    }
+}
+
 #[test]
 fn windows_on_storages_are_followed() {
     let mut values = expected("windows");
@@ -94,6 +114,9 @@ fn a_trainers_checkpoint_gives_the_model_and_names_the_rest() {
     let checkpoint = open(&fixture("trainer.zip.pt"), true);
     assert_eq!(read(&checkpoint), expected("module"));
     assert_eq!(codes(&checkpoint), [(Code::FileLeftOut, Level::Note)]);
+    let places: Vec<&str> = checkpoint.unread.iter().map(|unread| unread.place.as_str()).collect();
+    assert!(places.contains(&"trainer.zip.pt: optimizer"), "{places:?}");
+    assert!(checkpoint.unread.iter().all(|unread| unread.bytes > 0));
     let message = &checkpoint.findings[0].message;
     assert!(message.contains("`optimizer`") && message.contains("`rng_state`"), "{message}");
 }

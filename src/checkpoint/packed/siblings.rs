@@ -100,6 +100,10 @@ impl<'a> Beside<'a> {
         if !matches!(codes.dtype, DType::I8 | DType::U8 | DType::F8E4M3 | DType::F8E5M2) {
             return Ok(None);
         }
+        // Scales may be numbers of 8 bits themselves, with a scale of their own.
+        if matches!(sibling(codes), Sibling::Scale | Sibling::Zero | Sibling::Beside) {
+            return Ok(None);
+        }
         let Some((scales, zeros)) = self.scale_and_zero(codes) else { return Ok(None) };
         if !self.is_one_to_a_byte(codes, zeros)? {
             return Ok(None);

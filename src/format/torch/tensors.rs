@@ -62,6 +62,9 @@ fn is_optimizer(pickle: &Pickle<'_>) -> bool {
     entries.len() == 2 && has("state") && has("param_groups")
 }
 
+/// What makes two names one tensor: first byte, type, shape, strides, and what its codes stand for.
+type Window<'a> = (u64, &'a str, &'a [u64], &'a [u64], Option<Quantiser>);
+
 fn from_state(
     file: Named<'_>,
     pickle: &Pickle<'_>,
@@ -86,7 +89,7 @@ fn from_state(
     }
     set_aside(pickle, ranges, &state, account);
     let name_of_hidden = state.refused.first().cloned().unwrap_or_else(|| "(not read)".to_owned());
-    let mut known: HashSet<(u64, &str, &[u64], &[u64], Option<Quantiser>)> = HashSet::new();
+    let mut known: HashSet<Window<'_>> = HashSet::new();
     let (mut tensors, mut shared) = (Vec::new(), Vec::new());
     let mut unread = Vec::new();
     let mut bytes = 0u64;

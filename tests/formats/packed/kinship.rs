@@ -12,14 +12,14 @@ use crate::support::reports::{class, report, say, test};
 use crate::support::{Raw, load, write_file, write_sharded, zoo};
 
 /// What it is, its type in reports, how it is made, and what `config.json` says of it.
-type Kind = (&'static str, &'static str, Pack, Value);
+pub(super) type Kind = (&'static str, &'static str, Pack, Value);
 
 fn write(folder: &Path, tensors: &[Raw], config: &Value) {
     write_file(&folder.join("model.safetensors"), tensors);
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
 }
 
-fn check(kinds: Vec<Kind>) {
+pub(super) fn check(kinds: Vec<Kind>) {
     let (base, tuned) = (load("base-a"), load("a-sft"));
     for (what, dtype, pack, config) in kinds {
         let folder = tempfile::tempdir().unwrap();

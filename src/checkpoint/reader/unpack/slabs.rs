@@ -11,7 +11,17 @@ impl Parts<'_> {
             if window.cols == form.cols { (1, window.rows * window.cols) } else { (window.rows, window.cols) };
         for (at, out) in (0..lines).zip(out.chunks_exact_mut((line as usize).max(1))) {
             let first = (window.row + at) * form.cols + window.col;
-            let Some(()) = self.slab_values(form, first, out)? else { return Ok(None) };
+            let mut done = 0;
+            while done < out.len() {
+                let (at, left) = (first + done as u64, out.len() - done);
+                // Scales that come round again are read as far as the values go, not all of them.
+                let run = match form.shared {
+                    Shared::Every(len) => left.min((len - at % len) as usize),
+                    Shared::Runs(_) => left,
+                };
+                let Some(()) = self.slab_values(form, at, &mut out[done..done + run])? else { return Ok(None) };
+                done += run;
+            }
         }
         Ok(Some(()))
     }
@@ -66,11 +76,10 @@ impl Parts<'_> {
     }
 }
 
-/// The scales (first, behind the last) of values in reading order.
+/// The scales (first, behind the last) of values in reading order, which go round once at most.
 fn shared(shared: Shared, first: u64, count: u64) -> (u64, u64) {
     match shared {
         Shared::Runs(len) => (first / len, (first + count).div_ceil(len)),
-        Shared::Every(len) if first % len + count <= len => (first % len, first % len + count),
-        Shared::Every(len) => (0, len),
+        Shared::Every(len) => (first % len, first % len + count),
     }
 }
