@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::{env, fs};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use weightprint::internals::anatomy::{Anatomy, Hints, config_findings, dissect, layer_kinds};
-use weightprint::internals::model::Family;
+use weightprint::internals::anatomy::{Anatomy, Hints, Renamed, config_findings, dissect, layer_kinds};
 use weightprint::internals::model::block::{self, Record};
+use weightprint::internals::model::{Architecture, Family};
 use weightprint::internals::tensor::{DType, Extent, Storage, TensorMeta};
 
 /// A header as `fixtures/headers/pack.py` leaves it.
@@ -25,18 +26,38 @@ struct Header {
     family: String,
     config: Map<String, Value>,
     tensors: Vec<TensorMeta>,
+    named: Told,
+    nameless: Told,
+}
+
+/// What is told of a header.
+struct Told {
+    architecture: Architecture,
+    block: Option<Family>,
+    renamed: Vec<Renamed>,
+}
+
+impl Told {
+    fn of(tensors: &[TensorMeta], hints: Hints<'_>) -> Self {
+        let Anatomy { architecture, block, renamed, .. } = dissect(tensors, hints);
+        Self { architecture, block, renamed }
+    }
 }
 
 fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// The headers in the folder that `WEIGHTPRINT_HEADERS` names, by default those of the repository.
-fn headers() -> Vec<Header> {
-    let folder = env::var_os("WEIGHTPRINT_HEADERS").map_or_else(|| repository("fixtures/headers"), PathBuf::from);
-    let text = fs::read_to_string(folder.join("families.json")).unwrap();
-    let families: BTreeMap<String, String> = serde_json::from_str(&text).unwrap();
-    families.into_iter().map(|(name, family)| header(&folder, name, family)).collect()
+/// The headers in the folder that `WEIGHTPRINT_HEADERS` names, by default those of the repository, taken apart once for
+/// all tests.
+fn headers() -> &'static [Header] {
+    static CELL: OnceLock<Vec<Header>> = OnceLock::new();
+    CELL.get_or_init(|| {
+        let folder = env::var_os("WEIGHTPRINT_HEADERS").map_or_else(|| repository("fixtures/headers"), PathBuf::from);
+        let text = fs::read_to_string(folder.join("families.json")).unwrap();
+        let families: BTreeMap<String, String> = serde_json::from_str(&text).unwrap();
+        families.into_iter().map(|(name, family)| header(&folder, name, family)).collect()
+    })
 }
 
 fn header(folder: &Path, name: String, family: String) -> Header {
@@ -49,7 +70,9 @@ fn header(folder: &Path, name: String, family: String) -> Header {
             tensors.push(TensorMeta { name, dtype, shape: shape.clone(), storage: Storage::Plain(Extent::default()) });
         }
     }
-    Header { name, family, config: packed.config, tensors }
+    let named = Told::of(&tensors, Hints::from(&packed.config));
+    let nameless = Told::of(&opaque(&tensors), Hints::default());
+    Header { name, family, config: packed.config, tensors, named, nameless }
 }
 
 /// The names that a pattern stands for: `a.{0-2,5}.b` for four of them.
@@ -67,19 +90,12 @@ fn expand(pattern: &str) -> Vec<String> {
     names
 }
 
+fn opaque(tensors: &[TensorMeta]) -> Vec<TensorMeta> {
+    let renamed = tensors.iter().enumerate();
+    renamed.map(|(at, meta)| TensorMeta { name: format!("t{at:06}"), ..meta.clone() }).collect()
+}
+
 impl Header {
-    fn named(&self) -> Anatomy {
-        dissect(&self.tensors, Hints::from(&self.config))
-    }
-
-    fn nameless(&self) -> Anatomy {
-        let mut tensors = self.tensors.clone();
-        for (at, meta) in tensors.iter_mut().enumerate() {
-            meta.name = format!("t{at:06}");
-        }
-        dissect(&tensors, Hints::default())
-    }
-
     /// The number under one of these keys of the configuration or of its part about the language model.
     fn stated(&self, keys: &[&str]) -> Option<u64> {
         let inner = self.config.get("text_config").and_then(Value::as_object);
@@ -91,15 +107,15 @@ impl Header {
         self.stated(&["num_hidden_layers", "n_layer", "n_layers"])
     }
 
-    /// The record of the block, where features do not tell the family. `block` is whose the shapes would be.
-    fn record(&self, block: Option<Family>) -> Option<Record> {
+    /// The record of the block, where features do not tell the family.
+    fn record(&self) -> Option<Record> {
         let is_own = |family: &Family| family.as_str() == self.family;
-        if self.named().block.as_ref().is_some_and(is_own) {
+        if self.named.block.as_ref().is_some_and(is_own) {
             return None;
         }
-        let width = self.stated(&["hidden_size", "d_model", "n_embd"]).unwrap_or(self.named().architecture.hidden_size);
+        let width = self.stated(&["hidden_size", "d_model", "n_embd"]).unwrap_or(self.named.architecture.hidden_size);
         let mut record = Record::learn(&self.name, &self.family, &layer_kinds(&self.tensors), width);
-        record.looks_like = block.filter(|family| !is_own(family)).map(|family| family.to_string());
+        record.looks_like = self.nameless.block.filter(|family| !is_own(family)).map(|family| family.to_string());
         (!record.layer.is_empty()).then_some(record)
     }
 }
@@ -117,15 +133,15 @@ fn committed(path: &str, generated: &str) {
 #[test]
 fn the_embedded_blocks_are_those_of_the_recorded_headers() {
     let headers = headers();
-    let mut records: Vec<Record> = headers.iter().filter_map(|header| header.record(header.nameless().block)).collect();
+    let mut records: Vec<Record> = headers.iter().filter_map(Header::record).collect();
     // Names and ranks that another family has as well tell neither.
     let kinds: Vec<_> = headers.iter().map(|header| (&header.family, layer_kinds(&header.tensors))).collect();
     records.retain(|record| kinds.iter().all(|(family, kinds)| !record.fits(kinds) || **family == record.family));
     committed("src/data/blocks.json", &block::to_json(&records).unwrap());
 }
 
-fn of(anatomy: &Anatomy) -> String {
-    let a = &anatomy.architecture;
+fn words(told: &Told) -> String {
+    let a = &told.architecture;
     format!("{}, {}", a.family, a.layers)
 }
 
@@ -141,7 +157,7 @@ fn the_table_of_architectures_is_what_is_told_of_the_headers() {
         String::from("| header | family | layers stated | told by names | told by shapes |\n|---|---|---|---|---|\n");
     for header in headers() {
         let layers = header.layers().map_or_else(|| "–".to_owned(), |n| n.to_string());
-        let (named, nameless) = (of(&header.named()), of(&header.nameless()));
+        let (named, nameless) = (words(&header.named), words(&header.nameless));
         writeln!(table, "| {} | {} | {layers} | {named} | {nameless} |", header.name, header.family).unwrap();
     }
     committed("docs/architectures.md", &format!("{before}{BEGIN}{table}{END}{after}"));
@@ -159,8 +175,8 @@ fn a_recorded_block_fits_no_header_of_another_family() {
 fn a_family_is_the_headers_own_or_none_with_names_and_without() {
     let mut wrong = Vec::new();
     for header in headers() {
-        let (named, nameless) = (header.named(), header.nameless());
-        for (how, anatomy) in [("named", &named), ("nameless", &nameless)] {
+        let Header { named, nameless, .. } = header;
+        for (how, anatomy) in [("named", named), ("nameless", nameless)] {
             let family = anatomy.architecture.family;
             if family != Family::Unknown && family.as_str() != header.family {
                 wrong.push(format!("{} {how}: {family}", header.name));
@@ -170,7 +186,7 @@ fn a_family_is_the_headers_own_or_none_with_names_and_without() {
         if family != Family::Unknown && header.layers().is_some_and(|stated| stated != layers) {
             wrong.push(format!("{}: {layers} layers", header.name));
         }
-        for renamed in [&named, &nameless].into_iter().filter(|found| !found.architecture.family.is_of_features()) {
+        for renamed in [named, nameless].into_iter().filter(|found| !found.architecture.family.is_of_features()) {
             wrong.extend(renamed.renamed.iter().map(|row| format!("{}: renamed {row:?}", header.name)));
         }
         let findings = config_findings(&header.config, &named.architecture, "config.json");
