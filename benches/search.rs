@@ -191,7 +191,7 @@ fn main() {
     for (what, print) in [("labels survive", suspect), ("all labels shuffled", permuted)] {
         let subject = Prepared::of(print, what.to_owned());
         let start = Instant::now();
-        let report = scanner::scan(&subject, std::slice::from_ref(&catalog)).unwrap();
+        let report = scanner::scan(&subject, std::slice::from_ref(&catalog), true).unwrap();
         let best = &report.candidates[0];
         println!(
             "{what}: {:.2} s; {} of {} in full; {} {}, log10 p {:.0}",

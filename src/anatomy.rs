@@ -200,8 +200,8 @@ pub fn dissect(tensors: &[TensorMeta], hints: Hints<'_>) -> Anatomy {
         architecture.name_family();
     }
     architecture.norm_gain = gain::convention(hints, &architecture);
-    let own = found.own();
-    let kinds = found.kinds(tensors);
+    let own = found.own(tensors, &groups, &architecture);
+    let kinds = found.kinds(tensors, &groups);
     let assignments = &mut found.assignments;
     let evidence = family::Evidence { tensors, own: &own, groups: &groups, assignments, best, settled };
     let block = evidence.tell(&mut architecture, &kinds);
@@ -236,7 +236,7 @@ pub fn layer_kinds(tensors: &[TensorMeta]) -> block::Kinds<'_> {
     let mut found = Found::new(tensors);
     let groups = names::group(tensors, |tensor| found.included[tensor]);
     found.choose(tensors, &groups);
-    found.kinds(tensors)
+    found.kinds(tensors, &groups)
 }
 
 /// What is known of each tensor while a checkpoint is taken apart.
@@ -305,22 +305,27 @@ impl<'a> Found<'a> {
         }
     }
 
-    /// The tensors that the model's own block, its embeddings and its heads must explain.
-    fn own(&self) -> Vec<bool> {
+    /// The tensors that the model's own block, its embeddings and its heads must explain: no component's, and none of
+    /// further heads beside the layers.
+    fn own(&self, tensors: &[TensorMeta], groups: &[Group], architecture: &Architecture) -> Vec<bool> {
         let mut own = self.counted.clone();
-        for &tensor in self.components.iter().flat_map(|component| &component.tensors) {
+        let heads = names::further_heads(tensors, groups, architecture);
+        for &tensor in self.components.iter().flat_map(|component| &component.tensors).chain(&heads) {
             own[tensor] = false;
         }
         own
     }
 
     /// What lies in the layers of the model and of the components that are no towers, by the names behind their numbers.
-    fn kinds<'t>(&self, tensors: &'t [TensorMeta]) -> block::Kinds<'t> {
+    fn kinds<'t>(&self, tensors: &'t [TensorMeta], groups: &[Group]) -> block::Kinds<'t> {
         let counts = |tensor: usize| {
             let of_model = self.language[tensor] && !self.predictions.contains_key(&tensor);
             of_model && (self.included[tensor] || !self.member[tensor])
         };
-        family::kinds(tensors, counts)
+        if self.components.is_empty() {
+            return family::kinds(tensors, groups, counts);
+        }
+        family::kinds(tensors, &names::group(tensors, counts), counts)
     }
 
     fn leftovers(&self) -> Vec<usize> {

@@ -176,7 +176,6 @@ impl Checkpoint {
         }
         let remarked = findings.len();
         let mut beside = Sidecars::read(store, &mut findings);
-        unread.append(&mut beside.unread);
         Split::check(store.root(), &splits, tensors.len())?;
         findings.extend(row_order.and_then(|order| order.undo(&mut tensors)));
         beside.claims = claims::together(claims, beside.claims);
@@ -184,6 +183,7 @@ impl Checkpoint {
         findings.extend(adapter::describe(&tensors, beside.adapter.as_ref(), &mut beside.claims));
         findings.extend(adapter::built_in(&mut tensors));
         unread.extend(left_out(store, named, &files, &shards, &mut findings)?);
+        inventory::count_once(&mut unread);
         // What was joined is no longer of an unknown type.
         findings.splice(remarked..remarked, remarks(&tensors));
         Ok(Self { tensors, findings, unread, ..Self::with(store, format, shards, beside) })
@@ -191,7 +191,7 @@ impl Checkpoint {
 
     fn with(store: &dyn Store, format: Format, shards: Vec<Shard>, beside: Sidecars) -> Self {
         let (repository, revision) = store.origin().cloned().map(|origin| (origin.repository, origin.revision)).unzip();
-        let Sidecars { claims, tokenizer, adapter, .. } = beside;
+        let Sidecars { claims, tokenizer, adapter } = beside;
         Self {
             root: store.root().to_path_buf(),
             folder: store.folder(),

@@ -4,7 +4,7 @@
 //! model is not known here.
 
 mod claims;
-pub(crate) mod embedded;
+mod embedded;
 mod gaps;
 mod gguf;
 mod onnx;

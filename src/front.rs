@@ -18,7 +18,8 @@ use crate::scanner::{self, Cached};
 /// A checkpoint to look at: where it lies, and the base that it changes if it is an adapter.
 ///
 /// The path names a weight file, an index of shards, a folder with one model, a snapshot in a Hugging Face cache or the
-/// cache folder of a repository, or a fingerprint file.
+/// cache folder of a repository, or a fingerprint file. Of a folder, everything in it and below it is listed, and what may
+/// be weights and was not read counts against the coverage; of a file, nothing beside it but the rest of its set.
 ///
 /// ```
 /// use weightprint::Input;

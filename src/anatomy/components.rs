@@ -215,8 +215,8 @@ pub(super) fn predictions(
         let around = leading(&tensors[index].name).skip(1).filter(|path| !main.container.starts_with(path));
         modules.extend(around.take(DEEPEST));
     }
-    // Inner modules come before those around them.
-    for module in modules.into_iter().rev().take(MOST_MODULES) {
+    // In this order modules come before those within them.
+    for module in modules.into_iter().take(MOST_MODULES) {
         let inside: Vec<usize> = (0..tensors.len())
             .filter(|&i| included[i] && !found.contains_key(&i) && tensors[i].name.starts_with(module))
             .collect();

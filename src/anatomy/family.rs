@@ -26,15 +26,16 @@ impl Evidence<'_> {
     /// Sets the family, and what has no place in its block. Returns the family of features whose block takes everything,
     /// whether or not others have the same shapes.
     pub(super) fn tell(&self, architecture: &mut Architecture, kinds: &Kinds<'_>) -> Option<Family> {
-        let named = self.best.is_some() && self.settled;
-        let (unplaced, complete) = if named { self.by_roles(architecture) } else { self.by_shapes(architecture) };
+        // Names speak where they fill the block's places; otherwise counts do.
+        let by_roles = self.best.map(|_| self.by_roles(architecture)).filter(|(_, complete)| *complete || self.settled);
+        let (unplaced, complete) = by_roles.unwrap_or_else(|| self.by_shapes(architecture));
         architecture.unplaced = unplaced;
         let family = architecture.family;
         architecture.family = Family::Unknown;
         let block = (unplaced == 0 && complete && family != Family::Unknown).then_some(family);
         if let Some(recorded) = block::told(kinds) {
             architecture.family = recorded;
-            architecture.layers = self.layers().unwrap_or(architecture.layers);
+            architecture.layers = self.layers().map_or(architecture.layers, |(_, layers)| layers);
         } else if let Some(family) = block.filter(|&family| self.distinguishes(family, architecture)) {
             architecture.family = family;
         }
@@ -49,7 +50,9 @@ impl Evidence<'_> {
         }
         let has_place = |role: &Role| expected.contains_key(role) || role.is_constant() || *role == Role::Mtp;
         let mut unplaced: BTreeSet<&[u64]> = BTreeSet::new();
-        for group in self.groups.iter().filter(|group| group.key.contains('#') && group.members.len() > 1) {
+        let layers = self.layers().map_or("", |(prefix, _)| prefix);
+        let inside = |group: &&Group| group.key.split_once('#').is_some_and(|(prefix, _)| prefix == layers);
+        for group in self.groups.iter().filter(inside).filter(|group| group.members.len() > 1) {
             for (at, meta) in self.weights(group) {
                 if !self.assignments[at].roles.iter().any(has_place) {
                     unplaced.insert(&meta.shape);
@@ -136,38 +139,36 @@ impl Evidence<'_> {
         }
     }
 
-    /// The number of layers that names count, under the prefix that most parameters have.
-    fn layers(&self) -> Option<u64> {
+    /// What stands in front of the number of a layer, where most parameters are, and how many layers names count there.
+    fn layers(&self) -> Option<(&str, u64)> {
         let mut stacks: BTreeMap<&str, (u64, BTreeSet<u32>)> = BTreeMap::new();
         for group in self.groups {
             let Some((prefix, _)) = group.key.split_once('#') else { continue };
             let (parameters, layers) = stacks.entry(prefix).or_default();
             for member in group.members.iter().filter(|member| self.own[member.tensor]) {
-                *parameters = parameters.saturating_add(self.tensors[member.tensor].elements());
+                *parameters = parameters.saturating_add(parameters_of(&self.tensors[member.tensor]));
                 layers.extend(member.numbers.first());
             }
         }
-        stacks.into_values().max_by_key(|(parameters, _)| *parameters).map(|(_, layers)| layers.len() as u64)
+        let largest = stacks.into_iter().max_by_key(|(_, (parameters, _))| *parameters);
+        largest.map(|(prefix, (_, layers))| (prefix, layers.len() as u64))
     }
 }
 
 /// What lies in the layers, by the names behind their numbers.
-pub(super) fn kinds(tensors: &[TensorMeta], counts: impl Fn(usize) -> bool) -> Kinds<'_> {
+pub(super) fn kinds<'a>(tensors: &'a [TensorMeta], groups: &[Group], counts: impl Fn(usize) -> bool) -> Kinds<'a> {
     let mut kinds = Kinds::new();
-    for (_, meta) in tensors.iter().enumerate().filter(|(at, meta)| counts(*at) && holds_weights(meta)) {
-        let key = naming::collapse(&meta.name).key;
-        let Some((_, name)) = key.split_once("#.") else { continue };
+    for group in groups {
+        let Some((_, name)) = group.key.split_once("#.") else { continue };
         // Rotary frequencies are a formula, which some tools store.
         if name.ends_with("inv_freq") {
             continue;
         }
-        match kinds.get_mut(name) {
-            Some(shapes) => {
-                shapes.insert(meta.shape.as_slice());
-            }
-            None => {
-                kinds.insert(name.to_owned(), BTreeSet::from([meta.shape.as_slice()]));
-            }
+        let members = group.members.iter().map(|member| member.tensor).filter(|&at| counts(at));
+        let mut shapes: BTreeSet<&[u64]> =
+            members.map(|at| &tensors[at]).filter(|meta| holds_weights(meta)).map(|meta| &*meta.shape).collect();
+        if !shapes.is_empty() {
+            kinds.entry(name.to_owned()).or_default().append(&mut shapes);
         }
     }
     kinds
@@ -189,6 +190,10 @@ impl Class {
 /// How many of `n` tensors must be there: a damaged checkpoint may lack a tenth.
 fn least(n: u64) -> u64 {
     n - n / 10
+}
+
+fn parameters_of(meta: &TensorMeta) -> u64 {
+    meta.shape.iter().fold(1, |product: u64, &n| product.saturating_mul(n))
 }
 
 /// Whether a tensor can hold weights: indices, masks, scalars and empty tensors do not.

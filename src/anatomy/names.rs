@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::OnceLock;
 
 use crate::model::naming::{self, Hit};
-use crate::model::{Family, Role, Touch};
+use crate::model::{Architecture, Family, Role, Touch};
 use crate::tensor::{DType, TensorMeta};
 
 /// Smallest share of the tensors that a scheme has to name to be taken for the checkpoint's.
@@ -71,6 +71,23 @@ pub(super) fn group(tensors: &[TensorMeta], include: impl Fn(usize) -> bool) -> 
         }
     }
     groups
+}
+
+/// Tensors of numbered modules each of which holds a table over the whole vocabulary: heads that draft further tokens,
+/// and no layers. A model's layers hold none.
+pub(super) fn further_heads(tensors: &[TensorMeta], groups: &[Group], architecture: &Architecture) -> Vec<usize> {
+    let Some(vocabulary) = architecture.vocab_size else { return Vec::new() };
+    let table = [vocabulary, architecture.hidden_size];
+    let module = |group: &Group| group.key.split_once('#').map(|(module, _)| module.to_owned());
+    let is_head = |group: &&Group| {
+        let members = &group.members;
+        members.len() > 1 && members.iter().all(|member| tensors[member.tensor].shape == table)
+    };
+    let heads: BTreeSet<String> = groups.iter().filter(is_head).filter_map(module).collect();
+    let within = groups.iter().filter(|group| module(group).is_some_and(|module| heads.contains(&module)));
+    // With as many layers as heads, or more, the module is the model's own stack.
+    let few = |group: &&Group| (group.members.len() as u64) < architecture.layers;
+    within.filter(few).flat_map(|group| group.members.iter().map(|member| member.tensor)).collect()
 }
 
 /// A scheme under a prefix, with or without its outer module.
@@ -271,12 +288,13 @@ fn of_codes(tensors: &[TensorMeta]) -> Vec<(usize, Role)> {
     for (index, meta) in tensors.iter().enumerate() {
         modules.entry(parent(&meta.name)).or_default().push(index);
     }
+    let is_many = |meta: &TensorMeta| meta.shape.iter().any(|&n| n > 1) && !meta.shape.contains(&0);
     let is_codes = |meta: &TensorMeta| {
         use DType::{I8, I16, I32, U8, U16, U32};
-        meta.shape.len() >= 2 && meta.elements() > 1 && matches!(meta.dtype, U8 | I8 | U16 | I16 | U32 | I32)
+        meta.shape.len() >= 2 && is_many(meta) && matches!(meta.dtype, U8 | I8 | U16 | I16 | U32 | I32)
     };
     let last = |meta: &TensorMeta| meta.name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
-    let is_part = |meta: &TensorMeta| meta.dtype.is_float() && meta.elements() > 1 && last(meta) != "bias";
+    let is_part = |meta: &TensorMeta| meta.dtype.is_float() && is_many(meta) && last(meta) != "bias";
     let holds_codes = |module: &str| {
         let Some(own) = modules.get(module).filter(|own| own.len() <= MOST_PARTS) else { return false };
         let own = || own.iter().map(|&index| &tensors[index]);

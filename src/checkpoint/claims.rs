@@ -13,11 +13,9 @@ use super::{adapter, card};
 use crate::bytes::Store;
 use crate::bytes::store::head;
 use crate::finding::{Code, Finding, Level};
-use crate::format::embedded::Density;
 use crate::format::{Card, Claims, recognise};
 use crate::limits::{MAX_CONFIG_BYTES, MAX_FRONT_MATTER_BYTES, MAX_SIDECAR_BYTES};
 use crate::text::{hex, json, message, shown};
-use crate::unread::{Unread, UnreadKind};
 
 /// The files beside the weights, as far as they are there and could be read.
 #[derive(Debug, Default)]
@@ -28,8 +26,6 @@ pub(super) struct Sidecars {
     pub(super) tokenizer: Option<Tokenizer>,
     /// `adapter_config.json`.
     pub(super) adapter: Option<adapter::Config>,
-    /// What of them is data and no settings.
-    pub(super) unread: Vec<Unread>,
 }
 
 /// What is kept of `tokenizer.json`.
@@ -65,12 +61,12 @@ impl fmt::Debug for FileBytes {
 impl Sidecars {
     /// Reads what lies in the root of a store; whatever cannot be read is added to `findings`.
     pub(super) fn read(store: &dyn Store, findings: &mut Vec<Finding>) -> Self {
-        let mut beside = Beside { store, findings, unread: Vec::new() };
+        let mut beside = Beside { store, findings };
         let adapter = beside.parsed("adapter_config.json");
         let mut claims = Claims { config: beside.parsed("config.json"), ..Claims::default() };
         beside.card(&mut claims);
         let tokenizer = beside.tokenizer();
-        Self { claims, tokenizer, adapter, unread: beside.unread }
+        Self { claims, tokenizer, adapter }
     }
 }
 
@@ -101,7 +97,6 @@ const MAX_CARD_HEAD_BYTES: u64 = MAX_FRONT_MATTER_BYTES as u64 + 1024;
 struct Beside<'a> {
     store: &'a dyn Store,
     findings: &'a mut Vec<Finding>,
-    unread: Vec<Unread>,
 }
 
 impl Beside<'_> {
@@ -128,27 +123,14 @@ impl Beside<'_> {
         let bytes = self.head(name, limit + 1)?;
         if bytes.len() as u64 > limit {
             self.unreadable(name, format_args!("it is longer than the limit of {limit} bytes"));
-            let bytes = self.store.open(name).map_or(limit, |object| object.len());
-            self.unread.push(Unread::new(name, bytes, UnreadKind::EmbeddedData));
             return None;
         }
         Some(bytes)
     }
 
-    /// Counts what in a file of settings is data.
-    fn count_data(&mut self, name: &str, bytes: &[u8]) {
-        let encoded = Density::of(bytes).encoded();
-        if encoded > 0 {
-            let message = format!("{name} holds a run of {encoded} base64 or hexadecimal digits, which was not read");
-            self.findings.push(Finding::new(Code::EmbeddedData, Level::Warning, message, name.to_owned()));
-            self.unread.push(Unread::new(name, encoded, UnreadKind::EmbeddedData));
-        }
-    }
-
     /// A small file of JSON.
     fn parsed<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
         let bytes = self.whole(name, MAX_CONFIG_BYTES)?;
-        self.count_data(name, &bytes);
         let bytes = json::tolerant(&bytes);
         match serde_json::from_slice(&bytes) {
             Ok(config) => {

@@ -66,11 +66,22 @@ pub(super) fn of_siblings(store: &dyn Store, names: Vec<String>) -> Vec<Unread> 
     unread
 }
 
-/// Files below the folder of a store that are weights by their content, in a format that is read.
+/// Files below the folder of a store that are weights by their content, in a format that is read; as far as they are
+/// found soon.
 pub(super) fn weights_below(store: &dyn Store) -> Vec<String> {
-    let mut walk = Walk::new(store, &[]);
+    // A hint in a message is not worth a long search.
+    const MOST: usize = 1000;
+    let mut walk = Walk { left: MOST, budget: Budget::spent(), ..Walk::new(store, &[]) };
     walk.folder("", 0);
     walk.weights.into_iter().collect()
+}
+
+/// Puts the largest first, and counts a place once: of a text that was read as what its name says, the reader tells as well
+/// what it holds beside that.
+pub(super) fn count_once(unread: &mut Vec<Unread>) {
+    sort(unread);
+    let mut seen = BTreeSet::new();
+    unread.retain(|entry| seen.insert((entry.place.clone(), entry.what)));
 }
 
 fn sort(unread: &mut [Unread]) {

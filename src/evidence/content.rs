@@ -4,7 +4,9 @@
 //! own bits say so; runs of few distinct values are left out, and so are those of constants and of tensors that follow
 //! from a formula. Both sketches keep the runs with the smallest digests, so up to the smaller of the two largest digests
 //! both are complete, and there the share of one's runs that the other holds estimates the share of all (Broder, *On the
-//! resemblance and containment of documents*, 1997).
+//! resemblance and containment of documents*, 1997). Tensors that are read the other way round have runs along both axes,
+//! so that a container with them upright and one with them as they are stored are both found; a share of runs is then not
+//! quite one of values.
 //!
 //! **Null hypothesis.** Sixteen trained values, at least eight of them distinct, that are equal one by one: with the eleven
 //! bits or so of a trained `bf16` a coincidence has a probability about 10^-50, which no number of pairs of runs makes up

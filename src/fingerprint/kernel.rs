@@ -274,18 +274,28 @@ impl WithSimd for Marked<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        const BLOCK: usize = 32;
-        for (index, block) in self.0.chunks(BLOCK).enumerate() {
+        let (blocks, rest) = self.0.as_chunks::<32>();
+        for (index, block) in blocks.iter().enumerate() {
             let mut least = u16::MAX;
             for value in block {
                 least = least.min(value.wrapping_mul(MARK_FACTOR));
             }
+            // Most blocks end here, and the others are looked through without a branch for each value.
             if least >= MARK_BELOW {
                 continue;
             }
-            let hits = block.iter().enumerate().filter(|(_, value)| value.wrapping_mul(MARK_FACTOR) < MARK_BELOW);
-            self.1.extend(hits.map(|(at, _)| (index * BLOCK + at) as u32));
+            let mut marked = 0u32;
+            for (at, value) in block.iter().enumerate() {
+                marked |= u32::from(value.wrapping_mul(MARK_FACTOR) < MARK_BELOW) << at;
+            }
+            while marked != 0 {
+                self.1.push(index as u32 * 32 + marked.trailing_zeros());
+                marked &= marked - 1;
+            }
         }
+        let is_marked = |(_, value): &(usize, &u16)| value.wrapping_mul(MARK_FACTOR) < MARK_BELOW;
+        let first = self.0.len() - rest.len();
+        self.1.extend(rest.iter().enumerate().filter(is_marked).map(|(at, _)| (first + at) as u32));
     }
 }
 

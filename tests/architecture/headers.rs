@@ -170,8 +170,8 @@ fn a_family_is_the_headers_own_or_none_with_names_and_without() {
         if family != Family::Unknown && header.layers().is_some_and(|stated| stated != layers) {
             wrong.push(format!("{}: {layers} layers", header.name));
         }
-        if !family.is_of_features() && !(named.renamed.is_empty() && nameless.renamed.is_empty()) {
-            wrong.push(format!("{}: {:?}", header.name, named.renamed));
+        for renamed in [&named, &nameless].into_iter().filter(|found| !found.architecture.family.is_of_features()) {
+            wrong.extend(renamed.renamed.iter().map(|row| format!("{}: renamed {row:?}", header.name)));
         }
         let findings = config_findings(&header.config, &named.architecture, "config.json");
         wrong.extend(findings.iter().map(|finding| format!("{}: {}", header.name, finding.message)));

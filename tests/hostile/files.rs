@@ -12,7 +12,7 @@ use crate::support::{ErrorClass, error_class, prepare};
 use weightprint::Error;
 use weightprint::ErrorKind;
 use weightprint::internals::checkpoint::{Checkpoint, OpenOptions};
-use weightprint::internals::finding::{Code, Level};
+use weightprint::internals::finding::{Code, Finding, Level};
 
 const FILE: &str = "model.safetensors";
 const POINTER: &str = "version https://git-lfs.github.com/spec/v1\n\
@@ -558,10 +558,44 @@ fn broken_sidecars_are_told_and_never_fatal() {
         put(folder.path().join(FILE), good());
         put(folder.path().join(name), content);
         let checkpoint = Checkpoint::open(folder.path(), OpenOptions::default()).unwrap();
-        let [finding] = checkpoint.findings.as_slice() else { panic!("{name}: {:?}", checkpoint.findings) };
+        let unreadable = |finding: &&Finding| finding.code == Code::SidecarUnreadable;
+        let told: Vec<&Finding> = checkpoint.findings.iter().filter(unreadable).collect();
+        let [finding] = told[..] else { panic!("{name}: {:?}", checkpoint.findings) };
         assert_eq!((finding.code, finding.level), (Code::SidecarUnreadable, Level::Warning));
         assert_eq!(finding.location.as_deref(), Some(name));
         assert!(finding.message.starts_with(name) && finding.message.len() < 1000, "{}", finding.message);
         assert!(checkpoint.claims.config.is_none() && checkpoint.claims.card.is_none());
+    }
+}
+
+#[test]
+fn sidecars_are_read_as_python_writes_them() {
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path().join("model-1-of-1.safetensors"), good());
+    let index = "\u{feff}{\"metadata\":{\"total_size\":NaN},\"weight_map\":{\"a\":\"model-1-of-1.safetensors\"}}";
+    put(folder.path().join("model.safetensors.index.json"), index);
+    let config =
+        "\u{feff}{\"hidden_size\":8,\"limit\":[0.0,Infinity],\"x\":-Infinity,\"hidden_size\":16,\"n\":\"NaN\"}";
+    put(folder.path().join("config.json"), config);
+    let checkpoint = Checkpoint::open(folder.path(), OpenOptions::default()).unwrap();
+    let config = checkpoint.claims.config.unwrap();
+    assert_eq!((&config["hidden_size"], &config["n"]), (&16.into(), &"NaN".into()));
+    assert!(config["limit"][1].is_null() && config["x"].is_null());
+    let codes: Vec<Code> = checkpoint.findings.iter().map(|finding| finding.code).collect();
+    assert_eq!(codes, [Code::StatedTwice], "{:?}", checkpoint.findings);
+}
+
+#[test]
+fn a_card_that_cannot_be_read_is_told_from_one_that_is_not_there() {
+    for (card, is_unreadable, mentions) in [
+        ("---\nbase_model: [a\n---\n", true, 0),
+        ("# M\nFine-tuned from [org/base-a](https://hf.co/org/base-a).\n", false, 2),
+        ("---\nlicense: mit\n---\nNothing of an origin in x/A.\n", false, 0),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        put(folder.path().join(FILE), good());
+        put(folder.path().join("README.md"), card);
+        let claims = Checkpoint::open(folder.path(), OpenOptions::default()).unwrap().claims;
+        assert_eq!((claims.card_unreadable, claims.mentions.len()), (is_unreadable, mentions), "{card}");
     }
 }

@@ -329,3 +329,25 @@ fn wrong_usage_exits_with_2() {
         assert_eq!(weightprint(args).code, 2, "{args:?}");
     }
 }
+
+#[test]
+fn a_model_of_other_shapes_is_not_taken_under_a_known_name_unasked() {
+    let folder = tempfile::tempdir().unwrap();
+    let add = |extra: &[&str]| {
+        let model = zoo("base-a");
+        let common = ["--id", "meta-llama/Llama-2-7b-hf", "--catalog"];
+        let mut args: Vec<&Path> = vec![Path::new("catalog"), Path::new("add"), &model];
+        args.extend(common.map(Path::new));
+        args.push(folder.path());
+        args.extend(extra.iter().map(Path::new));
+        weightprint(args)
+    };
+    let refused = add(&[]);
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    assert!(refused.stderr.contains("hidden_size"), "{}", refused.stderr);
+    let forced = add(&["--force"]);
+    assert_eq!(forced.code, 0, "{}", forced.stderr);
+    let missing = folder.path().join("nothing");
+    let run = weightprint([Path::new("scan"), &zoo("base-a"), Path::new("--catalog"), &missing]);
+    assert_eq!(run.code, 2, "{}", run.stderr);
+}

@@ -6,7 +6,7 @@ use crate::tensor::{DType, TensorMeta};
 
 /// Widths that are tried. The stream's own is an axis of nearly all parameters; beside it stand the sizes of vocabulary,
 /// MLP and experts, and the widths of other towers.
-const MOST_WIDTHS: usize = 8;
+const MOST_WIDTHS: usize = 4;
 
 /// Counts of shapes, by rank.
 #[derive(Debug, Clone, Default)]

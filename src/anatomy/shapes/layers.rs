@@ -13,6 +13,14 @@ use crate::model::Latent;
 /// Distinct shapes of one kind that take part in a reading; real models have fewer than ten.
 const MOST_GROUPS: usize = 12;
 
+/// Readings whose explained parameters differ by less than one in so many are told apart by what else they explain:
+/// routers are that small.
+const ALIKE: i128 = 50;
+
+/// Matrices that a model does not use are less than a third of its bytes, a quarter of the whole: a reading that is right
+/// explains all but one part in so many of what any other explains.
+const IDLE: i128 = 4;
+
 /// Distinct shapes that take part for their number, however small: a mixture's router is one matrix in each layer.
 const FREQUENT_GROUPS: usize = 4;
 
@@ -57,6 +65,14 @@ pub(super) struct Mlp {
     pub(super) fused: bool,
     pub(super) dense: Vec<Dense>,
     pub(super) mixture: Option<Mixture>,
+}
+
+impl Mlp {
+    /// MLPs in all layers together.
+    fn units(&self) -> u64 {
+        let dense: u64 = self.dense.iter().map(|dense| dense.layers).sum();
+        dense + self.mixture.as_ref().map_or(0, |mixture| mixture.layers)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -161,6 +177,13 @@ impl Pool {
         touching.chain(others).fold(of(elements(self.d, self.d), self.square), u128::saturating_add)
     }
 
+    /// Shapes that read or write the stream, that each of `layers` layers has some of, and of which nothing was taken.
+    fn untouched(&self, all: &Self, layers: u64) -> usize {
+        let whole = |left: u64, n: u64| n > 0 && left == n && n.is_multiple_of(layers);
+        let groups = self.reads.iter().zip(&all.reads).chain(self.writes.iter().zip(&all.writes));
+        groups.filter(|((_, left), (_, n))| whole(*left, *n)).count() + usize::from(whole(self.square, all.square))
+    }
+
     fn layer_counts(&self, census: &Census) -> Vec<u64> {
         let (d, square) = (u128::from(self.d), (self.square, elements(self.d, self.d)));
         let touching =
@@ -213,45 +236,80 @@ fn take(from: Option<&mut u64>, n: u64, missing: &mut u64) -> bool {
 /// shapes with a remainder, then the usual arrangement: queries as wide as the stream, separate projections, (out, in)
 /// storage, more layers, narrower attention.
 ///
-/// What explains much fewer parameters than another reading is none, however many small matrices it finds a place for.
+/// Parameters decide first, so that many small matrices beside the model do not.
 pub(super) fn read(census: &Census, d: u64) -> Option<Reading> {
-    let mut found: Vec<(_, u128, Reading)> = Vec::new();
-    let mut most = 0;
+    let mut found = Vec::new();
     let pool = Pool::new(census, d);
     for (transposed, pool) in [(false, pool.clone()), (true, pool.turned())] {
         for layers in pool.layer_counts(census) {
-            for (attention, mut rest) in attentions(&pool, layers) {
+            for (attention, with_mlp) in attentions(&pool, layers) {
+                let mut rest = with_mlp.clone();
                 let mlp = mlp(&mut rest, layers, census);
-                let units: u64 = mlp.dense.iter().map(|dense| dense.layers).sum::<u64>()
-                    + mlp.mixture.as_ref().map_or(0, |mixture| mixture.layers);
-                if units == 0 || is_twice_the_same(&attention, &mlp) {
+                if mlp.units() == 0 || is_twice_the_same(&attention, &mlp) {
                     continue;
                 }
-                let parameters = pool.parameters().saturating_sub(rest.parameters());
-                if is_much_less(parameters, most) {
-                    continue;
-                }
-                let explained = i128::from(pool.total() - rest.total());
-                let uneven = i128::from(units.abs_diff(layers));
-                let score = explained - UNEVEN_LAYER * uneven - 2 * i128::from(rest.missing);
-                let (plain, width) = (!attention.fused, std::cmp::Reverse(attention.q));
-                let rank = (score, rest.exhausted(), attention.q == d, plain, !transposed, layers, width);
-                // Layers of attention alone, which idle matrices make, set no standard.
-                if units.abs_diff(layers) <= layers / 10 {
-                    most = most.max(parameters);
-                }
-                found.push((rank, parameters, Reading { transposed, layers, attention, mlp }));
+                let reading = Reading { transposed, layers, attention, mlp };
+                let (value, rank) = (value(&pool, &with_mlp, &rest, &reading), rank(&pool, &rest, &reading));
+                found.push(Candidate { value, rank, untouched: rest.untouched(&pool, layers), reading });
             }
         }
     }
-    let readings = found.into_iter().filter(|(_, parameters, _)| !is_much_less(*parameters, most));
-    readings.reduce(|best, other| if other.0 > best.0 { other } else { best }).map(|(_, _, reading)| reading)
+    // How many layers there are is settled before what each of them has.
+    let Reading { layers, transposed, .. } = best(&found)?.reading;
+    found.retain(|other| other.reading.layers == layers && other.reading.transposed == transposed);
+    let most = found.iter().map(|other| other.value).max()?;
+    found.retain(|other| other.value >= most - most / IDLE);
+    let fewest = found.iter().map(|other| other.untouched).min()?;
+    found.retain(|other| other.untouched == fewest);
+    best(&found).map(|best| best.reading.clone())
 }
 
-/// Whether a reading explains less than three quarters of the parameters that another one does: more than idle matrices
-/// add, which are no third of a model.
-fn is_much_less(parameters: u128, most: u128) -> bool {
-    parameters.saturating_mul(4) < most.saturating_mul(3)
+/// A reading, and what speaks for it.
+struct Candidate<R> {
+    value: i128,
+    rank: R,
+    /// Shapes that each layer has some of and that the reading has no place for.
+    untouched: usize,
+    reading: Reading,
+}
+
+/// The best by rank of those that explain about as much as any.
+fn best<R: Ord>(found: &[Candidate<R>]) -> Option<&Candidate<R>> {
+    let most = found.iter().map(|other| other.value).max()?;
+    let alike = found.iter().filter(|other| most - other.value <= most.abs() / ALIKE);
+    alike.reduce(|best, other| if other.rank > best.rank { other } else { best })
+}
+
+/// Parameters that a reading explains, less what speaks against it: layers with no MLP or with more than one, each twice
+/// the attention's matrices of a layer, and matrices that are not there.
+fn value(pool: &Pool, with_mlp: &Pool, rest: &Pool, reading: &Reading) -> i128 {
+    let signed = |parameters: u128| i128::try_from(parameters).unwrap_or(i128::MAX / 16).min(i128::MAX / 16);
+    let stacked = reading.mlp.mixture.as_ref().filter(|mixture| mixture.stacked).map_or(0, |mixture| {
+        let each = elements(mixture.size, pool.d).saturating_mul(if reading.mlp.gated { 3 } else { 2 });
+        each.saturating_mul(u128::from(mixture.experts)).saturating_mul(u128::from(mixture.layers))
+    });
+    let explained = signed((pool.parameters() - rest.parameters()).saturating_add(stacked));
+    let matrices = i128::from(pool.total() - rest.total()).max(1);
+    let attention = signed(pool.parameters() - with_mlp.parameters()) / i128::from(reading.layers).max(1);
+    let uneven = i128::from(reading.mlp.units().abs_diff(reading.layers));
+    let missing = (explained / matrices).saturating_mul(i128::from(rest.missing));
+    let against = attention.saturating_mul(uneven).saturating_add(missing).saturating_mul(2);
+    usual(explained, reading).saturating_sub(against)
+}
+
+/// GPT-2 and few others store matrices (in, out): a reading that needs it has to explain a fifth more than another.
+fn usual(explained: i128, reading: &Reading) -> i128 {
+    if reading.transposed { explained - explained / 5 } else { explained }
+}
+
+/// What decides between readings that explain about as many parameters; the greater the better.
+fn rank(pool: &Pool, rest: &Pool, reading: &Reading) -> impl Ord + use<> {
+    let Reading { transposed, layers, attention, mlp } = reading;
+    let explained = usual(i128::from(pool.total() - rest.total()), reading);
+    let uneven = i128::from(mlp.units().abs_diff(*layers));
+    let score = explained - UNEVEN_LAYER * uneven - 2 * i128::from(rest.missing);
+    let (plain, width) = (!attention.fused, std::cmp::Reverse(attention.q));
+    (score, rest.exhausted(), attention.q == pool.d, plain, !transposed, *layers, width)
 }
 
 /// Whether attention and MLP have the same shapes, so that both are the same unit met twice: a layer that expands to two

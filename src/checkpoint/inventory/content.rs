@@ -3,6 +3,7 @@
 //! What is neither text nor a kind of file that is known to hold no weights may be weights. A kind is known by how a file
 //! begins and by how it has to end, so that a mark in front of weights does not make a picture of them.
 
+use super::LEAST_UNKNOWN;
 use super::text::{self, Budget, Found};
 use crate::Result;
 use crate::bytes::Object;
@@ -82,6 +83,7 @@ pub(super) fn look(name: &str, object: &dyn Object, budget: &mut Budget) -> Resu
     }
     Ok(match text::scan(object, budget)? {
         Found::NoText => Look::Unknown,
+        Found::Text { data } if data >= LEAST_UNKNOWN => Look::Data(data),
         Found::Text { .. } if is_code(&lower) => Look::Known(UnreadKind::RemoteCode),
         Found::Text { data: 0 } => Look::Harmless,
         Found::Text { data } => Look::Data(data),

@@ -27,6 +27,11 @@ impl Budget {
     pub(super) fn new() -> Self {
         Self(MAX_TEXT_BYTES)
     }
+
+    /// None left: of every text, samples are read.
+    pub(super) fn spent() -> Self {
+        Self(0)
+    }
 }
 
 /// What a file turned out to be.
