@@ -231,7 +231,9 @@ fn both_forms_of_one_model_in_one_folder_are_one_model() {
     assert_eq!(checkpoint.shards.len(), 2, "the form that loaders look for");
     let told: Vec<&str> = checkpoint.findings.iter().map(|finding| finding.code.as_str()).collect();
     assert_eq!(told, ["shard-extra"], "{:?}", checkpoint.findings);
-    assert_eq!(verdict(folder.path()), ("identical".to_owned(), 1.0));
+    // The other form was not read, and half of what lies there is it.
+    let (class, coverage) = verdict(folder.path());
+    assert!(class == "identical" && (0.45..0.55).contains(&coverage), "{class} {coverage}");
     // The other form, when it is named.
     assert_eq!(verdict(&folder.path().join("consolidated.safetensors")), ("identical".to_owned(), 1.0));
 }
