@@ -195,10 +195,6 @@ pub fn dissect(tensors: &[TensorMeta], hints: Hints<'_>) -> Anatomy {
     if let Some(config) = hints.config {
         config::hint_heads(config, &mut architecture);
     }
-    if settled && best.is_some_and(|best| naming::schemes()[best.reading.scheme].fuses) {
-        (architecture.fused_qkv, architecture.fused_gate_up) = (false, false);
-        architecture.name_family();
-    }
     architecture.norm_gain = gain::convention(hints, &architecture);
     let own = found.own();
     let kinds = found.kinds(tensors, &groups);

@@ -30,9 +30,16 @@ impl Evidence<'_> {
         let by_roles = self.best.map(|_| self.by_roles(architecture)).filter(|(_, complete)| *complete || self.settled);
         let (unplaced, complete) = by_roles.unwrap_or_else(|| self.by_shapes(architecture));
         architecture.unplaced = unplaced;
+        let is_whole = unplaced == 0 && complete;
+        // What a tool fused was counted as it is stored; the family is that of the model.
+        let fuses = self.best.is_some_and(|best| naming::schemes()[best.reading.scheme].fuses);
+        if fuses && self.settled && is_whole {
+            (architecture.fused_qkv, architecture.fused_gate_up) = (false, false);
+            architecture.name_family();
+        }
         let family = architecture.family;
         architecture.family = Family::Unknown;
-        let block = (unplaced == 0 && complete && family != Family::Unknown).then_some(family);
+        let block = (is_whole && family != Family::Unknown).then_some(family);
         if let Some(recorded) = block::told(kinds) {
             architecture.family = recorded;
             architecture.layers = self.layers().map_or(architecture.layers, |(_, layers)| layers);

@@ -718,3 +718,42 @@ proptest! {
         prop_assert_eq!(anatomy.architecture, nameless(&tensors).architecture);
     }
 }
+
+/// Megatron stores query, key and value as one, and gate and up as one, of models that have them apart.
+#[test]
+fn what_a_tool_fused_is_apart_in_the_model() {
+    let legacy = |name: &str, shape: &[u64]| tensor(format!("language_model.{name}"), shape);
+    let core = |name: &str, shape: &[u64]| tensor(name, shape);
+    let (d, q, kv, f) = (128, 128, 64, 352);
+    let mut old = vec![
+        legacy("embedding.word_embeddings.weight", &[1024, d]),
+        legacy("encoder.final_norm.weight", &[d]),
+        legacy("output_layer.weight", &[1024, d]),
+    ];
+    let mut new = vec![
+        core("embedding.word_embeddings.weight", &[1024, d]),
+        core("decoder.final_layernorm.weight", &[d]),
+        core("output_layer.weight", &[1024, d]),
+    ];
+    let layer: [(&str, &str, &[u64]); 6] = [
+        ("input_norm", "self_attention.linear_qkv.layer_norm_weight", &[d]),
+        ("self_attention.query_key_value", "self_attention.linear_qkv.weight", &[q + 2 * kv, d]),
+        ("self_attention.dense", "self_attention.linear_proj.weight", &[d, q]),
+        ("post_attention_norm", "mlp.linear_fc1.layer_norm_weight", &[d]),
+        ("mlp.dense_h_to_4h", "mlp.linear_fc1.weight", &[2 * f, d]),
+        ("mlp.dense_4h_to_h", "mlp.linear_fc2.weight", &[d, f]),
+    ];
+    for at in 0..4 {
+        for (one, other, shape) in layer {
+            old.push(legacy(&format!("encoder.layers.{at}.{one}.weight"), shape));
+            new.push(core(&format!("decoder.layers.{at}.{other}"), shape));
+        }
+    }
+    for (tensors, scheme) in [(old, "megatron_legacy"), (new, "megatron_core")] {
+        let anatomy = dissect(&tensors, Hints::default());
+        assert_eq!(anatomy.naming.map(|naming| naming.scheme).as_deref(), Some(scheme));
+        let a = anatomy.architecture;
+        assert_eq!((a.family, a.fused_qkv, a.fused_gate_up), (Family::Llama, false, false), "{scheme}");
+        assert_eq!((a.layers, a.q_size, a.kv_size, a.intermediate_size), (4, Some(q), Some(kv), Some(f)), "{scheme}");
+    }
+}
