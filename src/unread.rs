@@ -54,6 +54,10 @@ kinds! {
     LeftOut = "left-out", true;
     /// Bytes of a weight file that belong to no tensor and to nothing else that the format knows.
     Gap = "gap", true;
+    /// Pictures, sounds, films and documents that come to so much that weights may lie in them.
+    Media = "media", true;
+    /// Texts that come to so much that weights may lie in them.
+    Texts = "texts", true;
     /// Data in place of text: in metadata, a configuration, a tokenizer.
     EmbeddedData = "embedded-data", true;
     /// A folder that could not be looked at: how much lies there is not known.

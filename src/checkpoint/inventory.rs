@@ -1,8 +1,9 @@
 //! Everything that lies in a model's folder and below it, by content: what was not read as part of the model is counted.
 //!
-//! Nothing is opened but regular files, and no link is followed out of the folder. What is text, a picture, a sound or a
-//! vocabulary does not count; what is of no known kind does, once it is long enough: a file of [`LEAST_UNKNOWN`] bytes, or
-//! so many shorter ones that they come to that together.
+//! Nothing is opened but regular files, and no link is followed out of the folder. What is of no known kind counts, once it is
+//! long enough: a file of [`LEAST_UNKNOWN`] bytes, or so many shorter ones that they come to that together. Texts,
+//! vocabularies and pictures do not, unless there is so much of them beside the weights that other weights could lie in them,
+//! in whatever way they are written there.
 
 mod content;
 mod text;
@@ -35,6 +36,14 @@ const MOST_NAMED: usize = 5;
 /// more: it does not stand in the way of a clean bill by itself.
 const SHARE_OF_WARNING: u64 = 100;
 
+/// Texts beside a model count if together they are larger than one part in so many of the weights that were read: a copy in
+/// 16 bits takes more than half of its bytes however it is compressed and written, and tokenizers of small quantised models
+/// come to a fifth.
+const TEXTS_PART: u64 = 2;
+
+/// The same of pictures and the like, of which a model's folder has few.
+const MEDIA_PART: u64 = 10;
+
 /// What lies beside a model.
 #[derive(Debug, Default)]
 pub(super) struct Inventory {
@@ -51,10 +60,18 @@ pub(super) fn of_folder(store: &dyn Store, shards: &[Shard]) -> Inventory {
     for name in with_remote_code(store) {
         walk.unread.push(Unread::new(format!("{name}: auto_map"), 0, UnreadKind::RemoteCode));
     }
-    let mut unread = walk.unread;
-    sort(&mut unread);
     let read = shards.iter().fold(0u64, |sum, shard| sum.saturating_add(shard.bytes));
+    let mut unread = walk.unread;
+    unread.extend(if_large(walk.texts, read / TEXTS_PART));
+    unread.extend(if_large(walk.media, read / MEDIA_PART));
+    sort(&mut unread);
     Inventory { findings: findings(&unread, read), unread }
+}
+
+/// These, if together they are larger than so many bytes.
+fn if_large(found: Vec<Unread>, most: u64) -> Vec<Unread> {
+    let bytes = found.iter().fold(0u64, |sum, entry| sum.saturating_add(entry.bytes));
+    if bytes > most.max(LEAST_UNKNOWN) { found } else { Vec::new() }
 }
 
 /// The shards of a set of which only some were named, and that lie beside them.
@@ -100,6 +117,9 @@ struct Walk<'a> {
     /// Number, bytes and the first of unknown files that are too small to count alone.
     small: (u64, u64, String),
     unread: Vec<Unread>,
+    /// What counts only if there is much of it.
+    texts: Vec<Unread>,
+    media: Vec<Unread>,
     /// Files that are weights by content.
     weights: BTreeSet<String>,
 }
@@ -115,6 +135,8 @@ impl<'a> Walk<'a> {
             budget: Budget::new(),
             small: (0, 0, String::new()),
             unread: Vec::new(),
+            texts: Vec::new(),
+            media: Vec::new(),
             weights: BTreeSet::new(),
         }
     }
@@ -152,7 +174,9 @@ impl<'a> Walk<'a> {
         });
         let mut add = |kind| self.unread.push(Unread::new(&*place, entry.bytes, kind));
         match opened {
-            Ok(None | Some(Look::Harmless)) => {}
+            Ok(None | Some(Look::Nothing)) => {}
+            Ok(Some(Look::Text)) => self.texts.push(Unread::new(place, entry.bytes, UnreadKind::Texts)),
+            Ok(Some(Look::Medium)) => self.media.push(Unread::new(place, entry.bytes, UnreadKind::Media)),
             Ok(Some(Look::Known(kind))) => {
                 add(kind);
                 if kind == UnreadKind::WeightFile {
@@ -219,6 +243,8 @@ fn finding(kind: UnreadKind, entries: &[&Unread], read: u64) -> Option<Finding> 
         UnreadKind::UnknownFile => (Code::FileLeftOut, "files of unknown content, which may be weights, were left out"),
         UnreadKind::TrainingState => (Code::FileLeftOut, "training state was left out"),
         UnreadKind::OutsideLink => (Code::FileLeftOut, "links that lead out of the folder were not followed"),
+        UnreadKind::Media => (Code::FileLeftOut, "pictures or documents are large enough to carry weights"),
+        UnreadKind::Texts => (Code::EmbeddedData, "texts are large enough to carry weights"),
         UnreadKind::EmbeddedData => (Code::EmbeddedData, "texts hold encoded data, which was not read"),
         UnreadKind::UnlistedFolder => {
             (Code::NotListed, "folders could not be looked at, so that not all that lies there is known")

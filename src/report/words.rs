@@ -278,6 +278,8 @@ pub(super) fn why_untested(why: WhyUntested) -> &'static str {
             UnreadKind::TrainingState => "training state",
             UnreadKind::LeftOut => "tensors beside the model that was read",
             UnreadKind::Gap => "bytes that belong to no tensor",
+            UnreadKind::Media => "pictures, sounds or documents, large enough to carry weights",
+            UnreadKind::Texts => "texts, large enough to carry weights",
             UnreadKind::EmbeddedData => "data in place of text",
             UnreadKind::UnlistedFolder => "a folder that could not be looked at",
             UnreadKind::OutsideLink => "a link out of the folder, which was not followed",

@@ -72,15 +72,15 @@ fn weights_count_whatever_they_are_called_and_wherever_they_lie() {
 #[test]
 fn what_is_no_weights_does_not_count() {
     let folder = model();
-    let text = "All of these come out the same, whatever they are called.\n".repeat(5000);
+    let text = "All of these come out the same, whatever they are called.\n".repeat(2000);
     put(folder.path().join("README.md"), &text);
-    put(folder.path().join("tokenizer.json"), format!("{{\"a\": [{}\"b\"]}}", "\"Ġthe\", 12, ".repeat(20_000)));
-    put(folder.path().join("tokens.tiktoken"), "IHRoZQ== 262\n".repeat(20_000));
+    put(folder.path().join("tokenizer.json"), format!("{{\"a\": [{}\"b\"]}}", "\"Ġthe\", 12, ".repeat(8000)));
+    put(folder.path().join("tokens.tiktoken"), "IHRoZQ== 262\n".repeat(8000));
     put(
         folder.path().join("figure.png"),
-        [b"\x89PNG\r\n\x1a\n", &noise(200_000)[..], b"IEND\xae\x42\x60\x82"].concat(),
+        [b"\x89PNG\r\n\x1a\n", &noise(100_000)[..], b"IEND\xae\x42\x60\x82"].concat(),
     );
-    put(folder.path().join("tokenizer.model"), vocabulary(20_000));
+    put(folder.path().join("tokenizer.model"), vocabulary(8000));
     put(folder.path().join(".DS_Store"), noise(6000));
     let checkpoint = open(folder.path());
     assert_eq!(unread(&checkpoint), []);
@@ -226,7 +226,7 @@ fn of_several_forms_the_one_that_loaders_take_is_read() {
             "a file beside an index",
             &|folder| {
                 sharded(folder);
-                single(folder, "model.safetensors")
+                single(folder, "model.safetensors");
             },
             "model-00001-of-00002.safetensors",
             1,
@@ -305,4 +305,25 @@ fn gguf_files_are_what_they_say_they_are() {
         assert_eq!(checkpoint.shards[0].name, "model.gguf");
         assert_eq!(unread(&checkpoint), [("a.gguf".to_owned(), "weight-file".to_owned())]);
     }
+}
+
+#[test]
+fn pictures_and_texts_count_where_other_weights_could_lie_in_them() {
+    let png = |len: usize| [b"\x89PNG\r\n\x1a\n".to_vec(), noise(len), b"IEND\xae\x42\x60\x82".to_vec()].concat();
+    let prose = |words: usize| {
+        let mut random = Random(6);
+        (0..words).map(|_| format!("{:04x} and ", random.next() as u16)).collect::<String>()
+    };
+    let folder = model();
+    let read = fs::metadata(folder.path().join("model.safetensors")).unwrap().len() as usize;
+    put(folder.path().join("logo.png"), png(read / 20));
+    put(folder.path().join("notes.md"), prose(read / 40));
+    assert_eq!(unread(&open(folder.path())), []);
+    put(folder.path().join("photo.png"), png(read / 10));
+    put(folder.path().join("docs/appendix.md"), prose(read / 10));
+    let kinds: Vec<String> =
+        unread(&open(folder.path())).into_iter().map(|(place, kind)| place + " " + &kind).collect();
+    let expected = ["docs/appendix.md texts", "notes.md texts", "photo.png media", "logo.png media"];
+    // The configuration is a text as well.
+    assert_eq!(kinds.iter().filter(|kind| !kind.starts_with("config.json")).collect::<Vec<_>>(), expected.each_ref());
 }

@@ -24,8 +24,12 @@ const MAX_PIECE_SETTINGS: u64 = 1 << 20;
 /// What a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
-    /// Neither weights nor code.
-    Harmless,
+    /// Nothing, or what stands for something that does not lie here.
+    Nothing,
+    /// A picture, a sound, a film or a document.
+    Medium,
+    /// A text or a vocabulary.
+    Text,
     /// Known to be of a kind, whatever its size.
     Known(UnreadKind),
     /// Not made out and no text: weights, if there is enough of it.
@@ -58,9 +62,9 @@ pub(super) fn look(name: &str, object: &dyn Object, budget: &mut Budget) -> Resu
     let lower = name.to_lowercase();
     let of_weights = |kind| if is_training(&lower) { UnreadKind::TrainingState } else { kind };
     match recognise::by_content(name, &head, object.len()) {
-        None if head.is_empty() => return Ok(Look::Harmless),
+        None if head.is_empty() => return Ok(Look::Nothing),
         // What it stands for does not lie here.
-        Some(Content::Pointer(_)) => return Ok(Look::Harmless),
+        Some(Content::Pointer(_)) => return Ok(Look::Nothing),
         Some(Content::Foreign(_)) => return Ok(Look::Known(of_weights(UnreadKind::ForeignWeights))),
         Some(Content::Weights(_)) if recognise::foreign_name(name, &[]).is_some() => {
             return Ok(Look::Known(UnreadKind::ForeignWeights));
@@ -78,14 +82,17 @@ pub(super) fn look(name: &str, object: &dyn Object, budget: &mut Budget) -> Resu
     if Kind::of_name(&lower).is_some() {
         return Ok(Look::Known(of_weights(UnreadKind::WeightFile)));
     }
-    if is_medium(&head, object)? || is_vocabulary(object)? {
-        return Ok(Look::Harmless);
+    if is_medium(&head, object)? {
+        return Ok(Look::Medium);
+    }
+    if is_vocabulary(object)? {
+        return Ok(Look::Text);
     }
     Ok(match text::scan(object, budget)? {
         Found::NoText => Look::Unknown,
         Found::Text { data } if data >= LEAST_UNKNOWN => Look::Data(data),
         Found::Text { .. } if is_code(&lower) => Look::Known(UnreadKind::RemoteCode),
-        Found::Text { data: 0 } => Look::Harmless,
+        Found::Text { data: 0 } => Look::Text,
         Found::Text { data } => Look::Data(data),
     })
 }
