@@ -1,6 +1,7 @@
 //! Remarks that a report carries beside its verdict, as data with stable codes.
 //!
-//! A finding never moves a verdict; writers only render it. [`explain`](crate::report::explain) says what each code means.
+//! A finding accuses nobody; one at error level, or of a missing part, stands in the way of a clean bill. Writers only render
+//! it. [`explain`](crate::report::explain) says what each code means.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

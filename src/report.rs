@@ -48,7 +48,7 @@ pub struct Report {
     pub tested: Tested,
     /// Whether it was declared.
     pub declared: DeclaredReport,
-    /// Remarks; they never move the verdict.
+    /// Remarks. One at error level stands in the way of a clean bill; none accuses.
     pub findings: Vec<Finding>,
     /// What made the report.
     pub tool: Tool,
