@@ -205,10 +205,8 @@ struct Run {
     catalog_digest: String,
 }
 
-fn report(subject: &Prepared, mut run: Run) -> Report {
-    let embedded = run.embedded;
-    let mut compared = std::mem::take(&mut run.compared);
-    let in_full = run.in_full;
+fn report(subject: &Prepared, run: Run) -> Report {
+    let Run { mut compared, in_full, embedded, untested_allowed, catalog_digest } = run;
     let fingerprint = &subject.fingerprint;
     strongest_first(&mut compared);
     let norms = if embedded { published::norms(fingerprint) } else { published::Norms::default() };
@@ -224,7 +222,7 @@ fn report(subject: &Prepared, mut run: Run) -> Report {
     findings.extend(ordered(fingerprint));
     let coverage = Coverage::of(fingerprint, compared.iter().map(|reference| &reference.compared));
     let mut obstacles = Obstacle::of(&coverage, &findings);
-    obstacles.extend(known_untested.filter(|_| !run.untested_allowed).map(|(id, _)| Obstacle::KnownModel(id)));
+    obstacles.extend(known_untested.filter(|_| !untested_allowed).map(|(id, _)| Obstacle::KnownModel(id)));
     let kin = compared.iter().find(|reference| reference.judgement.class >= VerdictClass::Derived);
     let renamed = kin.map(|reference| reference.counterparts.renamed.clone());
     let mut candidates: Vec<Assessment> = digest_matches.into_iter().chain(norms.accepted).collect();
@@ -244,7 +242,7 @@ fn report(subject: &Prepared, mut run: Run) -> Report {
         tested,
         declaration,
         findings,
-        catalog_digest: run.catalog_digest,
+        catalog_digest,
     }
     .into()
 }

@@ -3,6 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Unread bytes that come to less than this part of those that were read do not stand in the way of a clean bill: a model
+/// that is hidden beside another is rarely a hundred times smaller, and what trainers leave beside a model often is.
+pub(crate) const NEGLIGIBLE_PART: u64 = 100;
+
 /// Bytes in or beside a model that no test looks at.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[non_exhaustive]

@@ -22,8 +22,8 @@ use crate::bytes::{Entry, EntryKind, Store};
 use crate::finding::{Code, Finding, Level};
 use crate::format::recognise::{self, Content};
 use crate::limits::{MAX_CONFIG_BYTES, MAX_FOLDER_DEPTH, MAX_LISTED_FILES};
-use crate::text::shown;
-use crate::unread::{Unread, UnreadKind};
+use crate::text::{json, shown};
+use crate::unread::{NEGLIGIBLE_PART, Unread, UnreadKind};
 
 /// Fewest bytes of unknown content that may be weights: half of the smallest embedding of any language model that is
 /// known, 1,024 tokens of 64 channels in 16 bits. Less of it is what systems and editors leave behind.
@@ -31,10 +31,6 @@ const LEAST_UNKNOWN: u64 = 1 << 16;
 
 /// Files of a kind that a finding names, the largest ones.
 const MOST_NAMED: usize = 5;
-
-/// What is smaller than this part of the weights that were read, all files of a kind together, is worth a note and no
-/// more: it does not stand in the way of a clean bill by itself.
-const SHARE_OF_WARNING: u64 = 100;
 
 /// Texts beside a model count if together they are larger than one part in so many of the weights that were read: a copy in
 /// 16 bits takes more than half of its bytes however it is compressed and written, and tokenizers of small quantised models
@@ -218,7 +214,7 @@ fn with_remote_code(store: &dyn Store) -> Vec<String> {
     names.sort_unstable();
     let names_code = |name: &String| {
         let text = store.open(name).and_then(|object| head(&*object, MAX_CONFIG_BYTES)).unwrap_or_default();
-        let config: Option<Value> = serde_json::from_slice(&text).ok();
+        let config: Option<Value> = serde_json::from_slice(&json::tolerant(&text)).ok();
         config.is_some_and(|config| config.get("auto_map").is_some_and(|map| !map.is_null()))
     };
     names.retain(names_code);
@@ -258,7 +254,8 @@ fn finding(kind: UnreadKind, entries: &[&Unread], read: u64) -> Option<Finding> 
     let level = match kind {
         UnreadKind::UnlistedFolder => Level::Error,
         UnreadKind::RemoteCode => Level::Warning,
-        _ if bytes >= read / SHARE_OF_WARNING => Level::Warning,
+        // What does not stand in the way of a clean bill by itself is worth a note and no more.
+        _ if bytes >= read / NEGLIGIBLE_PART => Level::Warning,
         _ => Level::Note,
     };
     let named: Vec<String> = entries.iter().take(MOST_NAMED).map(|entry| shown(&entry.place)).collect();

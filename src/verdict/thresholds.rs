@@ -1,5 +1,7 @@
 //! The numbers on which a verdict turns, each with its reason.
 
+use crate::unread::NEGLIGIBLE_PART;
+
 /// Largest log10 p, after correction for all that was tried, with which a label test counts. The correction is part of
 /// it, so this is the risk of a whole scan: of a hundred million scans, one in a hundred would accuse anybody wrongly.
 pub const MAX_LOG10_P: f64 = -10.0;
@@ -11,9 +13,8 @@ pub const MIN_EFFECT: f64 = 0.05;
 /// Below this coverage nothing found is not a finding: most of the model was not looked at.
 pub const MIN_COVERAGE: f64 = 0.5;
 
-/// Bytes that may be weights and were not read, for each byte that was, above which there is no clean bill: a model that is
-/// hidden beside another is rarely a hundred times smaller, and what trainers leave beside a model often is.
-pub(super) const MAX_UNREAD: f64 = 0.01;
+/// Bytes that may be weights and were not read, for each byte that was, above which there is no clean bill.
+pub(super) const MAX_UNREAD: f64 = 1.0 / NEGLIGIBLE_PART as f64;
 
 /// Smallest share of the layers' parameters with a counterpart for a whole model to count as derived. Below it the parts
 /// that correspond are named instead: a copied embedding beside a few stray matrices is no derived model.

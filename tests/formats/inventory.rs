@@ -327,3 +327,10 @@ fn pictures_and_texts_count_where_other_weights_could_lie_in_them() {
     // The configuration is a text as well.
     assert_eq!(kinds.iter().filter(|kind| !kind.starts_with("config.json")).collect::<Vec<_>>(), expected.each_ref());
 }
+
+#[test]
+fn code_that_a_configuration_names_is_told_however_python_writes_it() {
+    let folder = model();
+    put(folder.path().join("config.json"), "\u{feff}{\"rope\": NaN, \"auto_map\": {\"AutoModel\": \"modeling.X\"}}");
+    assert!(unread(&open(folder.path())).contains(&("config.json: auto_map".to_owned(), "remote-code".to_owned())));
+}
